@@ -1,0 +1,46 @@
+PYTHON ?= python3
+VENV := .venv
+DEMO := build/demo
+
+.PHONY: help test lint demo benchmarks clean
+
+help:
+	@echo "make demo   fresh environment, train on drawn birds, evaluate, export, predict"
+	@echo "make test   environment, then every test on TensorFlow, JAX and (if installed) torch"
+	@echo "make lint   ruff and mypy"
+
+$(VENV)/.installed: pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable ".[jax,hub,onnx,report,dev]"
+	touch $@
+
+test: $(VENV)/.installed
+	@set -e; for backend in tensorflow jax $$($(VENV)/bin/python -c \
+	"import importlib.util as u; print('torch' if u.find_spec('torch') else '')"); do \
+	  echo "== tests on $$backend"; \
+	  KERAS_BACKEND=$$backend $(VENV)/bin/python -m pytest --numprocesses auto; \
+	done
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+demo:
+	rm -rf $(DEMO)
+	$(PYTHON) -m venv $(DEMO)/venv
+	$(DEMO)/venv/bin/python -m pip install --quiet .
+	$(DEMO)/venv/bin/keras-apinet train --data synthetic_birds --out $(DEMO)/birds
+	$(DEMO)/venv/bin/keras-apinet evaluate $(DEMO)/birds
+	$(DEMO)/venv/bin/keras-apinet export $(DEMO)/birds --format tflite \
+	  --out $(DEMO)/birds.tflite
+	$(DEMO)/venv/bin/python -c "from PIL import Image; \
+	from keras_apinet.data.synthetic import SPECIES, draw; \
+	print('A new drawing of a', SPECIES[0].name); \
+	Image.fromarray(draw(0, 123456).pixels).save('$(DEMO)/bird.png')"
+	$(DEMO)/venv/bin/keras-apinet predict $(DEMO)/birds.tflite $(DEMO)/bird.png
+	@echo "Everything lies in $(DEMO): the run in birds/, the phone's file in birds.tflite,"
+	@echo "the photo in bird.png, the environment in venv/."
+
+clean:
+	rm -rf build dist *.egg-info

@@ -1,0 +1,129 @@
+"""Do contrast maps point at the part that tells two sibling species apart?
+
+    python benchmarks/contrast.py RUN [--pairs 12]
+
+RUN is a run folder of `keras-apinet train --data synthetic_birds`. For every two
+sibling species, pairs of correctly classified test pictures are compared; a map hits if
+its peak lies in a part in which the two species differ, grown by 10 % of the bird on
+every side. Both pictures of a pair count, the one that bears the mark and the one that
+lacks it. Beside the contrast maps stand the maps of the same model's plain class
+activation (predicted class, last feature map), and chance.
+"""
+
+import argparse
+from collections import defaultdict
+
+import numpy as np
+
+from keras_apinet.data.synthetic import SPECIES, distinguishing_parts
+from keras_apinet.evaluate.contrast import Contrast, contrast
+from keras_apinet.evaluate.levels import EvidenceLevels, enlarged
+from keras_apinet.evaluate.predictions import predict_split
+from keras_apinet.runs import Run
+
+GROWTH = 0.1
+CROP = 7 / 8  # evaluation keeps the middle 7/8 of a photo
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("run", help="run folder trained on synthetic_birds")
+    parser.add_argument("--pairs", type=int, default=12, help="of every two siblings")
+    args = parser.parse_args()
+    run = Run.open(args.run)
+    model, split = run.model(), run.data().splits["test"]
+    size = run.image_size
+    seen = predict_split(model, split, image_size=size)
+    correct = seen.positions[seen.predicted == seen.labels]
+    print(f"{len(correct)} of {len(seen)} pictures classified correctly")
+
+    rng, levels = np.random.default_rng(0), EvidenceLevels(model)
+    hits: dict[str, list[list[float]]] = defaultdict(list)
+    by_part: dict[str, list[float]] = defaultdict(list)
+    for a, b in siblings():
+        rows = [correct[split.labels[correct] == species] for species in (a, b)]
+        for _ in range(args.pairs):
+            drawings = [split.reader.drawing(int(rng.choice(r))) for r in rows]
+            result = contrast(
+                model,
+                *(drawing.pixels for drawing in drawings),
+                classes=(a, b),
+                levels=levels,
+            )
+            boxes = [
+                [seen_box(d, name, size, GROWTH) for name in distinguishing_parts(a, b)]
+                for d in drawings
+            ]
+            plain = plain_activation(model, levels, result)
+            for method, maps in (
+                ("contrast map", result.where),
+                ("plain class activation", plain),
+            ):
+                pair = [hit(m, goals) for m, goals in zip(maps, boxes, strict=True)]
+                hits[method].append(pair)
+                if method == "contrast map":
+                    by_part[" or ".join(distinguishing_parts(a, b))] += pair
+            areas = [mask(goals, size) for goals in boxes]
+            birds = [mask([seen_box(d, "bird", size)], size) for d in drawings]
+            hits["chance, anywhere"].append([area.mean() for area in areas])
+            hits["chance, on the bird"].append(
+                [(a & b).sum() / b.sum() for a, b in zip(areas, birds, strict=True)]
+            )
+
+    print(f"\n{'peak inside the part':26}{'pictures':>10}{'both of a pair':>16}")
+    for method, values in hits.items():
+        table = np.array(values)
+        print(f"{method:26}{table.mean():10.1%}{table.prod(axis=1).mean():16.1%}")
+    print("\ncontrast map, by part")
+    for part, values in sorted(by_part.items()):
+        print(f"  {part:24}{np.mean(values):10.1%} of {len(values)}")
+
+
+def siblings() -> list[tuple[int, int]]:
+    """Every two species of one family."""
+    return [
+        (a, b)
+        for a in range(len(SPECIES))
+        for b in range(a + 1, len(SPECIES))
+        if SPECIES[a].family == SPECIES[b].family
+    ]
+
+
+def seen_box(drawing, part: str, size: int, growth: float = 0.0) -> np.ndarray:
+    """The box of a part after the centre crop, grown by a share of the bird, px."""
+    side = len(drawing.pixels)
+    offset, scale = (side - side * CROP) / 2, size / (side * CROP)
+    left, top, right, bottom = drawing.parts["bird"]
+    grown = growth * max(right - left, bottom - top)
+    outwards = np.array([-grown, -grown, grown, grown])
+    return (np.array(drawing.parts[part]) + outwards - offset) * scale
+
+
+def hit(values: np.ndarray, boxes: list[np.ndarray]) -> float:
+    """1 if the middle of the highest pixel lies in a box, else 0."""
+    y, x = np.unravel_index(values.argmax(), values.shape)
+    return float(mask(boxes, len(values))[y, x])
+
+
+def mask(boxes: list[np.ndarray], size: int) -> np.ndarray:
+    """Pixels whose middle lies in one of the boxes, `[size, size]`."""
+    middle = np.arange(size) + 0.5
+    result = np.zeros((size, size), bool)
+    for left, top, right, bottom in boxes:
+        across = (middle >= left) & (middle <= right)
+        down = (middle >= top) & (middle <= bottom)
+        result |= down[:, None] & across
+    return result
+
+
+def plain_activation(model, levels: EvidenceLevels, result: Contrast) -> np.ndarray:
+    """Class activation of the predicted class on the last feature map."""
+    activations = levels.activations(result.images)
+    kernel = np.asarray(model.classifier.get_weights()[0])
+    weights = kernel[:, result.probabilities.argmax(axis=1)].T
+    return enlarged(levels.evidence(activations, weights)[-1], len(result.own[0]))
+
+
+if __name__ == "__main__":
+    main()

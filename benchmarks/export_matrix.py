@@ -1,0 +1,77 @@
+"""Every export format of real backbones, written from every training backend.
+
+    python -m benchmarks.export_matrix [--backbones NAME ...] [--image-size 96]
+
+Runs one process for each of TensorFlow, JAX and torch; each builds the backbones with
+random weights and a head solved for on drawn birds, writes float32, float16, dynamic
+and int8 TFLite, SavedModel and ONNX, and prints how far each is from Keras. The files
+are compared and not refused: the table is the result.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+BACKBONES = ("mobilenet_v2", "efficientnetv2b0", "resnet50")
+TARGETS = (
+    ("tflite", "float32"),
+    ("tflite", "float16"),
+    ("tflite", "dynamic"),
+    ("tflite", "int8"),
+    ("saved_model", "float32"),
+    ("onnx", "float32"),
+)
+
+
+def measure(backbones: list[str], image_size: int) -> None:
+    """Prints the table of one backend."""
+    from benchmarks.export_backbones import drawn_birds, solved
+    from keras_apinet.export import FORMATS, Exporter
+    from keras_apinet.export.targets import Target
+    from keras_apinet.export.verification import reports_table
+
+    reports = []
+    for name in backbones:
+        images, labels, names = drawn_birds(image_size)
+        model = solved(name, images, labels, names, None)
+        with tempfile.TemporaryDirectory() as folder:
+            targets = [
+                Target.of(
+                    Path(folder) / f"{name}-{precision}{FORMATS[form]}", form, precision
+                )
+                for form, precision in TARGETS
+            ]
+            exporter = Exporter(
+                model, photos=images, min_agreement=0.0, max_difference=1
+            )
+            reports += exporter.write(targets)
+    print(reports_table(reports), flush=True)
+
+
+def main() -> None:
+    """Starts one process for each backend."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.here:
+        measure(args.backbones, args.image_size)
+        return
+    for backend in ("tensorflow", "jax", "torch"):
+        print(f"\nTrained on {backend}:\n", flush=True)
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.export_matrix", *sys.argv[1:], "--here"],
+            env={**os.environ, "KERAS_BACKEND": backend},
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The input pipeline: speed against two plain pipelines, memory, and indexing.
+
+    python -m benchmarks.pipeline [--seconds 6] [--rounds 3] [--photos FOLDER]
+
+Prints ratios within one run, each the median over rounds in which all pipelines take
+turns. `--photos` is a class folder of real photos; without it some are drawn.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import numpy as np
+
+CLASSES, IMAGES = 30, 4
+
+
+def draw_photos(folder: Path, classes: int = 40, images: int = 20) -> None:
+    """Some 500 x 375 px JPEG files of the size that CUB's have, about 100 kB each."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for c in range(classes):
+        (folder / f"class {c:03}").mkdir(parents=True)
+        for i in range(images):
+            coarse = rng.integers(0, 255, (48, 64, 3), np.uint8)
+            image = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+            image.save(folder / f"class {c:03}" / f"{i:03}.jpg", quality=92)
+
+
+def our_batches(split: Any, size: int) -> Any:
+    """Balanced batches, as training uses them."""
+    from keras_apinet.data import balanced_batches
+
+    return balanced_batches(
+        split,
+        classes_per_batch=CLASSES,
+        images_per_class=IMAGES,
+        image_size=size,
+        repeat=True,
+    )
+
+
+def plain_batches(split: Any, size: int) -> Any:
+    """The usual pipeline: shuffle, decode, crop, resize and flip in parallel, batch."""
+    import tensorflow as tf
+
+    from keras_apinet.data.augmentation import augmenter, crop_and_resize, to_uint8
+    from keras_apinet.data.decoding import decode
+
+    flip = augmenter("paper")
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def one(path: Any, label: Any, number: Any) -> Any:
+        seed = tf.random.experimental.stateless_fold_in(tf.constant([1, 2]), number)
+        pixels = decode(tf.io.read_file(path))
+        image = crop_and_resize(pixels, size, "fit", seed)
+        return to_uint8(flip(image, seed)), label
+
+    paths = [split.reference(i) for i in range(len(split))]
+    data = tf.data.Dataset.from_tensor_slices(
+        (paths, split.labels, np.arange(len(paths)))
+    )
+    data = data.shuffle(len(paths)).repeat()
+    data = data.map(one, num_parallel_calls=tf.data.AUTOTUNE)
+    return data.batch(CLASSES * IMAGES).prefetch(tf.data.AUTOTUNE)
+
+
+def torch_batches(split: Any, size: int) -> Iterable[Any]:
+    """Torch's DataLoader: two workers, Pillow, the same P x K batches."""
+    import torch
+    from PIL import Image
+
+    from keras_apinet.data import BatchPlan
+
+    paths = [split.reference(i) for i in range(len(split))]
+    plan = BatchPlan(split.labels, CLASSES, IMAGES)
+
+    class Photos(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return len(paths)
+
+        def __getitem__(self, index: int) -> Any:
+            rng = np.random.default_rng()
+            with Image.open(paths[index]) as image:
+                rgb = image.convert("RGB")
+            side = round(min(rgb.size) * 7 / 8)
+            left, top = (int(rng.integers(0, s - side + 1)) for s in rgb.size)
+            box = (left, top, left + side, top + side)
+            rgb = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
+            if rng.random() < 0.5:
+                rgb = rgb.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            return torch.from_numpy(np.array(rgb)), int(split.labels[index])
+
+    class Batches(torch.utils.data.Sampler):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[list[int]]:
+            for step in range(10**9):
+                yield plan.indices(0, step).tolist()
+
+    return torch.utils.data.DataLoader(Photos(), batch_sampler=Batches(), num_workers=2)
+
+
+def rate(batches: Iterator[Any], seconds: float) -> float:
+    """Images per second, over whole batches for about so long."""
+    next(batches)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        count += len(next(batches)[1])
+    return count / (time.perf_counter() - start)
+
+
+def speed(folder: Path, seconds: float, rounds: int) -> None:
+    """Prints balanced batches against the two others, at two image sizes."""
+    from keras_apinet.data import load
+
+    split = load(folder, validation=0).splits["train"]
+    makers: dict[str, Callable[[Any, int], Any]] = {
+        "balanced": our_batches,
+        "plain": plain_batches,
+        "torch": torch_batches,
+    }
+    for size in (224, 448):
+        rates: dict[str, list[float]] = {name: [] for name in makers}
+        for _ in range(rounds):
+            for name, make in makers.items():
+                rates[name].append(rate(iter(make(split, size)), seconds))
+        for other, least in (("plain", 0.95), ("torch", 1.2)):
+            ratios = [
+                a / b for a, b in zip(rates["balanced"], rates[other], strict=True)
+            ]
+            print(
+                f"{size} px: balanced / {other} = {statistics.median(ratios):.2f} "
+                f"({min(ratios):.2f} to {max(ratios):.2f}; at least {least}; "
+                f"{statistics.median(rates['balanced']):.0f} against "
+                f"{statistics.median(rates[other]):.0f} img/s)",
+                flush=True,
+            )
+
+
+MEMORY = """
+import resource, sys
+from keras_apinet.data import balanced_batches, load
+split = load(sys.argv[1], validation=0).splits["train"]
+batches = balanced_batches(
+    split, classes_per_batch=30, images_per_class=4, image_size=224, repeat=True
+)
+for _ in batches.take(20):
+    pass
+print(len(split), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def memory(folder: Path) -> None:
+    """Prints the peak memory of 20 steps over 5,000 and over 200,000 files."""
+    photos = sorted(folder.rglob("*.jpg"))[:10]
+    peaks = {}
+    for count in (5_000, 200_000):
+        with tempfile.TemporaryDirectory(dir=folder.parent) as links:
+            for c in range(100):
+                place = Path(links, f"class {c:03}")
+                place.mkdir()
+                for i in range(count // 100):
+                    # One file takes at most 65,000 hard links on ext4.
+                    source = photos[i % len(photos)]
+                    os.link(source, place / f"{i:06}.jpg")
+            result = subprocess.run(
+                [sys.executable, "-c", MEMORY, links],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        found, peak = map(int, result.stdout.split()[-2:])
+        peaks[found] = peak
+        print(f"{found} files: peak {peak} MB", flush=True)
+    low, high = peaks.values()
+    print(f"200,000 against 5,000 files: {high - low:+d} MB (at most 100)")
+
+
+def indexing() -> None:
+    """Prints the time for a million labels, to the first batch of indices."""
+    from keras_apinet.data import BatchPlan
+
+    labels = np.random.default_rng(0).integers(0, 10_000, 1_000_000)
+    start = time.perf_counter()
+    BatchPlan(labels, CLASSES, IMAGES).indices(0, 0)
+    passed = time.perf_counter() - start
+    print(f"1,000,000 labels to the first batch: {passed:.2f} s (at most 5)")
+
+
+def main() -> None:
+    """Runs all measurements."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--only", choices=("speed", "memory", "indexing"))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        drawn = Path(scratch, "photos")
+        draw_photos(drawn)
+        if args.only in (None, "indexing"):
+            indexing()
+        if args.only in (None, "memory"):
+            memory(drawn)
+        if args.only in (None, "speed"):
+            speed(args.photos or drawn, args.seconds, args.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""A trained run as a SavedModel folder for servers.
+
+    python export/to_saved_model.py RUN [--out PATH] [--force] [...]
+
+The same as `keras-apinet export RUN --format saved_model`; `--help` lists the options.
+"""
+
+import sys
+
+from keras_apinet.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["export", *sys.argv[1:], "--format", "saved_model"]))

@@ -1,0 +1,13 @@
+"""A trained run as a .tflite file for phones.
+
+    python export/to_tflite.py RUN [--out PATH] [--force] [...]
+
+The same as `keras-apinet export RUN --format tflite`; `--help` lists the options.
+"""
+
+import sys
+
+from keras_apinet.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["export", *sys.argv[1:], "--format", "tflite"]))

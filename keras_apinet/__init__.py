@@ -1,0 +1,59 @@
+"""Fine-grained image classification by attentive pairwise interaction, for Keras 3.
+
+Names are imported when they are first used, so that the command line answers at once
+and nothing loads a backend that is not needed.
+"""
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from keras_apinet.errors import APINetError
+from keras_apinet.version import __version__
+
+if TYPE_CHECKING:
+    from keras_apinet import backbones, data, evaluate, export, layers, losses, train
+    from keras_apinet.export.classifier import load_classifier
+    from keras_apinet.loading import load
+    from keras_apinet.model import APINet, build
+
+_HOME = {
+    "APINet": "keras_apinet.model",
+    "build": "keras_apinet.model",
+    "load": "keras_apinet.loading",
+    "load_classifier": "keras_apinet.export.classifier",
+}
+_ROOMS = ("backbones", "data", "evaluate", "export", "layers", "losses", "train")
+
+__all__ = [
+    "APINet",
+    "APINetError",
+    "__version__",
+    "backbones",
+    "build",
+    "data",
+    "evaluate",
+    "export",
+    "layers",
+    "load",
+    "load_classifier",
+    "losses",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"keras_apinet.{name}")
+    raise AttributeError(f"module 'keras_apinet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+# `keras.saving.load_model` finds the package's classes only once they are registered.
+if "keras" in sys.modules:
+    importlib.import_module("keras_apinet.model")

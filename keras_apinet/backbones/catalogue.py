@@ -1,0 +1,197 @@
+"""What backbones there are, as a table: nothing is built or imported to read it."""
+
+import dataclasses
+import difflib
+import re
+
+from keras_apinet.errors import APINetError
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneInfo:
+    """Facts of one backbone.
+
+    Attributes:
+        name: What `create` and `build` take.
+        source: `"keras"` (`keras.applications`) or `"keras_apinet"`.
+        builder: Name of the function that makes it, in that source.
+        parameters: Weights without the classifier, batch statistics included.
+        feature_size: Channels D of its feature map.
+        image_size: Height and width that it is made for, px.
+        smallest_image_size: Height and width below which it cannot be built, px.
+        scaling: Where pixels are scaled: `"caffe"`, `"tf"` or `"torch"`, the modes
+            of `keras.applications.imagenet_utils.preprocess_input`, or `None` when
+            the model itself does it.
+        imagenet: Whether Keras publishes ImageNet weights for it.
+        short_names: Further names that mean this backbone.
+    """
+
+    name: str
+    source: str
+    builder: str
+    parameters: int
+    feature_size: int
+    image_size: int
+    smallest_image_size: int
+    scaling: str | None
+    imagenet: bool = True
+    short_names: tuple[str, ...] = ()
+
+
+def _keras(
+    name: str,
+    builder: str,
+    parameters: int,
+    feature_size: int,
+    scaling: str | None,
+    image_size: int = 224,
+    smallest: int = 32,
+    short: tuple[str, ...] = (),
+) -> BackboneInfo:
+    return BackboneInfo(
+        name,
+        "keras",
+        builder,
+        parameters,
+        feature_size,
+        image_size,
+        smallest,
+        scaling,
+        short_names=short,
+    )
+
+
+# MobileNetV2 stands for "mobilenet": unlike V3's hard-swish its ReLU6 survives
+# quantisation to 8 bits. MobileNet of 2017 is "mobilenet_v1".
+_TABLE = (
+    _keras("convnext_tiny", "ConvNeXtTiny", 27820128, 768, None, short=("convnext",)),
+    _keras("convnext_small", "ConvNeXtSmall", 49454688, 768, None),
+    _keras("convnext_base", "ConvNeXtBase", 87566464, 1024, None),
+    _keras("convnext_large", "ConvNeXtLarge", 196230336, 1536, None),
+    _keras("convnext_xlarge", "ConvNeXtXLarge", 348147968, 2048, None),
+    _keras("densenet121", "DenseNet121", 7037504, 1024, "torch", short=("densenet",)),
+    BackboneInfo(
+        name="densenet161",
+        source="keras_apinet",
+        builder="densenet161",
+        parameters=26691936,
+        feature_size=2208,
+        image_size=224,
+        smallest_image_size=32,
+        scaling="torch",
+        imagenet=False,
+    ),
+    _keras("densenet169", "DenseNet169", 12642880, 1664, "torch"),
+    _keras("densenet201", "DenseNet201", 18321984, 1920, "torch"),
+    _keras("efficientnet_b0", "EfficientNetB0", 4049571, 1280, None),
+    _keras("efficientnet_b1", "EfficientNetB1", 6575239, 1280, None, 240),
+    _keras("efficientnet_b2", "EfficientNetB2", 7768569, 1408, None, 260),
+    _keras("efficientnet_b3", "EfficientNetB3", 10783535, 1536, None, 300),
+    _keras("efficientnet_b4", "EfficientNetB4", 17673823, 1792, None, 380),
+    _keras("efficientnet_b5", "EfficientNetB5", 28513527, 2048, None, 456),
+    _keras("efficientnet_b6", "EfficientNetB6", 40960143, 2304, None, 528),
+    _keras("efficientnet_b7", "EfficientNetB7", 64097687, 2560, None, 600),
+    _keras(
+        "efficientnet_v2_b0",
+        "EfficientNetV2B0",
+        5919312,
+        1280,
+        None,
+        short=("efficientnet", "efficientnet_v2"),
+    ),
+    _keras("efficientnet_v2_b1", "EfficientNetV2B1", 6931124, 1280, None, 240),
+    _keras("efficientnet_v2_b2", "EfficientNetV2B2", 8769374, 1408, None, 260),
+    _keras("efficientnet_v2_b3", "EfficientNetV2B3", 12930622, 1536, None, 300),
+    _keras("efficientnet_v2_s", "EfficientNetV2S", 20331360, 1280, None, 384),
+    _keras("efficientnet_v2_m", "EfficientNetV2M", 53150388, 1280, None, 480),
+    _keras("efficientnet_v2_l", "EfficientNetV2L", 117746848, 1280, None, 480),
+    _keras("inception_resnet_v2", "InceptionResNetV2", 54336736, 1536, "tf", 299, 75),
+    _keras(
+        "inception_v3",
+        "InceptionV3",
+        21802784,
+        2048,
+        "tf",
+        299,
+        75,
+        short=("inception",),
+    ),
+    _keras("mobilenet_v1", "MobileNet", 3228864, 1024, "tf"),
+    _keras("mobilenet_v2", "MobileNetV2", 2257984, 1280, "tf", short=("mobilenet",)),
+    _keras("mobilenet_v3_small", "MobileNetV3Small", 939120, 576, None),
+    _keras(
+        "mobilenet_v3_large",
+        "MobileNetV3Large",
+        2996352,
+        960,
+        None,
+        short=("mobilenet_v3",),
+    ),
+    _keras("nasnet_mobile", "NASNetMobile", 4269716, 1056, "tf", short=("nasnet",)),
+    _keras("nasnet_large", "NASNetLarge", 84916818, 4032, "tf", 331),
+    _keras("resnet50", "ResNet50", 23587712, 2048, "caffe", short=("resnet",)),
+    _keras("resnet101", "ResNet101", 42658176, 2048, "caffe"),
+    _keras("resnet152", "ResNet152", 58370944, 2048, "caffe"),
+    _keras("resnet50_v2", "ResNet50V2", 23564800, 2048, "tf", short=("resnet_v2",)),
+    _keras("resnet101_v2", "ResNet101V2", 42626560, 2048, "tf"),
+    _keras("resnet152_v2", "ResNet152V2", 58331648, 2048, "tf"),
+    _keras("vgg16", "VGG16", 14714688, 512, "caffe", short=("vgg",)),
+    _keras("vgg19", "VGG19", 20024384, 512, "caffe"),
+    _keras("xception", "Xception", 20861480, 2048, "tf", 299, 71),
+    BackboneInfo(
+        name="tiny",
+        source="keras_apinet",
+        builder="tiny",
+        parameters=339184,
+        feature_size=96,
+        image_size=96,
+        smallest_image_size=32,
+        scaling="tf",
+        imagenet=False,
+    ),
+)
+
+
+def available() -> list[BackboneInfo]:
+    """Return the facts of every backbone known by name, in order of name.
+
+    Presets of KerasCV and KerasHub come on top: `create` takes any of theirs as
+    `"keras_cv:PRESET"` and `"keras_hub:PRESET"`.
+
+    Example:
+        >>> from keras_apinet import backbones
+        >>> facts = {info.name: info for info in backbones.available()}
+        >>> facts["resnet50"].feature_size, facts["resnet50"].image_size
+        (2048, 224)
+    """
+    return sorted(_TABLE, key=lambda info: info.name)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def find(name: str) -> BackboneInfo:
+    """Return the backbone that `name` means, whatever its case and underscores.
+
+    Raises:
+        APINetError: If there is none; the message lists the nearest names.
+    """
+    wanted = _plain(name)
+    by_short_name = {_plain(s): info for info in _TABLE for s in info.short_names}
+    by_name = {_plain(info.name): info for info in _TABLE}
+    by_builder = {_plain(info.builder): info for info in _TABLE}
+    known = {**by_builder, **by_short_name, **by_name}
+    if wanted in known:
+        return known[wanted]
+    spelled = {_plain(s): s for info in _TABLE for s in (info.name, *info.short_names)}
+    nearest = [
+        spelled[match]
+        for match in difflib.get_close_matches(wanted, spelled, n=4, cutoff=0.5)
+    ]
+    raise APINetError(
+        f"there is no backbone name={name!r}; "
+        + (f"the nearest are {', '.join(nearest)}; " if nearest else "")
+        + "keras_apinet.backbones.available() lists all, and the prefixes 'keras_cv:' "
+        "and 'keras_hub:' take a preset name or a local preset folder"
+    )

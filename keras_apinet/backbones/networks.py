@@ -1,0 +1,96 @@
+"""The backbones that Keras does not ship: DenseNet-161 and the small `"tiny"`."""
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from keras_apinet.types import Tensor
+
+
+def densenet161(image_size: int) -> keras.Model:
+    """Return DenseNet-161 (Huang et al. 2017) without its top, randomly initialised.
+
+    Growth rate 48, stem of 96 channels, blocks of 6, 12, 36 and 24 layers, 2,208
+    features. Layers are named and wired as in `keras.applications.DenseNet121`,
+    whose growth rate and stem are fixed at 32 and 64.
+
+    Args:
+        image_size: Height and width of the input, px.
+    """
+    image = layers.Input((image_size, image_size, 3))
+    x = layers.ZeroPadding2D(3)(image)
+    x = layers.Conv2D(96, 7, strides=2, use_bias=False, name="conv1_conv")(x)
+    x = _norm_relu(x, "conv1_bn", "conv1_relu")
+    x = layers.ZeroPadding2D(1)(x)
+    x = layers.MaxPooling2D(3, strides=2, name="pool1")(x)
+    for stage, depth in enumerate((6, 12, 36, 24), start=2):
+        if stage > 2:
+            x = _transition(x, f"pool{stage - 1}")
+        for block in range(1, depth + 1):
+            x = _dense_layer(x, 48, f"conv{stage}_block{block}")
+    x = _norm_relu(x, "bn", "relu")
+    return keras.Model(image, x, name="densenet161")
+
+
+def _norm_relu(x: Tensor, norm_name: str, relu_name: str) -> Tensor:
+    x = layers.BatchNormalization(epsilon=1.001e-5, name=norm_name)(x)
+    return layers.Activation("relu", name=relu_name)(x)
+
+
+def _dense_layer(x: Tensor, growth: int, name: str) -> Tensor:
+    y = _norm_relu(x, f"{name}_0_bn", f"{name}_0_relu")
+    y = layers.Conv2D(4 * growth, 1, use_bias=False, name=f"{name}_1_conv")(y)
+    y = _norm_relu(y, f"{name}_1_bn", f"{name}_1_relu")
+    y = layers.Conv2D(growth, 3, padding="same", use_bias=False, name=f"{name}_2_conv")(
+        y
+    )
+    return layers.Concatenate(name=f"{name}_concat")([x, y])
+
+
+def _transition(x: Tensor, name: str) -> Tensor:
+    x = _norm_relu(x, f"{name}_bn", f"{name}_relu")
+    channels = x.shape[-1] // 2
+    x = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}_conv")(x)
+    return layers.AveragePooling2D(2, strides=2, name=f"{name}_pool")(x)
+
+
+def tiny(image_size: int) -> keras.Model:
+    """Return a small residual network that learns from scratch within minutes.
+
+    Plain 3x3 convolutions (depthwise ones are slow on XLA CPU and lose most when
+    quantised to 8 bits), each with batch normalisation of momentum 0.9, whose moving
+    statistics follow runs of a few hundred steps.
+
+    Args:
+        image_size: Height and width of the input, px; 96 is what it is made for.
+    """
+    image = layers.Input((image_size, image_size, 3))
+    x = _conv(image, 16, "stem", strides=2)
+    for stage, channels in enumerate((32, 64, 96), start=1):
+        x = _conv(x, channels, f"stage{stage}_down", strides=2)
+        y = _conv(x, channels, f"stage{stage}_conv1")
+        y = _conv(y, channels, f"stage{stage}_conv2", activation=None)
+        x = layers.Add(name=f"stage{stage}_add")([x, y])
+        x = layers.ReLU(name=f"stage{stage}_relu")(x)
+    return keras.Model(image, x, name="tiny")
+
+
+def _conv(
+    x: Tensor,
+    channels: int,
+    name: str,
+    strides: int = 1,
+    activation: str | None = "relu",
+) -> Tensor:
+    options: dict[str, Any] = {"padding": "same", "use_bias": False}
+    x = layers.Conv2D(
+        channels,
+        3,
+        strides=strides,
+        kernel_initializer="he_normal",
+        name=f"{name}_conv",
+        **options,
+    )(x)
+    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    return layers.ReLU(name=f"{name}_relu")(x) if activation else x

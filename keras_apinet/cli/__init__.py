@@ -1,0 +1,67 @@
+"""The command line: `keras-apinet COMMAND ...`.
+
+Each module named in `COMMANDS` is one command with `HELP`, `add_arguments(parser)` and
+`run(args) -> int`; none imports Keras before it runs, so that `--help` is instant.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from keras_apinet.errors import APINetError
+from keras_apinet.version import __version__
+
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "compare",
+    "report",
+    "card",
+    "data",
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    root = argparse.ArgumentParser(
+        prog="keras-apinet",
+        description="Teach an image backbone to tell look-alike classes apart, and "
+        "ship it as a plain single-image classifier.",
+        epilog="The backend is chosen by KERAS_BACKEND=tensorflow|jax|torch "
+        "(default: tensorflow).",
+    )
+    root.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = importlib.import_module(f"keras_apinet.cli.{name}")
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        module.add_arguments(command)
+        command.add_argument(
+            "--debug", action="store_true", help="show the traceback of an error"
+        )
+        command.set_defaults(
+            run=module.run, starts_keras=getattr(module, "STARTS_KERAS", True)
+        )
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 if it did what was asked, 2 for a mistake in the request."""
+    args = parser().parse_args(arguments)
+    try:
+        if args.starts_keras:
+            from keras_apinet.cli.startup import start_backend
+
+            start_backend()
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        print("keras-apinet: stopped", file=sys.stderr)
+        return 130
+    except (APINetError, OSError) as error:
+        if args.debug:
+            raise
+        print(f"keras-apinet: error: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,27 @@
+"""`keras-apinet card`."""
+
+import argparse
+
+HELP = "write a Markdown model card from an evaluated run"
+STARTS_KERAS = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the run, the split, the licence and where to write."""
+    parser.add_argument("run_folder", metavar="RUN", help="run folder of train")
+    parser.add_argument("--split", help="split whose figures to tell (default: test)")
+    parser.add_argument("--license", metavar="NAME", help="licence of the model (SPDX)")
+    parser.add_argument(
+        "--out", metavar="FILE", help="where to write (default: RUN/MODEL_CARD.md)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the card."""
+    from keras_apinet.evaluate.card import write_card
+
+    path = write_card(
+        args.run_folder, args.out, split=args.split, license_name=args.license
+    )
+    print(path)
+    return 0

@@ -1,0 +1,55 @@
+"""`keras-apinet compare`."""
+
+import argparse
+
+HELP = "show what tells two photos apart, for a trained model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the photos, the model and where to write."""
+    parser.add_argument("photo_a", metavar="A", help="image file")
+    parser.add_argument("photo_b", metavar="B", help="image file")
+    parser.add_argument("--model", required=True, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--which", choices=("best", "last"), default="best", help="model of the run"
+    )
+    parser.add_argument(
+        "--classes",
+        nargs=2,
+        metavar=("CLASS_A", "CLASS_B"),
+        help="classes to tell apart (default: what the photos are taken for)",
+    )
+    parser.add_argument(
+        "--out",
+        default="compare.png",
+        metavar="FILE",
+        help="picture (.png, .jpg, .svg, .pdf) or page (.html); default compare.png",
+    )
+    parser.add_argument("--data", help="where the training data is now, if it moved")
+    parser.add_argument("--data-dir", help="where TensorFlow Datasets data is now")
+    parser.add_argument(
+        "--no-patches",
+        action="store_true",
+        help="leave out the training patches (needs no training data)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the picture or page, and prints what the photos are taken for."""
+    from keras_apinet.evaluate.comparison import compare, save
+
+    result = compare(
+        args.model,
+        args.photo_a,
+        args.photo_b,
+        which=args.which,
+        classes=None if args.classes is None else tuple(args.classes),
+        data=args.data,
+        data_dir=args.data_dir,
+        patches=not args.no_patches,
+    )
+    path = save(result, args.out)
+    for photo, (name, probability) in zip(result.photos, result.taken_for, strict=True):
+        print(f"{photo}: {name} ({probability:.1%})")
+    print(f"What tells {' from '.join(result.class_names)}: {path}")
+    return 0

@@ -1,0 +1,131 @@
+"""`keras-apinet export`."""
+
+import argparse
+from pathlib import Path
+
+HELP = "write a trained model as TFLite, SavedModel, ONNX or a web page"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the model, the formats and where to write."""
+    parser.add_argument("model", help="run folder or .keras file")
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        default=["tflite"],
+        metavar="NAME",
+        help="tflite, saved_model, onnx, web; one or several (default: tflite)",
+    )
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        default=["float32"],
+        metavar="NAME",
+        help="of tflite and web: float32, float16, dynamic, int8; one or several "
+        "(default: float32)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="PATH",
+        help="file or folder to write (default: in the run folder or beside the model)",
+    )
+    parser.add_argument(
+        "--photos",
+        metavar="DATA",
+        help="data set to compare on and to choose int8 ranges by (default: the run's)",
+    )
+    parser.add_argument(
+        "--which", default="best", help="model of the run: best (default) or last"
+    )
+    parser.add_argument(
+        "--licence", metavar="TEXT", help="licence of the model, written into the file"
+    )
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="px, if the backbone takes any"
+    )
+    parser.add_argument(
+        "--runtime",
+        metavar="FOLDER",
+        help="web: folder with the runtime's npm packages (default: fetched by npm)",
+    )
+    parser.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not compare the file with the Keras model",
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        metavar="X",
+        help="smallest share of photos with Keras's top-1 class (default: 0.98 for "
+        "dynamic and int8)",
+    )
+    parser.add_argument(
+        "--max-difference",
+        type=float,
+        metavar="X",
+        help="largest difference of a probability (default: 1e-5 for float32, 1e-2 for "
+        "float16)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace what exists at the target"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports to every format asked for, then prints one table."""
+    from keras_apinet.errors import APINetError
+    from keras_apinet.export.formats import check_precision, known_format
+    from keras_apinet.export.targets import Target
+
+    wanted: dict[tuple[str, str], None] = {}
+    for name in args.format:
+        form = known_format(name)
+        for precision in args.precision:
+            if len(args.precision) > 1 and form not in ("tflite", "web"):
+                precision = "float32"  # several are meant for those that have them
+            check_precision(precision, form)
+            wanted[form, precision] = None
+    if args.out and len(wanted) > 1:
+        raise APINetError(
+            f"--out={args.out!r} names one target, but {len(wanted)} exports were "
+            "asked for; leave --out away or ask for one."
+        )
+    targets = []
+    for form, precision in wanted:
+        path = args.out or _default_target(Path(args.model), form, precision)
+        target = Target.of(path, form, precision, args.runtime)
+        target.check(args.force)
+        targets.append(target)
+
+    from keras_apinet.export.exporting import Exporter, tell
+    from keras_apinet.export.verification import reports_table
+
+    exporter = Exporter(
+        args.model,
+        which=args.which,
+        photos=args.photos,
+        image_size=args.image_size,
+        licence=args.licence,
+        verify=args.verify,
+        min_agreement=args.min_agreement,
+        max_difference=args.max_difference,
+        say=tell,
+    )
+    reports = exporter.write(targets, force=args.force)
+    print(reports_table(reports))
+    for report in reports:
+        print(f"Written: {report.path}")
+    return 0
+
+
+def _default_target(model: Path, form: str, precision: str) -> Path:
+    from keras_apinet.export.formats import FORMATS
+
+    suffix = "" if precision == "float32" else f"-{precision}"
+    name = {"web": "page"}.get(form, model.resolve().stem)
+    if form == "saved_model":
+        name = f"{name}-saved_model"
+    folder = model if model.is_dir() else model.parent
+    return folder / f"{name}{suffix}{FORMATS[form]}"

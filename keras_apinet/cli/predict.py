@@ -1,0 +1,49 @@
+"""`keras-apinet predict`."""
+
+import argparse
+import json
+from pathlib import Path
+
+HELP = "classify photos with a run or an exported file"
+# An exported file needs only its own runtime.
+STARTS_KERAS = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the model, the photos and the form of the answer."""
+    parser.add_argument(
+        "model", help="run folder, .keras, .tflite, .onnx or SavedModel folder"
+    )
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files")
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="N", help="classes to show (default: 5)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the most probable classes of each photo."""
+    from keras_apinet.export.classifier import load_classifier
+
+    model = Path(args.model)
+    if model.suffix == ".keras" or (model / "run.json").exists():
+        from keras_apinet.cli.startup import start_backend
+
+        start_backend()
+    predictions = load_classifier(args.model).predict(args.photos, top=args.top)
+    answers = dict(zip(args.photos, predictions, strict=True))
+    if args.json:
+        rows = [
+            {
+                "photo": photo,
+                "top": [{"class": name, "probability": p} for name, p in top],
+            }
+            for photo, top in answers.items()
+        ]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return 0
+    for photo, top in answers.items():
+        print(photo)
+        for name, probability in top:
+            print(f"  {probability:6.1%}  {name}")
+    return 0

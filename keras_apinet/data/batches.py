@@ -1,0 +1,224 @@
+"""The input pipelines: balanced batches to train on, ordered ones to evaluate on."""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet.data.augmentation import (
+    augmenter,
+    check_options,
+    crop_and_resize,
+    to_uint8,
+)
+from keras_apinet.data.image_data import Split
+from keras_apinet.data.pipeline import (
+    EpochClock,
+    in_order,
+    load_batch,
+    with_account,
+)
+from keras_apinet.data.python_sources import as_split
+from keras_apinet.data.reading_report import ReadingReport
+from keras_apinet.data.sampling import BatchPlan
+from keras_apinet.errors import APINetError
+from keras_apinet.types import Dataset, Tensor
+
+
+def balanced_batches(
+    source: Any,
+    *,
+    classes_per_batch: int,
+    images_per_class: int,
+    image_size: int,
+    augmentation: str = "paper",
+    resize: str = "fit",
+    box_crop: bool = False,
+    seed: int = 0,
+    epoch_steps: int | None = None,
+    start_step: int = 0,
+    repeat: bool = False,
+    class_sampling: str = "uniform",
+    num_replicas: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
+    on_error: Literal["skip", "raise"] = "skip",
+) -> Dataset:
+    """Batches of P classes x K images, in an order that `BatchPlan` describes.
+
+    One pass over the result is one epoch, the next pass the next epoch: give it to
+    `model.fit` as it is. A pass that is not finished does not count, so that Keras may
+    peek at the first batch. What a step holds, augmentation included, follows from
+    `seed` and the step's number alone.
+
+    Args:
+        source: a `Split`, a pair of NumPy arrays, a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, or anything with images and labels that
+            `python_sources.as_split` takes.
+        classes_per_batch: P.
+        images_per_class: K.
+        image_size: px of the square images.
+        augmentation: `"paper"` (random crop and flip, default), `"light"`, `"strong"`
+            or `"none"`.
+        resize: `"fit"` (keep the aspect ratio, default) or `"squash"`.
+        box_crop: crop to the object's box first, where the source has boxes. Default
+            False.
+        seed: integer. Default 0.
+        epoch_steps: steps in an epoch. Default: images // images in a global batch.
+        start_step: the step to begin with, counted over all epochs. Default 0.
+        repeat: whether one pass goes on through all epochs without end. Default False.
+        class_sampling: `"uniform"` (default), `"sqrt"` or `"proportional"`.
+        num_replicas: blocks of P x K in the global batch. Default: `process_count`.
+        process_index: which process this is. Default 0.
+        process_count: processes that share the global batch; each gets its own
+            `num_replicas / process_count` blocks. Default 1.
+        on_error: what to do about unreadable images: `"skip"` (default) puts the next
+            readable image of the class in its place, keeps account in the result's
+            `report`, and raises once more than 1 % are unreadable; `"raise"` raises.
+
+    Returns:
+        A `tf.data.Dataset` of uint8 images `[N, image_size, image_size, 3]` and int32
+        labels `[N]`, with `.plan` (the `BatchPlan`) and `.report` (a `ReadingReport`).
+
+    Raises:
+        APINetError: for options that are not known or do not fit each other.
+
+    ```python
+    batches = balanced_batches(
+        data.splits["train"], classes_per_batch=30, images_per_class=4, image_size=448
+    )
+    with batches.report:
+        model.fit(batches, epochs=100)
+    ```
+    """
+    import tensorflow as tf
+
+    check_options(image_size, augmentation, resize)
+    split = as_split(source)
+    num_replicas = max(num_replicas, process_count)
+    if num_replicas % process_count or not 0 <= process_index < process_count:
+        raise APINetError(
+            f"num_replicas={num_replicas} blocks cannot be shared by "
+            f"process_count={process_count} processes with "
+            f"process_index={process_index}: use a multiple, and an index below."
+        )
+    plan = BatchPlan(
+        split.labels,
+        classes_per_batch,
+        images_per_class,
+        seed=seed,
+        epoch_steps=epoch_steps,
+        class_sampling=class_sampling,
+        num_replicas=num_replicas,
+    )
+    report = ReadingReport(split, on_error)
+    batch_size = plan.batch_size // process_count
+    first = process_index * batch_size
+
+    def draw(step: NDArray[np.int64]) -> NDArray[np.int64]:
+        indices = plan.indices(0, int(step))[first : first + batch_size]
+        return np.array([_readable(split, int(i), report) for i in indices])
+
+    augment = augmenter(augmentation)
+    root = np.random.SeedSequence(seed).generate_state(2).astype(np.int32)
+
+    def finish(pixels: Tensor, box: Tensor | None, step: Tensor, i: Tensor) -> Tensor:
+        fold = tf.random.experimental.stateless_fold_in
+        own = fold(fold(tf.constant(root), step), i + first)
+        chance = None if augmentation == "none" else own
+        image = crop_and_resize(pixels, image_size, resize, chance, box)
+        return to_uint8(augment(image, fold(own, 0)))
+
+    def batch(step: Tensor) -> Dataset:
+        return load_batch(split, step, draw, finish, report, box_crop)
+
+    def shaped(images: Tensor, labels: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        shape = [batch_size, image_size, image_size, 3]
+        return (
+            tf.ensure_shape(images, shape),
+            tf.ensure_shape(labels, [batch_size]),
+            step,
+        )
+
+    clock = EpochClock(plan.epoch_steps, start_step, report.tell)
+    batches = in_order(clock.steps(repeat), batch).map(shaped).prefetch(1)
+    batches = batches.map(clock.delivered)
+    if not repeat and start_step % plan.epoch_steps == 0:
+        batches = batches.apply(
+            tf.data.experimental.assert_cardinality(plan.epoch_steps)
+        )
+    return with_account(batches, plan=plan, report=report)
+
+
+def evaluation_batches(
+    source: Any,
+    *,
+    image_size: int,
+    batch_size: int = 64,
+    resize: str = "fit",
+    box_crop: bool = False,
+    on_error: Literal["skip", "raise"] = "raise",
+) -> Dataset:
+    """Every image exactly once, in order: the centre crop, nothing random.
+
+    Args:
+        source: as for `balanced_batches`.
+        image_size: px of the square images.
+        batch_size: images per batch; the last batch holds the rest. Default 64.
+        resize: `"fit"` (keep the aspect ratio, default) or `"squash"`.
+        box_crop: crop to the object's box first, where the source has boxes. Default
+            False.
+        on_error: what to do about unreadable images: `"raise"` (default), or `"skip"`
+            them, listed in the result's `report`.
+
+    Returns:
+        A `tf.data.Dataset` of uint8 images `[n, image_size, image_size, 3]` and int32
+        labels `[n]`, with `.report` (a `ReadingReport`).
+
+    Raises:
+        APINetError: for options that are not known.
+    """
+    import tensorflow as tf
+
+    check_options(image_size, "none", resize)
+    if batch_size < 1:
+        raise APINetError(f"batch_size={batch_size} must be at least 1.")
+    split = as_split(source)
+    report = ReadingReport(split, on_error)
+
+    def draw(step: NDArray[np.int64]) -> NDArray[np.int64]:
+        start = int(step) * batch_size
+        indices = range(start, min(start + batch_size, len(split)))
+        return np.array([i for i in indices if not report.is_bad(i)], np.int64)
+
+    def finish(pixels: Tensor, box: Tensor | None, step: Tensor, i: Tensor) -> Tensor:
+        return to_uint8(crop_and_resize(pixels, image_size, resize, None, box))
+
+    def batch(step: Tensor) -> Dataset:
+        return load_batch(split, step, draw, finish, report, box_crop)
+
+    def shaped(images: Tensor, labels: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        shape = [None, image_size, image_size, 3]
+        return tf.ensure_shape(images, shape), tf.ensure_shape(labels, [None])
+
+    count = -(-len(split) // batch_size)
+    batches = in_order(tf.data.Dataset.range(count), batch).map(shaped).prefetch(1)
+    if on_error == "raise":
+        batches = batches.apply(tf.data.experimental.assert_cardinality(count))
+    return with_account(batches, report=report)
+
+
+def _readable(split: Split, index: int, report: ReadingReport) -> int:
+    """`index`, or the next image of its class that is not known to be unreadable."""
+    if not report.is_bad(index):
+        return index
+    same = np.flatnonzero(split.labels == split.labels[index])
+    for other in np.roll(same, -np.searchsorted(same, index)).tolist():
+        if not report.is_bad(other):
+            return int(other)
+    report.stop(
+        APINetError(
+            f"No image of class number {split.labels[index]} can be read; one of them: "
+            f"{report.failed[split.reference(index)]}"
+        )
+    )

@@ -1,0 +1,135 @@
+"""What is in a data set: counts, sizes, unreadable files, duplicates."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_apinet.data.decoding import read_content, unreadable
+from keras_apinet.data.image_data import ImageData, Split
+from keras_apinet.errors import APINetError
+
+# Images that are in memory at a time.
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image that was looked at.
+
+    Attributes:
+        digest: of the stored bytes; equal for exact duplicates.
+        size: height and width in px, or None if it cannot be read.
+        problem: why it cannot be read, or an empty string.
+    """
+
+    digest: bytes
+    size: tuple[int, int] | None
+    problem: str
+
+
+def inspect(
+    data: ImageData, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Reads every image once and says what is there.
+
+    Args:
+        data: what to look at.
+        progress: called with the images done and the images in all, now and then.
+
+    Returns:
+        Plain values, ready for JSON: `"splits"` (per split its images, classes, counts
+        per class, smallest and largest class, smallest, median and largest image side),
+        `"unreadable"` (image -> why), `"leakage"` (exact duplicates in two splits) and
+        `"conflicts"` (exact duplicates with two labels), as pairs of names.
+    """
+    total = sum(len(split) for split in data.splits.values())
+    done = 0
+    # The first image with each content: its split, class and number.
+    first: dict[bytes, tuple[str, int, int]] = {}
+    report: dict[str, Any] = {
+        "name": data.name,
+        "description": data.description,
+        "classes": len(data.class_names),
+        "splits": {},
+        "unreadable": {},
+        "leakage": [],
+        "conflicts": [],
+    }
+    for name, split in data.splits.items():
+        sides: list[tuple[int, int]] = []
+        for i, seen in enumerate(_look(split)):
+            if seen.size is None:
+                report["unreadable"][split.reference(i)] = seen.problem
+            else:
+                sides.append(seen.size)
+                label = int(split.labels[i])
+                other = first.setdefault(seen.digest, (name, label, i))
+                pair = [data.splits[other[0]].reference(other[2]), split.reference(i)]
+                if other[0] != name:
+                    report["leakage"].append(pair)
+                if other[1] != label:
+                    report["conflicts"].append(pair)
+            done += 1
+            if progress and (done % _CHUNK == 0 or done == total):
+                progress(done, total)
+        report["splits"][name] = _count(split, data.class_names, sides)
+    return report
+
+
+def _count(
+    split: Split, class_names: tuple[str, ...], sides: list[tuple[int, int]]
+) -> dict[str, Any]:
+    counts = np.bincount(split.labels, minlength=len(class_names))
+    present = np.flatnonzero(counts)
+    order = present[np.argsort(counts[present], kind="stable")]
+    sizes = np.array(sides or [(0, 0)])
+    return {
+        "images": len(split),
+        "classes": len(present),
+        "per_class": {class_names[i]: int(counts[i]) for i in present},
+        "smallest": {class_names[i]: int(counts[i]) for i in order[:3]},
+        "largest": {class_names[i]: int(counts[i]) for i in order[::-1][:3]},
+        "short_side_px": _spread(sizes.min(axis=1)),
+        "long_side_px": _spread(sizes.max(axis=1)),
+    }
+
+
+def _spread(values: Any) -> dict[str, int]:
+    return {
+        "min": int(values.min()),
+        "median": int(np.median(values)),
+        "max": int(values.max()),
+    }
+
+
+def _look(split: Split) -> Iterator[Seen]:
+    """Looks at the images in order, some at a time."""
+
+    def look(item: tuple[bytes, Any, str]) -> Seen:
+        content, size, reference = item
+        kind: str = split.reader.kind
+        try:
+            if kind == "file":
+                with open(content, "rb") as file:
+                    content, kind = file.read(), "encoded"
+            pixels = read_content(kind, content, size, reference)
+        except OSError as error:
+            return Seen(b"", None, str(unreadable(reference, error)))
+        except APINetError as error:
+            return Seen(b"", None, str(error))
+        digest = hashlib.sha256(content)
+        if kind == "raw":
+            digest.update(repr(pixels.shape).encode())
+        height, width = pixels.shape[:2]
+        return Seen(digest.digest(), (height, width), "")
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(split), _CHUNK):
+            indices = np.arange(start, min(start + _CHUNK, len(split)))
+            contents, sizes = split.reader.fetch(split.rows[indices])
+            names = [split.reference(int(i)) for i in indices]
+            yield from pool.map(look, zip(contents, sizes, names, strict=True))

@@ -1,0 +1,87 @@
+"""`load`: the one way from a name on the command line to a data set."""
+
+import os
+import re
+from pathlib import Path
+
+from keras_apinet.data.archives import load_archive
+from keras_apinet.data.folders import load_folder, load_table
+from keras_apinet.data.image_data import ImageData, finish
+from keras_apinet.errors import APINetError
+
+# A TensorFlow Datasets name: set, perhaps /config, perhaps :version.
+_TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:\d[\w.*]*)?")
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    validation: float = 0.1,
+    level: str | None = None,
+    download: bool = False,
+) -> ImageData:
+    """Loads a data set by name; images are read later, when they are needed.
+
+    Args:
+        name: what to load:
+
+            - a folder `train/val/test/<class>/*.jpg`, or `<class>/*.jpg`;
+            - a folder with the unpacked archive of CUB-200-2011, NABirds,
+              FGVC-Aircraft, Stanford Cars, Stanford Dogs, Oxford Flowers or
+              Oxford-IIIT Pet, recognised by its files;
+            - a CSV or TSV file with the columns `path`, `label` and perhaps `split`;
+            - `"tfds:NAME"` (or `NAME` alone): a TensorFlow Datasets set;
+            - `"synthetic_birds"`: drawn at run time, nothing to download.
+        data_dir: where TensorFlow Datasets keeps its sets. Default: its own default.
+        seed: for the held-out split and the synthetic birds. Default 0.
+        validation: fraction of each class that is held out of the training images,
+            if the source has no validation split. Default 0.1.
+        level: which labels, for a set that has several: FGVC-Aircraft has `"variant"`
+            (default), `"family"` and `"manufacturer"`.
+        download: whether TensorFlow Datasets may download what is not there. Default
+            False.
+
+    Returns:
+        The data set, with the splits `"train"`, `"val"` and perhaps `"test"`.
+
+    Raises:
+        APINetError: for a name that is none of these, or a source that is not whole.
+
+    ```python
+    data = load("photos/")
+    print(len(data.class_names), {name: len(s) for name, s in data.splits.items()})
+    ```
+    """
+    text = os.fspath(name)
+    path = Path(text)
+    if text == "synthetic_birds":
+        from keras_apinet.data.synthetic_source import load_synthetic
+
+        data = load_synthetic(seed)
+    elif path.is_dir():
+        archive = load_archive(path, level)
+        data = archive or load_folder(path)
+        level = None if archive else level
+    elif path.is_file():
+        if path.suffix.lower() not in (".csv", ".tsv"):
+            raise APINetError(
+                f"data={text!r} is a file, but neither .csv nor .tsv: give a table of "
+                "path,label, or unpack an archive and give its folder."
+            )
+        data = load_table(path)
+    elif _TFDS_NAME.fullmatch(text.removeprefix("tfds:")):
+        from keras_apinet.data.tfds_source import load_tfds
+
+        data = load_tfds(text.removeprefix("tfds:"), data_dir, download)
+    else:
+        raise APINetError(
+            f"data={text!r} is neither a folder nor a file nor the name of a data "
+            "set: check the path, or use synthetic_birds or tfds:NAME."
+        )
+    if level is not None:
+        raise APINetError(
+            f"level={level!r} is only for the FGVC-Aircraft archive: leave it out."
+        )
+    return finish(data, validation=validation, seed=seed)

@@ -1,0 +1,114 @@
+"""Which images could not be read, and why: nothing is left out in silence."""
+
+import json
+import logging
+import os
+import tempfile
+import threading
+from types import TracebackType
+from typing import Literal, NoReturn
+
+from keras_apinet.data.image_data import Split
+from keras_apinet.errors import APINetError
+
+_LOG = logging.getLogger("keras_apinet")
+_TOLERATED = 0.01
+
+
+class ReadingReport:
+    """Collects the images of a split that cannot be read, while it is read.
+
+    As a context manager it turns the input pipeline's own error into the `APINetError`
+    that caused it:
+
+    ```python
+    with batches.report:
+        model.fit(batches)
+    ```
+
+    Args:
+        split: what is read.
+        on_error: `"raise"` at the first unreadable image; `"skip"` it, unless more than
+            1 % of the images are.
+
+    Attributes:
+        failed: image -> why it could not be read.
+        error: the error that stopped the reading, or None.
+    """
+
+    def __init__(self, split: Split, on_error: Literal["raise", "skip"]) -> None:
+        if on_error not in ("raise", "skip"):
+            raise APINetError(
+                f"on_error={on_error!r} is not known: use one of raise, skip."
+            )
+        self.split = split
+        self.on_error = on_error
+        self.failed: dict[str, str] = {}
+        self.error: APINetError | None = None
+        self._bad: set[int] = set()
+        self._told = 0
+        self._lock = threading.Lock()
+
+    def is_bad(self, index: int) -> bool:
+        """Whether image number `index` is known to be unreadable."""
+        return index in self._bad
+
+    def add(self, index: int, error: APINetError) -> None:
+        """Notes an unreadable image.
+
+        Raises:
+            APINetError: `error` itself for `"raise"`, or one that names the first
+                images if there are too many.
+        """
+        with self._lock:
+            self._bad.add(index)
+            self.failed[self.split.reference(index)] = str(error)
+            if self.on_error == "raise":
+                self.stop(error)
+            if len(self._bad) > _TOLERATED * len(self.split):
+                self.stop(
+                    APINetError(
+                        f"{len(self._bad)} of {len(self.split)} images cannot be read, "
+                        f"more than {_TOLERATED:.0%}; one of them: {error}"
+                    )
+                )
+
+    def stop(self, error: APINetError) -> NoReturn:
+        """Keeps `error` for whoever waits for the pipeline, and raises it."""
+        self.error = error
+        raise error
+
+    def tell(self) -> None:
+        """Logs, at the end of an epoch, how many images were left out so far."""
+        if len(self.failed) > self._told:
+            self._told = len(self.failed)
+            _LOG.warning("%s", self.summary())
+
+    def summary(self) -> str:
+        """One line: how many images were left out, and the first of them."""
+        first = next(iter(self.failed.values()), "")
+        return (
+            f"{len(self.failed)} of {len(self.split)} images could not be read and "
+            f"were left out. {first}".strip()
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the unreadable images and why, as JSON, in one go."""
+        folder = os.path.dirname(os.path.abspath(path))
+        with tempfile.NamedTemporaryFile(
+            "w", dir=folder, delete=False, encoding="utf-8"
+        ) as file:
+            json.dump(self.failed, file, indent=2, ensure_ascii=True)
+        os.replace(file.name, path)
+
+    def __enter__(self) -> "ReadingReport":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(value, Exception) and self.error is not None:
+            raise self.error from value

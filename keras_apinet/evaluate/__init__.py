@@ -1,0 +1,68 @@
+"""Judging a trained model: metrics, calibration, contrast maps, report and model card.
+
+Names are imported when they are first used: metrics need NumPy alone, the report's
+plotting and templating libraries load with the report.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_apinet.evaluate.calibration import (
+        calibration_error,
+        fit_temperature,
+        reliability,
+    )
+    from keras_apinet.evaluate.card import write_card
+    from keras_apinet.evaluate.comparison import compare
+    from keras_apinet.evaluate.contrast import Contrast, class_activation, contrast
+    from keras_apinet.evaluate.evaluation import calibrate_run, evaluate_run, measure
+    from keras_apinet.evaluate.predictions import Predictions, predict_split
+    from keras_apinet.evaluate.report import write_report
+    from keras_apinet.evaluate.retrieval import retrieval_scores
+
+_HOME = {
+    "Contrast": "contrast",
+    "Predictions": "predictions",
+    "calibrate_run": "evaluation",
+    "calibration_error": "calibration",
+    "class_activation": "contrast",
+    "compare": "comparison",
+    "contrast": "contrast",
+    "evaluate_run": "evaluation",
+    "fit_temperature": "calibration",
+    "measure": "evaluation",
+    "predict_split": "predictions",
+    "reliability": "calibration",
+    "retrieval_scores": "retrieval",
+    "write_card": "card",
+    "write_report": "report",
+}
+
+__all__ = [
+    "Contrast",
+    "Predictions",
+    "calibrate_run",
+    "calibration_error",
+    "class_activation",
+    "compare",
+    "contrast",
+    "evaluate_run",
+    "fit_temperature",
+    "measure",
+    "predict_split",
+    "reliability",
+    "retrieval_scores",
+    "write_card",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

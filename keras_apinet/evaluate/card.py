@@ -1,0 +1,99 @@
+"""`keras-apinet card`: a model card from the run's own files."""
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from keras_apinet.errors import APINetError
+from keras_apinet.evaluate.evaluation import CALIBRATION
+from keras_apinet.evaluate.extras import templates
+from keras_apinet.runs import Run, write_atomically
+
+_TITLES = {
+    "top1": "Top-1 accuracy",
+    "top5": "Top-5 accuracy",
+    "mean_per_class_accuracy": "Mean per-class accuracy",
+    "macro_f1": "Macro F1",
+    "nll": "Negative log-likelihood",
+    "ece": "Expected calibration error",
+    "recall@1": "Retrieval recall@1",
+    "map@r": "Retrieval MAP@R",
+}
+
+
+def write_card(
+    run: Run | str | Path,
+    out: str | Path | None = None,
+    *,
+    split: str | None = None,
+    license_name: str | None = None,
+) -> Path:
+    """Writes a Markdown model card: data, recipe, figures with intervals, limits.
+
+    Args:
+        run: A run, or its folder; it must have been evaluated.
+        out: The file. Default: `MODEL_CARD.md` in the run folder.
+        split: The split whose evaluation is told. Default: `"test"`, or `"val"` if only
+            that was evaluated.
+        license_name: Licence of the model, as an SPDX name. Default: the card says that
+            none was stated.
+
+    Returns:
+        The file.
+
+    Raises:
+        APINetError: If the run was not evaluated on the split.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    wanted = [split] if split else ["test", "val"]
+    known = (run.read(f"evaluation_{name}.json") for name in wanted)
+    result = next(filter(None, known), None)
+    if result is None:
+        raise APINetError(
+            f"The run {str(run.folder)!r} was not evaluated on {' or '.join(wanted)}; "
+            "run `keras-apinet evaluate` on it first."
+        )
+    environment = templates()
+    name = run.folder.resolve().name
+    text = environment.get_template("card.md").render(
+        quoted=lambda value: json.dumps(str(value), ensure_ascii=False),
+        text=as_text,
+        name=name,
+        data=Path(result["data"]).name,
+        result=result,
+        figures=[
+            (title, _shown(key, result["metrics"][key]))
+            for key, title in _TITLES.items()
+            if key in result["metrics"]
+        ],
+        settings={k: v for k, v in run.settings.items() if v is not None},
+        images=run.description.get("data", {}).get("images", {}),
+        fingerprint=run.description.get("data", {}).get("fingerprint"),
+        versions=run.description.get("versions", {}),
+        class_names=run.class_names,
+        image_size=run.image_size,
+        calibration=run.read(CALIBRATION),
+        license_name=license_name,
+        lowest=sorted(result["per_class"], key=lambda row: row["accuracy"])[:5],
+    )
+    path = run.folder / "MODEL_CARD.md" if out is None else Path(out)
+    write_atomically(path, text.rstrip() + "\n")
+    return path
+
+
+def as_text(value: Any) -> str:
+    """A name as Markdown that shows it and nothing else."""
+    plain = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", plain)
+
+
+def _shown(key: str, figure: dict[str, Any]) -> tuple[str, str]:
+    form = "{:.3f}" if key in ("nll", "ece") else "{:.1%}"
+    if figure["value"] is None:
+        return "-", ""
+    value = form.format(figure["value"])
+    if figure["low"] is None:
+        return value, ""
+    return value, f"{form.format(figure['low'])} to {form.format(figure['high'])}"

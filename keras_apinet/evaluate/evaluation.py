@@ -1,0 +1,349 @@
+"""`evaluate_run`: everything that `keras-apinet evaluate` finds out about a model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_apinet.errors import APINetError
+from keras_apinet.evaluate.calibration import (
+    calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+)
+from keras_apinet.evaluate.confusions import confused_pairs, within_groups
+from keras_apinet.evaluate.intervals import with_intervals
+from keras_apinet.evaluate.metrics import Scores, class_scores
+from keras_apinet.evaluate.predictions import Predictions, predict_split
+from keras_apinet.runs import Run
+
+if TYPE_CHECKING:
+    from keras_apinet.data import ImageData, Split
+    from keras_apinet.model import APINet
+
+CALIBRATION = "calibration.json"
+
+
+def evaluate_run(
+    run: Run | str | Path,
+    split: str | None = None,
+    *,
+    which: str = "best",
+    data: "str | ImageData | None" = None,
+    data_dir: str | None = None,
+    tta: str | None = None,
+    batch_size: int = 64,
+    bootstrap: int = 1000,
+    ignore_unknown: bool = False,
+) -> dict[str, Any]:
+    """Evaluates a trained run and leaves `evaluation_<split>.json` in its folder.
+
+    A temperature is fitted on the validation split first, unless the run has one
+    already (`calibration.json`).
+
+    Args:
+        run: A run, or its folder.
+        split: `"test"`, `"val"` or `"train"`. Default: `"test"`, or `"val"` where the
+            data has no test split.
+        which: The `"best"` model (default) or the `"last"`.
+        data: Where the data set is now, or a data set, if it is not where the training
+            found it.
+        data_dir: Where TensorFlow Datasets data is now, if it moved.
+        tta: Also report the mean over views: `"flip"` or `"five_crop"`. Default: no.
+        batch_size: Images at a time; it does not change the result. Default 64.
+        bootstrap: Samples for the 95 % intervals, 0 for none. Default 1000.
+        ignore_unknown: Leave images of classes out that the model does not know, where
+            they would be an error. Default False.
+
+    Returns:
+        What the file holds: `metrics` as `{name: {"value", "low", "high"}}`,
+        `calibrated`, `per_class`, `confused_pairs`, `groups`, perhaps `tta`, and what
+        was evaluated on what.
+
+    Raises:
+        APINetError: If the model, the data or the split is missing or does not fit.
+
+    ```python
+    result = keras_apinet.evaluate.evaluate_run("runs/birds")
+    print(result["metrics"]["top1"])
+    ```
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    judged = judge(
+        run,
+        split,
+        which=which,
+        data=data,
+        data_dir=data_dir,
+        batch_size=batch_size,
+        bootstrap=bootstrap,
+        ignore_unknown=ignore_unknown,
+    )
+    result = judged.result
+    if tta:
+        options: dict[str, Any] = run_options(run, batch_size)
+        views = predict_split(judged.model, judged.split, tta=tta, **options)
+        scores = Scores.of(views.labels, views.logits, views.features)
+        result["tta"] = {
+            "views": tta,
+            "metrics": with_intervals(scores, repeats=bootstrap),
+        }
+    run.write(f"evaluation_{result['split']}.json", result)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A run's model, what it said about a split, and the figures of that."""
+
+    model: "APINet"
+    images: "ImageData"
+    split: "Split"
+    seen: Predictions
+    calibration: dict[str, Any] | None
+    result: dict[str, Any]
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by; 1 without a calibration."""
+        return 1.0 if self.calibration is None else self.calibration["temperature"]
+
+
+def judge(
+    run: Run,
+    split: str | None = None,
+    *,
+    which: str = "best",
+    data: "str | ImageData | None" = None,
+    data_dir: str | None = None,
+    batch_size: int = 64,
+    bootstrap: int = 1000,
+    ignore_unknown: bool = False,
+) -> Judged:
+    """What `evaluate_run` does, with all that a report needs; writes no evaluation."""
+    images = open_data(run, data, data_dir)
+    split = split or default_split(images)
+    part = known_images(images, split, run.class_names, ignore_unknown)
+    model = run.model(which)
+    calibration = calibrate_run(run, model, images, which=which, batch_size=batch_size)
+    options: dict[str, Any] = run_options(run, batch_size)
+    seen = predict_split(model, part, **options)
+    result = {
+        "data": images.name,
+        "split": split,
+        "model": which,
+        "images": len(seen),
+        "classes": len(run.class_names),
+        "left_out": len(images.splits[split]) - len(part),
+        "unreadable": seen.unreadable,
+        **measure(
+            seen,
+            run.class_names,
+            groups=data_groups(images, run.class_names),
+            temperature=None if calibration is None else calibration["temperature"],
+            bootstrap=bootstrap,
+        ),
+    }
+    return Judged(model, images, part, seen, calibration, result)
+
+
+def default_split(images: "ImageData") -> str:
+    """The split to judge a model on: `"test"`, or `"val"` where there is none."""
+    return "test" if "test" in images.splits else "val"
+
+
+def measure(
+    seen: Predictions,
+    class_names: Sequence[str],
+    *,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    temperature: float | None = None,
+    bootstrap: int = 1000,
+) -> dict[str, Any]:
+    """All figures of predictions, without a run.
+
+    Args:
+        seen: What a model said.
+        class_names: One name for each class.
+        groups: Look-alike groups of the classes: `{"family": (name of class 0, ...)}`.
+        temperature: For `calibrated`. Default: that part is left out.
+        bootstrap: Samples for the 95 % intervals, 0 for none. Default 1000.
+
+    Returns:
+        `metrics`, `calibrated` (or `None`), `per_class`, `classes_without_images`,
+        `confused_pairs` and `groups`; plain values, fit for JSON.
+
+    >>> seen = Predictions(
+    ...     labels=np.array([0, 1]),
+    ...     logits=np.array([[2.0, 0.0], [1.0, 0.0]], "float32"),
+    ...     features=np.zeros((2, 4), "float32"),
+    ...     positions=np.arange(2),
+    ... )
+    >>> measure(seen, ["cat", "dog"])["metrics"]["top1"]["value"]
+    0.5
+    """
+    scores = Scores.of(seen.labels, seen.logits, seen.features)
+    metrics = with_intervals(scores, repeats=bootstrap)
+    calibrated = None
+    if temperature is not None:
+        cooled = scores.at_temperature(seen.logits, temperature)
+        figures = with_intervals(cooled, repeats=bootstrap)
+        calibrated = {
+            "temperature": temperature,
+            "nll": figures["nll"],
+            "ece": figures["ece"],
+        }
+    table = class_scores(scores.labels, scores.predicted, scores.classes)
+    per_class = [
+        {
+            "class": name,
+            "images": int(table["images"][c]),
+            "predicted": int(table["predicted"][c]),
+            "accuracy": float(table["recall"][c]),
+            "precision": float(table["precision"][c]),
+            "recall": float(table["recall"][c]),
+            "f1": float(table["f1"][c]),
+        }
+        for c, name in enumerate(class_names)
+        if table["images"][c]
+    ]
+    return {
+        "metrics": metrics,
+        "calibrated": calibrated,
+        "per_class": per_class,
+        "classes_without_images": [
+            name for c, name in enumerate(class_names) if not table["images"][c]
+        ],
+        "errors": int((scores.labels != scores.predicted).sum()),
+        "confused_pairs": confused_pairs(scores.labels, scores.predicted, class_names),
+        "groups": within_groups(scores.labels, seen.logits, groups or {}),
+    }
+
+
+def calibrate_run(
+    run: Run,
+    model: "APINet",
+    images: "ImageData",
+    *,
+    which: str = "best",
+    batch_size: int = 64,
+    again: bool = False,
+) -> dict[str, Any] | None:
+    """Fits a run's temperature on the validation split and keeps it in the run.
+
+    Args:
+        run: The run.
+        model: Its model.
+        images: Its data set.
+        which: Which model of the run that is.
+        batch_size: Images at a time.
+        again: Whether to fit even if `calibration.json` has this model's temperature.
+
+    Returns:
+        What `calibration.json` holds: `temperature`, `ece_before`, `ece_after`,
+        `nll_before`, `nll_after`, `images`, `model`; `None` without a validation split.
+    """
+    known = run.read(CALIBRATION)
+    if known is not None and known.get("model") == which and not again:
+        return dict(known)
+    if "val" not in images.splits:
+        return None
+    part = known_images(images, "val", run.class_names, ignore_unknown=True)
+    seen = predict_split(model, part, **run_options(run, batch_size))
+    temperature = fit_temperature(seen.labels, seen.logits)
+    result: dict[str, Any] = {"temperature": temperature}
+    for when, t in (("before", 1.0), ("after", temperature)):
+        pair = (seen.labels, seen.logits)
+        result[f"ece_{when}"] = calibration_error(*pair, temperature=t)
+        result[f"nll_{when}"] = negative_log_likelihood(*pair, temperature=t)
+    result |= {"images": len(seen), "model": which}
+    # The file is for the model that predict and export use: the best.
+    if which == "best":
+        run.write(CALIBRATION, result)
+    return result
+
+
+def run_options(run: Run, batch_size: int = 64) -> dict[str, Any]:
+    """How the training prepared its photos: arguments of `predict_split`."""
+    return {
+        "image_size": run.image_size,
+        "resize": run.settings.get("resize", "fit"),
+        "batch_size": batch_size,
+    }
+
+
+def open_data(
+    run: Run, data: "str | ImageData | None" = None, data_dir: str | None = None
+) -> "ImageData":
+    """The run's data set; if it moved, an error that says where it was."""
+    if data is not None and not isinstance(data, (str, Path)):
+        return data
+    was = run.description.get("data", {}).get("load", {}).get("name")
+    try:
+        return run.data(None if data is None else str(data), data_dir)
+    except (APINetError, OSError) as error:
+        if data is not None:
+            raise
+        raise APINetError(
+            f"The data of this run was at {was!r} when it was trained, and cannot be "
+            f"read there now ({error}); say where it is with --data."
+        ) from error
+
+
+def known_images(
+    images: "ImageData",
+    split: str,
+    class_names: Sequence[str],
+    ignore_unknown: bool = False,
+) -> "Split":
+    """A split with labels that are positions in the model's classes, matched by name.
+
+    Args:
+        images: The data set.
+        split: Its split.
+        class_names: The model's classes.
+        ignore_unknown: Leave images of other classes out.
+
+    Raises:
+        APINetError: If the split is missing or has no labels, or there are classes
+            that the model does not know.
+    """
+    if split not in images.splits:
+        raise APINetError(
+            f"The data set {images.name!r} has no split {split!r}; it has "
+            f"{', '.join(map(repr, images.splits))}: choose one with --split."
+        )
+    part = images.splits[split]
+    if not len(part) or int(part.labels.min()) < 0:
+        raise APINetError(
+            f"The {split!r} split of {images.name!r} has "
+            + ("images without labels" if len(part) else "no images")
+            + ": there is nothing to compare the predictions with."
+        )
+    places = {name: i for i, name in enumerate(class_names)}
+    target = np.array([places.get(name, -1) for name in images.class_names], np.int32)
+    labels = target[part.labels]
+    strangers = np.unique(part.labels[labels < 0])
+    if len(strangers) and (not ignore_unknown or (labels < 0).all()):
+        names = ", ".join(repr(images.class_names[c][:60]) for c in strangers[:5])
+        raise APINetError(
+            f"The {split!r} split of {images.name!r} has {len(strangers)} classes "
+            "that the model does not know "
+            f"({names}{', ...' if len(strangers) > 5 else ''}); "
+            "give the data it was trained for, or leave these images out with "
+            "--ignore-unknown."
+        )
+    return replace(part, labels=labels).take(np.flatnonzero(labels >= 0))
+
+
+def data_groups(
+    images: "ImageData", class_names: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """The data set's groups in the order of the model's classes."""
+    result = {}
+    for level, names in images.groups.items():
+        group_of = dict(zip(images.class_names, names, strict=True))
+        result[level] = tuple(group_of.get(name, name) for name in class_names)
+    return result

@@ -1,0 +1,128 @@
+"""Figures of merit of predictions, computed for any selection of the images.
+
+Everything that costs time is computed once for each image; a figure is then a mean or a
+count over the chosen images, so that a thousand bootstrap samples take a second.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from keras_apinet.evaluate.calibration import BINS, confidence_bins, log_softmax
+from keras_apinet.evaluate.retrieval import neighbours, scores_within
+
+
+def ranks(labels: ArrayLike, logits: ArrayLike) -> NDArray[np.int64]:
+    """Place of the true class, 0 for the highest score, `[n]`.
+
+    Of classes with equal scores the first counts as the higher, as in `argmax`.
+    """
+    truth, scores = np.asarray(labels), np.asarray(logits)
+    own = np.take_along_axis(scores, truth[:, None], axis=1)
+    before = np.arange(scores.shape[1]) < truth[:, None]
+    return np.asarray(((scores > own) | ((scores == own) & before)).sum(axis=1))
+
+
+def class_scores(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> dict[str, NDArray[Any]]:
+    """Counts, precision, recall and F1 of each class, `[classes]` each.
+
+    As scikit-learn's `precision_recall_fscore_support` with `zero_division=0`; the
+    accuracy of a class is its recall.
+    """
+    support = np.bincount(labels, minlength=classes)
+    called = np.bincount(predicted, minlength=classes)
+    hits = np.bincount(labels[labels == predicted], minlength=classes)
+    return {
+        "images": support,
+        "predicted": called,
+        "precision": hits / np.maximum(called, 1),
+        "recall": hits / np.maximum(support, 1),
+        "f1": 2 * hits / np.maximum(support + called, 1),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What the figures need of each image, `[n]` each.
+
+    Attributes:
+        labels: True class.
+        predicted: Class of the highest score.
+        rank: Place of the true class, 0 for the first.
+        nll: `-log p(true class)`, nats.
+        confidence: Largest probability.
+        near: Of `neighbours`, for retrieval; `None` to leave those figures out.
+        classes: Number of classes C.
+    """
+
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    nll: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    near: NDArray[np.int32] | None
+    classes: int
+
+    @classmethod
+    def of(
+        cls, labels: ArrayLike, logits: ArrayLike, features: ArrayLike | None = None
+    ) -> "Scores":
+        """Scores of `[n]` labels, `[n, C]` logits and perhaps `[n, D]` features."""
+        truth, scores = np.asarray(labels, np.int64), np.asarray(logits)
+        log_p = log_softmax(scores)
+        return cls(
+            truth,
+            scores.argmax(axis=1),
+            ranks(truth, scores),
+            -log_p[np.arange(len(truth)), truth],
+            np.exp(log_p.max(axis=1)),
+            None if features is None else neighbours(features, truth),
+            scores.shape[1],
+        )
+
+    def at_temperature(self, logits: ArrayLike, temperature: float) -> "Scores":
+        """The same decisions with probabilities of `logits / temperature`."""
+        return Scores.of(self.labels, np.asarray(logits, np.float64) / temperature)
+
+    def figures(self, rows: NDArray[np.int64] | None = None) -> dict[str, float]:
+        """Every figure over the images `rows` (repeats count); all images by default.
+
+        Macro figures are means over the classes that have images among them.
+        """
+        everything = slice(None) if rows is None else rows
+        labels, predicted = self.labels[everything], self.predicted[everything]
+        rank, confidence = self.rank[everything], self.confidence[everything]
+        by_class = class_scores(labels, predicted, self.classes)
+        present = by_class["images"] > 0
+        correct = (rank == 0).astype(np.float64)
+        surplus = np.bincount(
+            confidence_bins(confidence), confidence - correct, minlength=BINS
+        )
+        result = {
+            "top1": correct.mean(),
+            "top5": (rank < 5).mean(),
+            "mean_per_class_accuracy": by_class["recall"][present].mean(),
+            "macro_precision": by_class["precision"][present].mean(),
+            "macro_recall": by_class["recall"][present].mean(),
+            "macro_f1": by_class["f1"][present].mean(),
+            "nll": self.nll[everything].mean(),
+            "ece": np.abs(surplus).sum() / len(labels),
+        }
+        return {name: float(value) for name, value in result.items()}
+
+    def retrieval_figures(
+        self, chosen: NDArray[np.bool_] | None = None
+    ) -> dict[str, float]:
+        """Mean retrieval scores among the `chosen` images; all of them by default."""
+        if self.near is None:
+            return {}
+        scores = scores_within(self.near, self.labels, chosen)
+        known = {name: values[~np.isnan(values)] for name, values in scores.items()}
+        return {
+            name: float(values.mean()) if len(values) else float("nan")
+            for name, values in known.items()
+        }

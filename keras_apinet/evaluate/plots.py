@@ -1,0 +1,195 @@
+"""The report's plots, as SVG that takes its colours from the page."""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# Colours that a plot is drawn with, and what the page makes of them.
+_INK, _ACCENT, _WARM, _SOFT = "#010203", "#010204", "#010205", "#010206"
+_THEMED = {
+    _INK: "currentColor",
+    _ACCENT: "var(--accent)",
+    _WARM: "var(--warm)",
+    _SOFT: "var(--bar)",
+}
+_STYLE: dict[Any, Any] = {
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "legend.frameon": False,
+}
+# More classes than this are named in the table only.
+_NAMED = 100
+
+
+def _svg(size: tuple[float, float], draw: Callable[[Any], None], salt: str) -> str:
+    """What `draw(figure)` draws, as an `<svg>` element without ids that could clash."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{salt}-", text)
+    for drawn, themed in _THEMED.items():
+        text = text.replace(drawn, themed)
+    return text.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
+
+
+def curves(log: Mapping[str, Sequence[float]]) -> str:
+    """Loss and accuracy of training and validation over the epochs."""
+    epochs = np.arange(1, len(next(iter(log.values()))) + 1)
+
+    def draw(figure: Any) -> None:
+        for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+            for key, label, colour, line in (
+                (name, "training", _ACCENT, "-"),
+                (f"val_{name}", "validation", _WARM, "--"),
+            ):
+                if key in log:
+                    axis.plot(
+                        epochs, log[key], line, color=colour, label=label, marker="."
+                    )
+            axis.set(title=name, xlabel="epoch")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.legend()
+
+    return _svg((9, 3.2), draw, "curves")
+
+
+def per_class(names: Sequence[str], accuracy: ArrayLike, images: ArrayLike) -> str:
+    """Accuracy of each class, the lowest first."""
+    values, counts = np.asarray(accuracy), np.asarray(images)
+    order = np.argsort(values, kind="stable")[:_NAMED]
+
+    columns = 1 if len(order) <= 30 else 2
+    depth = -(-len(order) // columns)
+
+    def draw(figure: Any) -> None:
+        for k, axis in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
+            part = order[k * depth : (k + 1) * depth]
+            rows, share = np.arange(len(part)), values[part]
+            axis.barh(rows, share, color=_ACCENT, height=0.7)
+            axis.barh(rows, 1 - share, left=share, color=_SOFT, height=0.7)
+            axis.set_yticks(rows, [f"{short(names[c])}  ({counts[c]})" for c in part])
+            axis.set(xlim=(0, 1), ylim=(depth - 0.4, -0.6), xlabel="accuracy")
+            axis.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+            axis.tick_params(left=False)
+
+    return _svg((6 * columns, 1 + 0.22 * depth), draw, "classes")
+
+
+def reliability_diagram(
+    before: Mapping[str, NDArray[Any]], after: Mapping[str, NDArray[Any]] | None
+) -> str:
+    """Accuracy against confidence, before and after calibration."""
+    shown = [("before calibration", before)]
+    if after is not None:
+        shown.append(("after calibration", after))
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(
+            2, len(shown), sharex=True, squeeze=False, height_ratios=[3, 1]
+        )
+        for (title, table), (axis, lower) in zip(shown, axes.T, strict=True):
+            edges = np.linspace(0, 1, len(table["images"]) + 1)
+            middles, width = (edges[1:] + edges[:-1]) / 2, edges[1] * 0.9
+            used = table["images"] > 0
+            accuracy, sure = table["accuracy"][used], table["confidence"][used]
+            axis.bar(middles[used], accuracy, width, color=_SOFT, label="accuracy")
+            axis.plot([0, 1], [0, 1], ":", color=_INK, linewidth=1)
+            axis.plot(
+                sure, accuracy, "o-", color=_ACCENT, markersize=4, label="confidence"
+            )
+            axis.set(title=title, xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+            lower.bar(middles, table["images"], width, color=_WARM)
+            lower.set(xlabel="confidence", ylabel="images")
+
+    return _svg((4.3 * len(shown), 4.4), draw, "reliability")
+
+
+def confusion(
+    matrix: NDArray[np.int64], names: Sequence[str], order: NDArray[np.int64]
+) -> str:
+    """Share of each true class (row) given each name (column), look-alikes together."""
+    chosen = matrix[np.ix_(order, order)]
+    shares = chosen / np.maximum(chosen.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(0.17 * len(order) + 2.2, 4.5, 18))
+
+    def draw(figure: Any) -> None:
+        from matplotlib.colors import LinearSegmentedColormap
+
+        # Transparent where nothing is, so that the page shows through.
+        heat = LinearSegmentedColormap.from_list(
+            "heat", [(0.2, 0.5, 0.95, 0), (0.2, 0.5, 0.95, 0.55), (0.95, 0.45, 0, 1)]
+        )
+        axis = figure.subplots()
+        picture = axis.imshow(shares, cmap=heat, vmin=0, vmax=1, interpolation="none")
+        axis.set(xlabel="predicted", ylabel="true")
+        if len(order) <= _NAMED:
+            labels = [short(names[c], 22) for c in order]
+            size = 9 if len(order) <= 30 else 7
+            axis.set_xticks(range(len(order)), labels, rotation=90, fontsize=size)
+            axis.set_yticks(range(len(order)), labels, fontsize=size)
+        axis.tick_params(length=0)
+        figure.colorbar(picture, shrink=0.5, label="share of the true class")
+
+    return _svg((side + 1, side), draw, "confusion")
+
+
+def feature_map(
+    places: NDArray[np.float64],
+    correct: NDArray[np.bool_],
+    thumbnails: Sequence[tuple[int, NDArray[np.uint8]]],
+) -> str:
+    """A 2-D map of the features with some of the images at their places."""
+
+    def draw(figure: Any) -> None:
+        from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+        axis = figure.subplots()
+        # Thousands of vector dots are slow to show.
+        options = {"rasterized": len(places) > 3000, "linewidth": 0}
+        for chosen, colour, label in (
+            (correct, _ACCENT, "right"),
+            (~correct, _WARM, "wrong"),
+        ):
+            if options["rasterized"]:  # a picture cannot follow the page's colours
+                colour = {"right": "#4a90e2", "wrong": "#e07b00"}[label]
+            axis.scatter(*places[chosen].T, 12, color=colour, label=label, **options)
+        for i, picture in thumbnails:
+            box = AnnotationBbox(
+                OffsetImage(picture, zoom=0.55), places[i], frameon=False, pad=0
+            )
+            axis.add_artist(box)
+        axis.legend(loc="upper right")
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+
+    return _svg((9, 6.5), draw, "features")
+
+
+def short(name: str, length: int = 30) -> str:
+    """A name that fits a plot."""
+    return name if len(name) <= length else name[: length - 1] + "…"

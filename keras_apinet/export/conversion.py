@@ -1,0 +1,283 @@
+"""The converters, on Keras's TensorFlow backend.
+
+`python -m keras_apinet.export.conversion FOLDER` does one job: the folder holds
+`job.json`, `model.keras` (pixels to logits) and, for int8, `photos.npy`; what went
+wrong is written to `error.json`.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_apinet.errors import APINetError
+from keras_apinet.export.classifier_info import (
+    INFO_FILE,
+    LABELS_FILE,
+    ClassifierInfo,
+)
+
+JOB, MODEL, PHOTOS, ERROR, RESULT = (
+    "job.json",
+    "model.keras",
+    "photos.npy",
+    "error.json",
+    "result",
+)
+
+
+def convert_in_child(folders: Sequence[Path]) -> None:
+    """Does the jobs in some folders in one process of its own that runs TensorFlow."""
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        # The child finds the modules that this process finds.
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", __name__, *map(str, folders)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    if child.returncode:
+        lines = child.stdout.strip().splitlines() or ["no output"]
+        raise APINetError(
+            f"The TensorFlow process that converts ended with code {child.returncode} "
+            f"({lines[-1][:300]}); there may be too little memory, or TensorFlow may "
+            "not be installed."
+        )
+
+
+def converted(folder: Path) -> Path:
+    """What the job in a folder wrote.
+
+    Raises:
+        APINetError: If the job failed, with its reason.
+    """
+    if (folder / ERROR).is_file():
+        raise APINetError(json.loads((folder / ERROR).read_text("utf-8")))
+    return folder / RESULT
+
+
+def convert(folder: Path) -> None:
+    """Does the job in a folder in this process, whose backend is TensorFlow."""
+    import keras
+
+    job = json.loads((folder / JOB).read_text("utf-8"))
+    info = ClassifierInfo.from_json(json.dumps(job["info"]), JOB)
+    for name in job["modules"]:
+        # Registers the layers of other packages; Keras names the class it misses.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    logits = keras.saving.load_model(folder / MODEL, safe_mode=True, compile=False)
+    if info.precision == "int8":
+        from keras_apinet.export.bias_correction import round_and_correct
+
+        photos = np.load(folder / PHOTOS, allow_pickle=False)
+        round_and_correct(logits, photos[:128])
+    # Dividing the classifier's weights is dividing its logits, without one operation.
+    classifier = logits.layers[-1]
+    classifier.set_weights([w / info.temperature for w in classifier.get_weights()])
+    probabilities = keras.layers.Activation("softmax", name="probabilities")
+    model = keras.Model(logits.inputs, probabilities(logits.outputs[0]))
+    target = folder / RESULT
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if job["format"] == "tflite":
+                _to_tflite(model, info, target, folder / PHOTOS)
+            elif job["format"] == "onnx":
+                _to_onnx(model, info, target)
+            else:
+                _to_saved_model(model, info, target)
+    except (OSError, MemoryError, APINetError):
+        raise
+    except Exception as error:
+        raise _refused(error, job["format"], info) from error
+
+
+def _refused(error: Exception, format: str, info: ClassifierInfo) -> APINetError:
+    text = str(error)
+    names = re.findall(r"'(?:tfl?\.)?(\w+)' op\b|\btf\.(\w+)[ (]", text)
+    operations = sorted({name for pair in names for name in pair if name})
+    what = (
+        f"the operation {', '.join(operations[:5])}"
+        if operations
+        else f"{type(error).__name__}: {text.strip().splitlines()[0][:200]}"
+        if text.strip()
+        else type(error).__name__
+    )
+    others = " or ".join(f for f in ("saved_model", "onnx", "tflite") if f != format)
+    return APINetError(
+        f"The {format} converter refuses the backbone {info.backbone!r} "
+        f"(precision={info.precision!r}): {what}. Export it as {others}, or train one "
+        "of the backbones that docs/quantisation.md lists for this format."
+    )
+
+
+def _signature(info: ClassifierInfo, batch: int | None) -> list[Any]:
+    import keras
+
+    shape = (batch, info.image_size, info.image_size, 3)
+    return [keras.InputSpec(shape=shape, dtype="float32", name="image")]
+
+
+def _to_tflite(model: Any, info: ClassifierInfo, target: Path, photos: Path) -> None:
+    import tensorflow as tf
+
+    from keras_apinet.export.tflite_metadata import with_metadata
+
+    # Only built-in operations: files with others do not run on phones.
+    supported: dict[str, Any] = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    options: dict[str, Any] = {"target_spec": supported}
+    if info.precision != "float32":
+        options["optimizations"] = [tf.lite.Optimize.DEFAULT]
+    if info.precision == "float16":
+        supported["supported_types"] = [tf.float16]
+    if info.precision == "int8":
+        supported["supported_ops"] = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        images = np.load(photos, allow_pickle=False)
+
+        def representative() -> Iterator[list[Any]]:
+            for image in images:
+                yield [image[None].astype(np.float32)]
+
+        options |= {
+            "representative_dataset": representative,
+            "inference_input_type": tf.uint8,
+            "inference_output_type": tf.uint8,
+        }
+    written = target.with_name("converted.tflite")
+    # One image at a time, as phones do: a free batch size keeps accelerators out.
+    model.export(
+        str(written),
+        format="litert",
+        input_signature=_signature(info, 1),
+        verbose=False,
+        **options,
+    )
+    target.write_bytes(with_metadata(written.read_bytes(), info))
+
+
+def _to_onnx(model: Any, info: ClassifierInfo, target: Path) -> None:
+    import onnx
+
+    model.export(
+        str(target),
+        format="onnx",
+        input_signature=_signature(info, None),
+        verbose=False,
+    )
+    content = onnx.load(str(target))
+    properties = {INFO_FILE: info.to_json(), LABELS_FILE: info.labels}
+    onnx.helper.set_model_props(content, properties)
+    content.producer_name, content.producer_version = "keras-apinet", info.version
+    onnx.save(content, str(target))
+
+
+def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
+    import keras
+    import tensorflow as tf
+
+    from keras_apinet.data.augmentation import crop_and_resize, to_uint8
+
+    size = info.image_size
+    features = keras.Model(model.inputs, model.layers[-2].input)
+
+    def seen(photo: Any) -> Any:
+        return to_uint8(crop_and_resize(photo, size, info.resize))
+
+    def of_any_size(photos: Any) -> Any:
+        # Images that are ready stay as they are; photos are prepared as in evaluation.
+        ready = tf.reduce_all(tf.shape(photos)[1:3] == size)
+        spec = tf.TensorSpec([size, size, 3], tf.uint8)
+        images = tf.cond(
+            ready,
+            lambda: photos,
+            lambda: tf.map_fn(seen, photos, fn_output_signature=spec),
+        )
+        return tf.cast(tf.ensure_shape(images, [None, size, size, 3]), tf.float32)
+
+    def decoded(content: Any) -> Any:
+        photo = tf.cond(
+            tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff",
+            lambda: tf.io.decode_jpeg(content, 3, dct_method="INTEGER_ACCURATE"),
+            lambda: tf.io.decode_png(content, 3),
+        )
+        return seen(photo)
+
+    def serving_default(images: Any) -> Any:
+        return {"probabilities": model(of_any_size(images), training=False)}
+
+    def embeddings(images: Any) -> Any:
+        return {"features": features(of_any_size(images), training=False)}
+
+    def serve_encoded(encoded: Any) -> Any:
+        spec = tf.TensorSpec([size, size, 3], tf.uint8)
+        images = tf.map_fn(decoded, encoded, fn_output_signature=spec)
+        images = tf.ensure_shape(images, [None, size, size, 3])
+        images = tf.cast(images, tf.float32)
+        return {"probabilities": model(images, training=False)}
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    # Keras's own endpoint: exactly the model, for images that are ready.
+    archive.add_endpoint(
+        "serve",
+        lambda image: model(image, training=False),
+        [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")],
+    )
+    photos = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+    archive.add_endpoint("serving_default", serving_default, [photos])
+    archive.add_endpoint("features", embeddings, [photos])
+    encoded = tf.TensorSpec([None], tf.string, name="encoded")
+    archive.add_endpoint("serve_encoded", serve_encoded, [encoded])
+    archive.write_out(str(target), verbose=False)
+    extra = target / "assets.extra"
+    extra.mkdir()
+    (extra / INFO_FILE).write_text(info.to_json(), "utf-8")
+    (extra / LABELS_FILE).write_text(info.labels, "utf-8")
+
+
+def attempt(folder: Path) -> None:
+    """Does the job in a folder and writes down what went wrong, if something did."""
+    try:
+        convert(folder)
+    except APINetError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = (
+            f"The converted model cannot be written ({error.strerror or error}); free "
+            "some space or give another path."
+        )
+    except Exception as error:
+        reason = (
+            f"The model cannot be converted ({type(error).__name__}: "
+            f"{str(error).strip()[:300]}); if it has layers of your own, put them into "
+            "a module that can be imported, or run with KERAS_BACKEND=tensorflow."
+        )
+    else:
+        return
+    (folder / ERROR).write_text(json.dumps(reason), "utf-8")
+
+
+if __name__ == "__main__":
+    import keras_apinet.model  # noqa: F401  (registers the package's layers)
+
+    for job_folder in sys.argv[1:]:
+        attempt(Path(job_folder))

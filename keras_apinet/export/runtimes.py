@@ -1,0 +1,213 @@
+"""What runs each format: images in, probabilities out."""
+
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet.errors import APINetError
+from keras_apinet.export.classifier_info import INFO_FILE, ClassifierInfo
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """An opened file.
+
+    Attributes:
+        info: What the file says about itself.
+        probabilities: From images `[N, S, S, 3]` of pixels 0..255 to float32 `[N, C]`.
+    """
+
+    info: ClassifierInfo
+    probabilities: Callable[[NDArray[Any]], NDArray[np.float32]]
+
+
+def open_runtime(path: Path) -> Runtime:
+    """Opens a file or folder in the runtime of its format.
+
+    Raises:
+        APINetError: For a path that is missing, damaged or of no known format, or if
+            the runtime is not installed.
+    """
+    if not path.exists():
+        raise APINetError(
+            f"There is no model at {str(path)!r}; give a .tflite, .onnx or .keras "
+            "file, a SavedModel folder or a run folder."
+        )
+    if path.is_dir():
+        is_run = not (path / "saved_model.pb").is_file()
+        opener = _open_keras if is_run else _open_saved_model
+    else:
+        openers = {".tflite": _open_tflite, ".onnx": _open_onnx, ".keras": _open_keras}
+        if path.suffix.lower() not in openers:
+            raise APINetError(
+                f"{str(path)!r} is of no known format; give a .tflite, .onnx or .keras "
+                "file, a SavedModel folder or a run folder."
+            )
+        opener = openers[path.suffix.lower()]
+    try:
+        runtime = opener(path)
+    except (APINetError, MemoryError):
+        raise
+    except ImportError as error:
+        raise APINetError(
+            f"{str(path)!r} needs the package {error.name!r}, which is not installed: "
+            f"pip install {_PACKAGES.get(error.name or '', error.name)}"
+        ) from error
+    except Exception as error:
+        raise _damaged(path, error) from error
+    return runtime
+
+
+_PACKAGES = {
+    "ai_edge_litert": "ai-edge-litert",
+    "ai_edge_litert.interpreter": "ai-edge-litert",
+}
+
+
+def _damaged(path: Path, error: BaseException | str) -> APINetError:
+    reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+    return APINetError(
+        f"{str(path)!r} cannot be opened ({reason}); it is damaged or not what its "
+        "name says, export it again."
+    )
+
+
+def _foreign(path: Path) -> APINetError:
+    return APINetError(
+        f"{str(path)!r} does not say what its classes are; export it with "
+        "`keras-apinet export`."
+    )
+
+
+def _open_tflite(path: Path) -> Runtime:
+    content = path.read_bytes()
+    # The interpreter checks little of what it is given, and a file that was cut off
+    # could crash it; the archive at the end is missing in such a file.
+    if content[4:8] != b"TFL3":
+        raise _damaged(path, "this is no TFLite file")
+    if b"PK\x05\x06" not in content[-65558:]:
+        raise APINetError(
+            f"{str(path)!r} is cut off, or was not written by `keras-apinet export`: "
+            "the class names at its end are missing; export it again."
+        )
+    with zipfile.ZipFile(path) as archive:
+        if INFO_FILE not in archive.namelist():
+            raise _foreign(path)
+        info = ClassifierInfo.from_json(archive.read(INFO_FILE), str(path))
+    interpreter = _interpreter()(
+        model_content=content, num_threads=min(4, os.cpu_count() or 1)
+    )
+    interpreter.allocate_tensors()
+    taken, given = (
+        interpreter.get_input_details()[0],
+        interpreter.get_output_details()[0],
+    )
+    _check_shape(path, info, taken["shape"][1:], given["shape"][-1])
+
+    def probabilities(images: NDArray[Any]) -> NDArray[np.float32]:
+        rows = []
+        for image in images:
+            if taken["dtype"] == np.uint8 and image.dtype != np.uint8:
+                image = np.clip(np.round(image), 0, 255)
+            interpreter.set_tensor(taken["index"], image[None].astype(taken["dtype"]))
+            interpreter.invoke()
+            row = interpreter.get_tensor(given["index"])[0].astype(np.float32)
+            scale, zero = given["quantization"]
+            rows.append((row - zero) * np.float32(scale) if scale else row)
+        return np.stack(rows)
+
+    return Runtime(info, probabilities)
+
+
+def _interpreter() -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        try:
+            # The same interpreter, inside TensorFlow.
+            from tensorflow.lite.python.interpreter import Interpreter
+        except ImportError:
+            raise error from None
+    return Interpreter
+
+
+def _open_onnx(path: Path) -> Runtime:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    session = onnxruntime.InferenceSession(
+        path.read_bytes(), providers=["CPUExecutionProvider"]
+    )
+    properties = session.get_modelmeta().custom_metadata_map
+    if INFO_FILE not in properties:
+        raise _foreign(path)
+    info = ClassifierInfo.from_json(properties[INFO_FILE], str(path))
+    taken, given = session.get_inputs()[0], session.get_outputs()[0]
+    _check_shape(path, info, taken.shape[1:], given.shape[-1])
+
+    def probabilities(images: NDArray[Any]) -> NDArray[np.float32]:
+        batch = images.astype(np.float32)
+        return np.asarray(session.run([given.name], {taken.name: batch})[0])
+
+    return Runtime(info, probabilities)
+
+
+def _open_saved_model(path: Path) -> Runtime:
+    description = path / "assets.extra" / INFO_FILE
+    if not description.is_file():
+        raise _foreign(path)
+    info = ClassifierInfo.from_json(description.read_bytes(), str(path))
+    import tensorflow as tf
+
+    with tf.device("cpu"):
+        model = tf.saved_model.load(str(path))
+    serve = model.signatures["serve"]
+    taken = next(iter(serve.structured_input_signature[1].values()))
+    given = next(iter(serve.structured_outputs.values()))
+    _check_shape(path, info, taken.shape[1:], given.shape[-1])
+
+    def probabilities(images: NDArray[Any]) -> NDArray[np.float32]:
+        with tf.device("cpu"):
+            batch = tf.constant(images, tf.float32)
+            # Called by keyword: the model object stays alive with this function.
+            answer = model.signatures["serve"](**{taken.name: batch})
+        return np.asarray(next(iter(answer.values())))
+
+    return Runtime(info, probabilities)
+
+
+def _open_keras(path: Path) -> Runtime:
+    from keras_apinet.export.sources import open_source
+
+    source = open_source(path)
+    model = source.model.classifier_model(probabilities=False)
+
+    def probabilities(images: NDArray[Any]) -> NDArray[np.float32]:
+        return softmax(model.predict(images, verbose=0), source.info.temperature)
+
+    return Runtime(source.info, probabilities)
+
+
+def softmax(logits: Any, temperature: float = 1.0) -> NDArray[np.float32]:
+    """Probabilities of logits `[N, C]`, in float64 on the way."""
+    scores = np.asarray(logits).astype(np.float64) / temperature
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return shares.astype(np.float32)
+
+
+def _check_shape(path: Path, info: ClassifierInfo, image: Any, classes: Any) -> None:
+    if [int(side) for side in image] != [info.image_size, info.image_size, 3] or (
+        int(classes) != len(info.class_names)
+    ):
+        raise APINetError(
+            f"{str(path)!r} gives {classes} classes for images {list(image)}, but its "
+            f"description says {len(info.class_names)} classes and image_size="
+            f"{info.image_size}; export it again."
+        )

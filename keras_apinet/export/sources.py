@@ -1,0 +1,107 @@
+"""What can be exported: a run folder, a `.keras` file, or a model in memory."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_apinet.errors import APINetError
+from keras_apinet.export.classifier_info import ClassifierInfo, recipe_hash
+
+if TYPE_CHECKING:
+    from keras_apinet.model import APINet
+    from keras_apinet.runs import Run
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained model and what is known about it.
+
+    Attributes:
+        model: The model.
+        info: What its exported files will say.
+        place: The run folder or the model's file, `None` for a model in memory.
+        run: The run, if it is one: it knows the photos.
+    """
+
+    model: "APINet"
+    info: ClassifierInfo
+    place: Path | None = None
+    run: "Run | None" = None
+
+
+def open_source(
+    source: Any,
+    *,
+    which: str = "best",
+    image_size: int | None = None,
+    class_names: Any = None,
+    temperature: float | None = None,
+    licence: str | None = None,
+) -> Source:
+    """Finds the model and what is known about it.
+
+    Args:
+        source: An `APINet`, a `Run`, a run folder, or a `.keras` file.
+        which: In a run, `"best"` or `"last"`.
+        image_size: px, for a backbone that takes any size.
+        class_names: Names of the classes, where the model has none.
+        temperature: What to divide the logits by. Default: the run's own, else 1.
+        licence: Of the trained model.
+
+    Raises:
+        APINetError: For anything else, a run without a model, or class names of
+            another number than the model's classes.
+    """
+    from keras_apinet.loading import load
+    from keras_apinet.model import APINet
+    from keras_apinet.runs import Run
+
+    run: Run | None = None
+    place: Path | None = None
+    if isinstance(source, APINet):
+        model = source
+    elif isinstance(source, (Run, str, os.PathLike)):
+        place = source.folder if isinstance(source, Run) else Path(source)
+        if isinstance(source, Run) or place.is_dir():
+            run = source if isinstance(source, Run) else Run.open(place)
+            model = run.model(which)
+        else:
+            model = load(place)
+    else:
+        raise APINetError(
+            f"A {type(source).__name__} cannot be exported; give an APINet, a run "
+            "folder or a .keras file."
+        )
+    size = model.image_size or image_size or (run.image_size if run else None)
+    if not size:
+        raise APINetError(
+            "The backbone takes images of any size; give image_size, in px."
+        )
+    if image_size and image_size != size:
+        raise APINetError(
+            f"image_size={image_size} does not fit a model of {size} px images."
+        )
+    names = class_names or (run.class_names if run else None) or model.class_names
+    names = names or [str(number) for number in range(model.num_classes)]
+    if len(names) != model.num_classes:
+        raise APINetError(
+            f"There are {len(names)} class names for a model of {model.num_classes} "
+            "classes; give one name for each, or the run's own model."
+        )
+    settings = run.settings if run else {}
+    if temperature is None:
+        calibration = (run.read("calibration.json") if run else None) or {}
+        temperature = float(calibration.get("temperature", 1.0))
+    if not 0 < temperature < float("inf"):
+        raise APINetError(f"temperature={temperature} must be above 0.")
+    info = ClassifierInfo(
+        class_names=tuple(str(name).replace("\n", " ") for name in names),
+        image_size=int(size),
+        resize=settings.get("resize", "fit"),
+        backbone=str(settings.get("backbone") or model.backbone.name),
+        temperature=temperature,
+        recipe_hash=recipe_hash(settings) if settings else None,
+        licence=licence,
+    )
+    return Source(model, info, place, run)

@@ -1,0 +1,146 @@
+"""A static page that classifies photos in the visitor's browser."""
+
+import hashlib
+import importlib.resources
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from keras_apinet.errors import APINetError
+from keras_apinet.export.classifier_info import (
+    INFO_FILE,
+    LABELS_FILE,
+    ClassifierInfo,
+)
+
+# The runtime: LiteRT for the browser, pinned, Apache-2.0.
+RUNTIME_VERSION = "2.5.3"
+_PACKAGES = ("@litertjs/core", "@litertjs/wasm-utils")
+# The plain variant, and the one for browsers without relaxed SIMD (Safari).
+_FILES = {
+    "@litertjs/core/dist/index.js": "core.js",
+    "@litertjs/wasm-utils/dist/index.js": "wasm-utils.js",
+    **{
+        f"@litertjs/core/wasm/{name}": f"wasm/{name}"
+        for variant in ("", "_compat")
+        for name in (
+            f"litert_wasm{variant}_internal.js",
+            f"litert_wasm{variant}_internal.wasm",
+        )
+    },
+}
+
+
+def write_page(
+    model: Path,
+    info: ClassifierInfo,
+    folder: Path,
+    runtime: Path | None,
+    say: Callable[[str], None],
+) -> Path:
+    """Writes the page into a new folder.
+
+    Args:
+        model: The TFLite file.
+        info: What it says about itself.
+        folder: Where to make the folder `page`.
+        runtime: Folder in which `npm install` put the runtime, or a page of an earlier
+            export; `None` fetches it with npm.
+        say: Is told what goes on.
+
+    Returns:
+        The page's folder: serve it with any web server.
+
+    Raises:
+        APINetError: If the runtime is not there and cannot be fetched.
+    """
+    page = folder / "page"
+    template = importlib.resources.files("keras_apinet.export") / "page"
+    with importlib.resources.as_file(template) as source:
+        shutil.copytree(source, page)
+    shutil.copyfile(model, page / "model.tflite")
+    (page / INFO_FILE).write_text(info.to_json(), "utf-8")
+    (page / LABELS_FILE).write_text(info.labels, "utf-8")
+    _add_runtime(page / "runtime", runtime, say)
+    _add_offline(page)
+    return page
+
+
+def _add_runtime(
+    target: Path, runtime: Path | None, say: Callable[[str], None]
+) -> None:
+    (target / "wasm").mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as name:
+        if runtime is None:
+            runtime = Path(name)
+            _fetch(runtime, say)
+        for packaged, own in _FILES.items():
+            candidates = (
+                runtime / "node_modules" / packaged,
+                runtime / packaged,
+                runtime / own,
+                runtime / "runtime" / own,
+            )
+            found = next((path for path in candidates if path.is_file()), None)
+            if found is None:
+                raise APINetError(
+                    f"The folder runtime={str(runtime)!r} has no {packaged}; make it "
+                    f"with `npm install --prefix FOLDER {' '.join(_pinned())}`, or "
+                    "leave --runtime away."
+                )
+            shutil.copyfile(found, target / own)
+    (target / "LICENCE.txt").write_text(
+        f"{', '.join(_pinned())}: LiteRT for the web, Apache License 2.0,\n"
+        "https://github.com/google-ai-edge/LiteRT\n",
+        "utf-8",
+    )
+
+
+def _pinned() -> list[str]:
+    return [f"{package}@{RUNTIME_VERSION}" for package in _PACKAGES]
+
+
+def _fetch(folder: Path, say: Callable[[str], None]) -> None:
+    npm = shutil.which("npm")
+    way_out = (
+        f"Run `npm install --prefix FOLDER {' '.join(_pinned())}` where there is a "
+        "network, and give that folder as --runtime."
+    )
+    if npm is None:
+        raise APINetError(
+            "The page needs LiteRT for the browser, and npm, which fetches it, is not "
+            f"installed. {way_out}"
+        )
+    say(f"Fetching the browser runtime with npm ({', '.join(_pinned())}) ...")
+    options = ["--no-save", "--ignore-scripts", "--no-audit", "--no-fund"]
+    answer = subprocess.run(
+        [npm, "install", "--prefer-offline", *options, "--prefix", folder, *_pinned()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if answer.returncode:
+        lines = [line for line in answer.stdout.splitlines() if "error" in line.lower()]
+        reason = (lines or ["no reason given"])[0][:200]
+        raise APINetError(
+            f"npm could not fetch {', '.join(_pinned())} ({reason}). {way_out}"
+        )
+
+
+def _add_offline(page: Path) -> None:
+    """Fills in what the service worker keeps; another model is another cache."""
+    worker = page / "offline.js"
+    digest = hashlib.sha256()
+    names = []
+    for path in sorted(page.rglob("*")):
+        if path.is_file() and path != worker:
+            names.append(path.relative_to(page).as_posix())
+            digest.update(names[-1].encode() + b"\0" + path.read_bytes())
+    text = worker.read_text("utf-8")
+    text = text.replace("@FINGERPRINT@", digest.hexdigest()[:16])
+    text = text.replace("@FILES@", json.dumps(["./", *names], indent=1))
+    worker.write_text(text, "utf-8")

@@ -1,0 +1,187 @@
+"""Attentive pairwise interaction: two images' features compared channel by channel."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_apinet.errors import APINetError
+from keras_apinet.types import Shape, Tensor
+
+
+def interact(
+    x1: Tensor, x2: Tensor, mutual: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gated features of each pair, from the pair's mutual vector (Eq. 2 to 6).
+
+    Args:
+        x1: First features, `[P, D]`.
+        x2: Second features, `[P, D]`.
+        mutual: Mutual vectors, `[P, D]`.
+
+    Returns:
+        `x1_self, x1_other, x2_self, x2_other`, each `[P, D]`, where
+        `x_i_self = x_i (1 + g_i)`, `x_i_other = x_i (1 + g_other)` and
+        `g_i = sigmoid(mutual * x_i)`.
+    """
+    gate1 = ops.sigmoid(mutual * x1)
+    gate2 = ops.sigmoid(mutual * x2)
+    return x1 + x1 * gate1, x1 + x1 * gate2, x2 + x2 * gate2, x2 + x2 * gate1
+
+
+@keras.saving.register_keras_serializable(package="keras_apinet")
+class AttentivePairwiseInteraction(keras.layers.Layer):
+    """Compares the two images of each pair and emphasises the channels that differ.
+
+    The mutual vector `x_m = f_m([x_1, x_2])` (Eq. 1) comes from a two-layer MLP without
+    a non-linearity, `R^2D -> R^mutual_units -> R^D`, with dropout between. Gates and
+    the four features follow (Eq. 2 to 6):
+
+    ```
+    g_i       = sigmoid(x_m * x_i)
+    x_i_self  = x_i + x_i * g_i
+    x_1_other = x_1 + x_1 * g_2        x_2_other = x_2 + x_2 * g_1
+    ```
+
+    The MLP's first layer is linear, `W [x_1; x_2] = W_a x_1 + W_b x_2`. Given
+    `pairs=(anchors, partners)` it is applied once to each image and gathered, which
+    gives the same values as applying it to every pair for half the arithmetic.
+
+    Args:
+        mutual_units: Width of the MLP's hidden layer. Default 512.
+        dropout_rate: Share of hidden units dropped in training, 0 to 1. Default 0.5.
+        seed: Seed of the dropout.
+
+    Call arguments:
+        x1: `[P, D]` float, the first image of each pair; or, with `pairs`, the features
+            `[N, D]` of all images.
+        x2: `[P, D]` float, the second image of each pair; left out with `pairs`.
+        pairs: `(anchors, partners)`, each `[P]` integer rows of `x1`.
+        training: Whether dropout is active.
+
+    Returns:
+        `x1_self, x1_other, x2_self, x2_other`, each `[P, D]`.
+
+    Raises:
+        APINetError: If the features are not two arrays of equal width, or both or
+            neither of `x2` and `pairs` are given.
+
+    Example:
+    >>> layer = AttentivePairwiseInteraction(mutual_units=8)
+    >>> outputs = layer(np.ones((3, 16)), np.zeros((3, 16)))
+    >>> [tuple(x.shape) for x in outputs]
+    [(3, 16), (3, 16), (3, 16), (3, 16)]
+
+    Reference:
+        Zhuang, Wang, Qiao: Learning Attentive Pairwise Interaction for Fine-Grained
+        Classification, AAAI 2020 (arXiv 2002.10191), section 3.
+    """
+
+    def __init__(
+        self,
+        mutual_units: int = 512,
+        dropout_rate: float = 0.5,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(mutual_units, int) or mutual_units < 1:
+            raise APINetError(
+                f"mutual_units={mutual_units!r} must be a whole number of at least 1."
+            )
+        if not 0 <= dropout_rate < 1:
+            raise APINetError(
+                f"dropout_rate={dropout_rate!r} must lie in [0, 1): it is a share of "
+                "the hidden units."
+            )
+        self.mutual_units = mutual_units
+        self.dropout_rate = dropout_rate
+        self.seed = seed
+        self.dropout = keras.layers.Dropout(
+            dropout_rate, seed=seed, dtype=self.dtype_policy, name="dropout"
+        )
+
+    def build(self, x1_shape: Shape, x2_shape: Shape | None = None) -> None:
+        """Makes the MLP for features of `x1_shape[-1]` channels."""
+        self._check(x1_shape, x2_shape)
+        channels = int(x1_shape[-1] or 0)
+        # One kernel for [x_1; x_2], as in Eq. 1: its upper half is W_a, its lower W_b.
+        self.hidden_kernel = self.add_weight(
+            name="hidden_kernel",
+            shape=(2 * channels, self.mutual_units),
+            initializer="glorot_uniform",
+        )
+        self.hidden_bias = self.add_weight(
+            name="hidden_bias", shape=(self.mutual_units,), initializer="zeros"
+        )
+        self.mutual_kernel = self.add_weight(
+            name="mutual_kernel",
+            shape=(self.mutual_units, channels),
+            initializer="glorot_uniform",
+        )
+        self.mutual_bias = self.add_weight(
+            name="mutual_bias", shape=(channels,), initializer="zeros"
+        )
+        self.dropout.build((None, self.mutual_units))
+        self.built = True
+
+    def _check(self, x1_shape: Shape, x2_shape: Shape | None) -> None:
+        ranks = [len(s) for s in (x1_shape, x2_shape) if s is not None]
+        same = x2_shape is None or x1_shape[-1] == x2_shape[-1]
+        if any(rank != 2 for rank in ranks) or x1_shape[-1] is None or not same:
+            came = f"x1.shape={tuple(x1_shape)}" + (
+                f" and x2.shape={tuple(x2_shape)}" if x2_shape is not None else ""
+            )
+            raise APINetError(
+                f"The interaction needs features [P, D] of equal width; got {came}."
+            )
+
+    def call(
+        self,
+        x1: Tensor,
+        x2: Tensor | None = None,
+        pairs: tuple[Tensor, Tensor] | None = None,
+        training: bool | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compares pairs of features; see the class."""
+        if (x2 is None) == (pairs is None):
+            raise APINetError(
+                "The interaction needs either x2 or pairs=(anchors, partners); got "
+                + ("neither." if x2 is None else "both.")
+            )
+        self._check(x1.shape, None if x2 is None else x2.shape)
+        channels = x1.shape[-1]
+        first = ops.matmul(x1, self.hidden_kernel[:channels])
+        if pairs is None:
+            second = ops.matmul(x2, self.hidden_kernel[channels:])
+        else:
+            anchors, partners = pairs
+            second = ops.matmul(x1, self.hidden_kernel[channels:])
+            first = ops.take(first, anchors, axis=0)
+            second = ops.take(second, partners, axis=0)
+            x1, x2 = ops.take(x1, anchors, axis=0), ops.take(x1, partners, axis=0)
+        hidden = self.dropout(first + second + self.hidden_bias, training=training)
+        mutual = ops.matmul(hidden, self.mutual_kernel) + self.mutual_bias
+        return interact(x1, x2, mutual)
+
+    def compute_output_spec(
+        self,
+        x1: Tensor,
+        x2: Tensor | None = None,
+        pairs: tuple[Tensor, Tensor] | None = None,
+        training: bool | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Symbolic outputs: four of `[P, D]` in the compute dtype."""
+        rows = x1.shape[0] if pairs is None else pairs[0].shape[0]
+        shape = (rows, x1.shape[-1])
+        a, b, c, d = (keras.KerasTensor(shape, self.compute_dtype) for _ in range(4))
+        return a, b, c, d
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "mutual_units": self.mutual_units,
+            "dropout_rate": self.dropout_rate,
+            "seed": self.seed,
+        }

@@ -1,0 +1,6 @@
+"""The package's own Keras layers."""
+
+from keras_apinet.interaction import AttentivePairwiseInteraction
+from keras_apinet.mining import PairMiner
+
+__all__ = ["AttentivePairwiseInteraction", "PairMiner"]

@@ -1,0 +1,196 @@
+"""The two-part loss: cross-entropy over gated features, and the ranking of scores."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_apinet.errors import APINetError
+from keras_apinet.mining import class_indices
+from keras_apinet.types import Tensor
+
+
+def label_log_probabilities(
+    labels: Tensor, logits: Tensor, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of the label, as a target and as a class.
+
+    Args:
+        labels: `[M]` or `[M, 1]` integer classes, or `[M, C]` one-hot or soft labels.
+        logits: `[M, ..., C]`, any float dtype; the arithmetic is float32.
+        label_smoothing: Share of the target spread over all classes.
+
+    Returns:
+        `(target, true)`, each `[M, ...]` float32: `sum_c t_c log p_c` under the
+        (smoothed, soft) target t, and `log p_c` of the labelled (most likely) class.
+        A label outside 0 to C - 1 gives NaN, so that a mistake in the labels shows at
+        once on every backend instead of being learned.
+    """
+    log_p = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    num_classes = log_p.shape[-1]
+    inner = (1,) * (len(log_p.shape) - 2)
+    classes = class_indices(labels)
+    inside = ops.logical_and(classes >= 0, classes < num_classes)
+    index = ops.reshape(ops.where(inside, classes, 0), (-1, *inner, 1))
+    index = ops.broadcast_to(index, (*ops.shape(log_p)[:-1], 1))
+    true = ops.squeeze(ops.take_along_axis(log_p, index, axis=-1), axis=-1)
+    true = ops.where(ops.reshape(inside, (-1, *inner)), true, float("nan"))
+    if len(labels.shape) == 2 and labels.shape[-1] != 1:
+        soft = ops.cast(ops.reshape(labels, (-1, *inner, num_classes)), "float32")
+        target = ops.sum(soft * log_p, axis=-1)
+    else:
+        target = true
+    if label_smoothing:
+        uniform = ops.mean(log_p, axis=-1)
+        target = (1.0 - label_smoothing) * target + label_smoothing * uniform
+    return target, true
+
+
+@keras.saving.register_keras_serializable(package="keras_apinet")
+class CrossEntropy(keras.losses.Loss):
+    """Cross-entropy of single images: the plain baseline of `PairwiseLoss`.
+
+    What Keras has in two losses (integer labels, label smoothing), in one.
+
+    Args:
+        label_smoothing: Share of the target spread over all classes. Default 0.
+        reduction: As in `keras.losses.Loss`. Default `"sum_over_batch_size"`.
+        name: Name of the loss.
+
+    Call arguments:
+        y_true: `[N]` or `[N, 1]` integer classes, or `[N, C]` one-hot.
+        y_pred: `[N, C]` logits.
+
+    Raises:
+        APINetError: For a smoothing outside [0, 1).
+
+    Example:
+    >>> round(float(CrossEntropy()(np.array([0]), np.array([[0.0, 0.0]]))), 4)
+    0.6931
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "cross_entropy",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, **kwargs)
+        if not 0 <= label_smoothing < 1:
+            raise APINetError(
+                f"label_smoothing={label_smoothing!r} must lie in [0, 1)."
+            )
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """The loss of each image, `[N]` float32."""
+        return -label_log_probabilities(y_true, y_pred, self.label_smoothing)[0]
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable(package="keras_apinet")
+class PairwiseLoss(keras.losses.Loss):
+    """Cross-entropy of gated features plus a hinge that ranks self above other.
+
+    For an image of class c, with `p = softmax(W x + b)` of its self and other feature:
+
+    ```
+    cross-entropy = mean(-log p_self(c), -log p_other(c))                     (Eq. 9)
+    ranking       = max(0, p_other(c) - p_self(c) + margin)                   (Eq. 10)
+    loss          = mean over rows of cross-entropy + ranking_weight * ranking (Eq. 8)
+    ```
+
+    One row is one image of one pair; over both images of every pair this mean is the
+    paper's. Softmax and hinge are float32 whatever the dtype policy. For single images
+    (validation), where there is no pair, the loss is the cross-entropy alone.
+
+    Args:
+        margin: By how much the self score should exceed the other, in probability.
+            Default 0.05.
+        ranking_weight: Weight (lambda) of the ranking term. Default 1.
+        label_smoothing: Share of the target spread over all classes, in the
+            cross-entropy only. Default 0.
+        reduction: As in `keras.losses.Loss`. Default `"sum_over_batch_size"`.
+        name: Name of the loss.
+
+    Call arguments:
+        y_true: `[M]` or `[M, 1]` integer classes, or `[M, C]` one-hot.
+        y_pred: `[M, 2, C]` logits, of the self feature, then of the other; or `[M, C]`
+            logits of single images.
+        sample_weight: `[M]`.
+
+    Returns:
+        A scalar; `[M]` with `reduction=None`. A label outside 0 to C - 1 gives NaN.
+
+    Raises:
+        APINetError: For a negative margin or weight, a smoothing outside [0, 1), or
+            logits of another shape.
+
+    Example:
+    >>> loss = PairwiseLoss()
+    >>> logits = np.array([[[2.0, 0.0], [0.0, 0.0]]])   # self is sure, other is not
+    >>> round(float(loss(np.array([0]), logits)), 4)
+    0.41
+
+    Reference:
+        Zhuang, Wang, Qiao: Learning Attentive Pairwise Interaction for Fine-Grained
+        Classification, AAAI 2020 (arXiv 2002.10191), section 3.
+    """
+
+    def __init__(
+        self,
+        margin: float = 0.05,
+        ranking_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "pairwise_loss",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, **kwargs)
+        for key, value in (("margin", margin), ("ranking_weight", ranking_weight)):
+            if not value >= 0:
+                raise APINetError(f"{key}={value!r} must be at least 0.")
+        if not 0 <= label_smoothing < 1:
+            raise APINetError(
+                f"label_smoothing={label_smoothing!r} must lie in [0, 1)."
+            )
+        self.margin = margin
+        self.ranking_weight = ranking_weight
+        self.label_smoothing = label_smoothing
+
+    def terms(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
+        """The two parts of the loss of each row, before weighting.
+
+        Returns:
+            `(cross_entropy, ranking)`, each `[M]` float32.
+        """
+        shape = tuple(y_pred.shape)
+        if len(shape) != 2 and (len(shape) != 3 or shape[1] != 2):
+            raise APINetError(
+                "PairwiseLoss needs logits [M, 2, C] (self, other) or [M, C]; got "
+                f"shape={shape}."
+            )
+        target, true = label_log_probabilities(y_true, y_pred, self.label_smoothing)
+        if len(shape) == 2:
+            return -target, ops.zeros_like(target)
+        scores = ops.exp(true)
+        ranking = ops.relu(scores[:, 1] - scores[:, 0] + self.margin)
+        return -ops.mean(target, axis=1), ranking
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """The loss of each row, `[M]` float32."""
+        cross, ranking = self.terms(y_true, y_pred)
+        return cross + self.ranking_weight * ranking
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "margin": self.margin,
+            "ranking_weight": self.ranking_weight,
+            "label_smoothing": self.label_smoothing,
+        }

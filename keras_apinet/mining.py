@@ -1,0 +1,230 @@
+"""Which image meets which: pairs mined inside one batch."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_apinet.errors import APINetError
+from keras_apinet.types import Shape, Tensor
+
+STRATEGIES = ("nearest", "farthest", "random")
+# Larger than any squared distance between finite float32 features of sane size, and
+# finite, so that an argmin over a row without candidates stays well defined.
+FORBIDDEN = 3.0e38
+
+
+def squared_distances(features: Tensor) -> Tensor:
+    """Squared Euclidean distance between every two rows, in float32.
+
+    Uses `|a - b|^2 = |a|^2 + |b|^2 - 2 a.b`, so nothing larger than `[N, N]` is made.
+
+    Args:
+        features: `[N, D]`, any float dtype.
+
+    Returns:
+        `[N, N]` float32, at least 0.
+    """
+    x = ops.cast(features, "float32")
+    squares = ops.sum(ops.square(x), axis=1)
+    distances = (
+        squares[:, None] + squares[None, :] - 2.0 * ops.matmul(x, ops.transpose(x))
+    )
+    return ops.maximum(distances, 0.0)
+
+
+def class_indices(labels: Tensor) -> Tensor:
+    """Integer classes `[N]` from `[N]` or `[N, 1]` integers, or `[N, C]` one-hot rows.
+
+    Soft labels count as their most likely class.
+    """
+    if len(labels.shape) == 1:
+        return ops.cast(labels, "int32")
+    if labels.shape[-1] == 1:
+        return ops.cast(ops.squeeze(labels, axis=-1), "int32")
+    return ops.cast(ops.argmax(labels, axis=-1), "int32")
+
+
+def select_partners(scores: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """The `count` candidates of lowest score in each row; ties go to the lowest index.
+
+    Args:
+        scores: `[N, N]` float32, lower is better.
+        candidates: `[N, N]` bool, who may be chosen.
+        count: Partners for each row.
+
+    Returns:
+        `(partners, valid)`, each `[N, count]`: int32 column indices, and whether there
+        was a candidate left to choose.
+    """
+    columns = ops.arange(ops.shape(scores)[1], dtype="int32")
+    partners, valid = [], []
+    for _ in range(count):
+        masked = ops.where(candidates, scores, FORBIDDEN)
+        best = ops.cast(ops.argmin(masked, axis=1), "int32")
+        partners.append(best)
+        valid.append(ops.any(candidates, axis=1))
+        candidates = ops.logical_and(candidates, best[:, None] != columns[None, :])
+    return ops.stack(partners, axis=1), ops.stack(valid, axis=1)
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return value[0], value[1]
+    return value, value
+
+
+@keras.saving.register_keras_serializable(package="keras_apinet")
+class PairMiner(keras.layers.Layer):
+    """Chooses for each image of a batch the images it is compared with.
+
+    For image `i` with class `c_i` the paper's choice is the Euclidean-nearest image of
+    its own class (intra pair) and the nearest image of any other class (inter pair):
+
+    ```
+    intra(i) = argmin_{j != i, c_j = c_i} |x_i - x_j|
+    inter(i) = argmin_{c_j != c_i} |x_i - x_j|
+    ```
+
+    Distances are float32 whatever the dtype policy, features are compared as they are,
+    equal distances go to the lower index, and no gradient flows through the choice. An
+    image that has no candidate (the only one of its class, a batch of one class, a
+    feature that is not finite) gives a pair marked invalid; it is paired with itself.
+
+    Args:
+        strategy: `"nearest"`, `"farthest"` or `"random"`, or a tuple of two of them,
+            for intra and inter pairs. Default `"nearest"`.
+        partners: Partners for each image, or a tuple for intra and inter pairs; one of
+            the two may be 0. Default 1.
+        seed: Seed of the `"random"` strategy.
+
+    Call arguments:
+        features: `[N, D]` float.
+        labels: `[N]` or `[N, 1]` integer classes, or `[N, C]` one-hot.
+
+    Returns:
+        `anchors, partners, valid`, each `[N * (intra + inter)]` (`[2N]` by default):
+        int32 rows of `features`, int32 rows of `features`, bool. All intra pairs come
+        first, then all inter pairs; within each, the anchors run from 0 to N - 1, once
+        for every partner.
+
+    Raises:
+        APINetError: For an unknown strategy, a partner count below 0, or inputs of the
+            wrong rank.
+
+    Example:
+    >>> miner = PairMiner()
+    >>> features = np.array([[0.0], [1.0], [5.0], [7.0]])
+    >>> anchors, partners, valid = miner(features, np.array([0, 0, 1, 1]))
+    >>> print(ops.convert_to_numpy(anchors), ops.convert_to_numpy(partners))
+    [0 1 2 3 0 1 2 3] [1 0 3 2 2 2 1 1]
+
+    Reference:
+        Zhuang, Wang, Qiao: Learning Attentive Pairwise Interaction for Fine-Grained
+        Classification, AAAI 2020 (arXiv 2002.10191), section 3.
+    """
+
+    def __init__(
+        self,
+        strategy: str | tuple[str, str] = "nearest",
+        partners: int | tuple[int, int] = 1,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.strategies = _pair(strategy)
+        for name in self.strategies:
+            if name not in STRATEGIES:
+                raise APINetError(
+                    f"Unknown mining strategy={name!r}; use one of {STRATEGIES}."
+                )
+        self.partners = _pair(partners)
+        if not all(
+            isinstance(n, int) and not isinstance(n, bool) and n >= 0
+            for n in self.partners
+        ) or not any(self.partners):
+            raise APINetError(
+                f"partners={partners!r} must be one or two whole numbers of at least "
+                "0, not both 0."
+            )
+        self.seed = seed
+        self.random = keras.random.SeedGenerator(seed)
+        self.built = True
+
+    def call(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mines the pairs of one batch; see the class."""
+        if len(features.shape) != 2:
+            raise APINetError(
+                f"PairMiner needs features [N, D]; got shape={tuple(features.shape)}."
+            )
+        if len(labels.shape) not in (1, 2):
+            raise APINetError(
+                "PairMiner needs labels [N] (integers) or [N, C] (one-hot); got "
+                f"shape={tuple(labels.shape)}."
+            )
+        batch, n_labels = features.shape[0], labels.shape[0]
+        if batch is not None and n_labels is not None and batch != n_labels:
+            raise APINetError(
+                f"PairMiner got {batch} features but {n_labels} labels; they must be "
+                "of the same images."
+            )
+        features = ops.stop_gradient(features)
+        distances = squared_distances(features)
+        classes = class_indices(labels)
+        finite = ops.isfinite(distances)
+        distances = ops.where(finite, distances, 0.0)
+        images = ops.arange(ops.shape(features)[0], dtype="int32")
+        itself = images[:, None] == images[None, :]
+        same = classes[:, None] == classes[None, :]
+        intra = ops.logical_and(same, ops.logical_not(itself))
+        inter = ops.logical_not(same)
+
+        anchors, partners, valid = [], [], []
+        for candidates, strategy, count in zip(
+            (intra, inter), self.strategies, self.partners, strict=True
+        ):
+            if not count:
+                continue
+            chosen, exists = select_partners(
+                self._scores(distances, strategy),
+                ops.logical_and(candidates, finite),
+                count,
+            )
+            chosen = ops.where(exists, chosen, images[:, None])
+            # [N, count] -> [count * N]: the first partners of all images come first.
+            anchors.extend([images] * count)
+            partners.append(ops.reshape(ops.transpose(chosen), (-1,)))
+            valid.append(ops.reshape(ops.transpose(exists), (-1,)))
+        return (
+            ops.concatenate(anchors),
+            ops.concatenate(partners),
+            ops.concatenate(valid),
+        )
+
+    def _scores(self, distances: Tensor, strategy: str) -> Tensor:
+        if strategy == "nearest":
+            return distances
+        if strategy == "farthest":
+            return -distances
+        return keras.random.uniform(ops.shape(distances), seed=self.random)
+
+    def compute_output_spec(
+        self, features: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Symbolic outputs: int32, int32 and bool `[N * (intra + inter)]`."""
+        batch = features.shape[0]
+        shape: Shape = (None if batch is None else batch * sum(self.partners),)
+        return (
+            keras.KerasTensor(shape, "int32"),
+            keras.KerasTensor(shape, "int32"),
+            keras.KerasTensor(shape, "bool"),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "strategy": list(self.strategies),
+            "partners": list(self.partners),
+            "seed": self.seed,
+        }

@@ -1,0 +1,469 @@
+"""APINet: an image backbone that learns from pairs and predicts from single images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_apinet import backbones
+from keras_apinet.errors import APINetError
+from keras_apinet.interaction import AttentivePairwiseInteraction
+from keras_apinet.losses import PairwiseLoss
+from keras_apinet.mining import PairMiner, class_indices
+from keras_apinet.types import Shape, Tensor
+
+BATCH_NORM_POLICIES = ("train", "inference")
+POOLINGS = ("average", "token")
+
+
+@keras.saving.register_keras_serializable(package="keras_apinet")
+class APINet(keras.Model):
+    """Backbone, pooling, pairwise interaction and one classifier.
+
+    In training every image is paired inside its batch with its nearest neighbour of the
+    same class and of another; the four gated features of each pair go through the one
+    classifier (`PairwiseLoss`). Everywhere else the model is backbone, pooling and
+    classifier: `softmax(W x + b)` on one image.
+
+    `compile` needs nothing but an optimizer. With the default `loss=PairwiseLoss()`
+    `fit` trains on pairs and logs `loss`, `cross_entropy`, `ranking_loss`, `accuracy`
+    (single-image top-1) and `valid_pairs` (share of the 2N pairs that exist). Any other
+    loss trains the same backbone and classifier on single images: the plain baseline.
+
+    Args:
+        backbone: Any `keras.Model` from images `[N, H, W, 3]` to a feature map
+            `[N, h, w, D]`, tokens `[N, T, D]` or a vector `[N, D]`.
+        num_classes: Number of classes, at least 2.
+        scaling: Layer applied to the raw pixels (0..255) before the backbone; `None`
+            when the backbone takes raw pixels.
+        pooling: `"average"` over places or tokens, or `"token"`: the first token of
+            `[N, T, D]`. Default `"average"`.
+        strategy: Mining strategy, see `PairMiner`.
+        partners: Partners of each image, see `PairMiner`.
+        mutual_units: Width of the mutual MLP. Default 512.
+        dropout_rate: Dropout inside the mutual MLP and before the classifier.
+            Default 0.5.
+        batch_norm: `"train"`: the backbone runs in training mode while fitting;
+            `"inference"`: it always runs in inference mode, so that batch-norm keeps
+            the statistics it came with (and its own dropout is off). Default
+            `"train"`.
+        class_names: Names of the classes, in the order of the labels.
+        seed: Seed of the dropout and of random mining.
+
+    Call arguments:
+        inputs: Images `[N, H, W, 3]`, float or uint8, 0..255; or, for training,
+            `(images, labels)`. In place of images it takes their features `[N, D]`,
+            so that the head can be trained on features that were computed once.
+        training: Whether dropout and batch statistics are active.
+
+    Returns:
+        Logits `[N, C]`. For `(images, labels)` a dictionary: `logits` `[N, C]`,
+        `pair_logits` `[4N, 2, C]` (first images of all pairs, then second images; self,
+        other), and for each of its rows `images` (row of the batch) and `valid`.
+
+    Raises:
+        APINetError: For settings or inputs that do not fit, naming the value.
+
+    Example:
+    >>> model = keras_apinet.build("tiny", num_classes=3, image_size=32)
+    >>> model.compile(optimizer="adam")
+    >>> images, labels = np.zeros((4, 32, 32, 3), "uint8"), np.array([0, 0, 1, 2])
+    >>> history = model.fit(images, labels, verbose=0)
+    >>> model.predict(images, verbose=0).shape
+    (4, 3)
+
+    Reference:
+        Zhuang, Wang, Qiao: Learning Attentive Pairwise Interaction for Fine-Grained
+        Classification, AAAI 2020 (arXiv 2002.10191).
+    """
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_classes: int,
+        *,
+        scaling: keras.layers.Layer | None = None,
+        pooling: str = "average",
+        strategy: str | tuple[str, str] = "nearest",
+        partners: int | tuple[int, int] = 1,
+        mutual_units: int = 512,
+        dropout_rate: float = 0.5,
+        batch_norm: str = "train",
+        class_names: Sequence[str] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        _check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
+        _check_choice("pooling", pooling, POOLINGS)
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise APINetError(
+                f"num_classes={num_classes!r} must be a whole number of at least 2."
+            )
+        if class_names is not None and len(class_names) != num_classes:
+            raise APINetError(
+                f"There are {len(class_names)} class_names for "
+                f"num_classes={num_classes}; give one name for each class."
+            )
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.scaling = scaling
+        self.pooling = pooling
+        self.batch_norm = batch_norm
+        self.class_names = None if class_names is None else list(class_names)
+        self.seed = seed
+        dtype = self.dtype_policy
+        self.pool = _pooling_layer(backbone, pooling)
+        self.miner = PairMiner(strategy, partners, seed=seed, name="miner")
+        self.interaction = AttentivePairwiseInteraction(
+            mutual_units, dropout_rate, seed=seed, dtype=dtype, name="interaction"
+        )
+        self.dropout = keras.layers.Dropout(
+            dropout_rate, seed=seed, dtype=dtype, name="dropout"
+        )
+        self.classifier = keras.layers.Dense(
+            num_classes, dtype=dtype, name="classifier"
+        )
+        self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        self.cross_entropy = keras.metrics.Mean(name="cross_entropy")
+        self.ranking_loss = keras.metrics.Mean(name="ranking_loss")
+        self.valid_pairs = keras.metrics.Mean(name="valid_pairs")
+        # Everything is built at once: a sublayer left unbuilt would reload with wrong
+        # weights and no error.
+        self.build(backbone.input_shape)
+
+    def build(self, input_shape: Shape) -> None:
+        """Makes the weights of the interaction and the classifier."""
+        if self.classifier.built:
+            return
+        features = (None, self.feature_size)
+        self.interaction.build(features, features)
+        self.dropout.build(features)
+        self.classifier.build(features)
+        self.built = True
+
+    @property
+    def feature_size(self) -> int:
+        """Channels D of a feature."""
+        return int(self.backbone.output_shape[-1])
+
+    @property
+    def image_size(self) -> int | None:
+        """Height and width of the images in px; `None` if the backbone takes any."""
+        size = self.backbone.input_shape[1]
+        return None if size is None else int(size)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Logits of single images, or everything the pairwise loss needs."""
+        if isinstance(inputs, (tuple, list)):
+            images, labels = inputs
+            return self._pairwise(images, labels, training)
+        features = self.features(inputs, training=training)
+        return self.classifier(self.dropout(features, training=training))
+
+    def features(self, images: Tensor, training: bool | None = False) -> Tensor:
+        """Pooled backbone features, the x of the paper.
+
+        Args:
+            images: `[N, H, W, 3]`, float or uint8, 0..255; or features `[N, D]`, which
+                come back as they are.
+            training: Whether the backbone runs in training mode.
+
+        Returns:
+            `[N, D]`, in the compute dtype.
+        """
+        shape = tuple(images.shape)
+        if len(shape) == 2 and shape[1] == self.feature_size:
+            return images
+        size = self.image_size
+        if len(shape) != 4 or shape[-1] != 3 or (size and shape[1:3] != (size, size)):
+            side = size or "S"
+            raise APINetError(
+                f"The model needs images [N, {side}, {side}, 3] of pixels 0..255; got "
+                f"shape={shape}."
+            )
+        return self.pool(self.feature_map(images, training=training))
+
+    def feature_map(self, images: Tensor, training: bool | None = False) -> Tensor:
+        """What the backbone gives before pooling, for images as in `features`."""
+        if self.scaling is not None:
+            images = self.scaling(images)
+        if self.batch_norm == "inference":
+            training = False
+        return self.backbone(images, training=training)
+
+    def _pairwise(
+        self, images: Tensor, labels: Tensor, training: bool | None
+    ) -> dict[str, Tensor]:
+        features = self.features(images, training=training)
+        anchors, partners, valid = self.miner(features, labels)
+        gated = self.interaction(features, pairs=(anchors, partners), training=training)
+        # Rows: first images of all pairs, then second images; axis 1: self, other.
+        stacked = ops.concatenate(
+            [ops.stack(gated[:2], axis=1), ops.stack(gated[2:], axis=1)]
+        )
+        return {
+            "logits": self.classifier(ops.stop_gradient(features)),
+            "pair_logits": self.classifier(self.dropout(stacked, training=training)),
+            "images": ops.concatenate([anchors, partners]),
+            "valid": ops.concatenate([valid, valid]),
+        }
+
+    # Training. Keras's own step does the work on every backend; it only has to see the
+    # labels as an input, because pairs are chosen by class.
+
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any
+    ) -> None:
+        """As `keras.Model.compile`; `loss` is `PairwiseLoss()` unless given."""
+        loss = PairwiseLoss() if loss is None else loss
+        # The baseline never meets the interaction: its weights would have no gradient.
+        self.interaction.trainable = isinstance(loss, PairwiseLoss)
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as a saved model was compiled."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.fit`, for arrays or a data set of `(images, labels)`."""
+        # Keras would warn that it cannot shuffle a data set; nobody asked it to.
+        arrays = y is not None or isinstance(x, keras.utils.PyDataset)
+        kwargs.setdefault("shuffle", arrays)
+        self._check_range(y)
+        return super().fit(x, y, *args, **kwargs)
+
+    def _check_range(self, labels: Any) -> None:
+        whole = isinstance(labels, np.ndarray) and labels.dtype.kind in "iu"
+        if not whole or not labels.size or (labels.ndim == 2 and labels.shape[1] > 1):
+            return
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.num_classes:
+            wrong = low if low < 0 else high
+            raise APINetError(
+                f"A label is {wrong}, but num_classes={self.num_classes} allows 0 to "
+                f"{self.num_classes - 1}; number the classes from 0, or raise it."
+            )
+
+    def train_step(self, *args: Any) -> Any:
+        """One step on a batch `(images, labels)` or `(images, labels, weights)`."""
+        *state, data = args  # JAX passes its state first, the others pass only data
+        if isinstance(self.loss, PairwiseLoss):
+            images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+            _check_labels(labels)
+            data = ((images, labels), labels, weights)
+        return super().train_step(*state, data)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Mean loss over the images of valid pairs, or over single images."""
+        _check_labels(y)
+        if isinstance(y_pred, dict):
+            y, y_pred, sample_weight = self._pair_rows(y, y_pred, sample_weight)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def _pair_rows(
+        self, labels: Tensor, outputs: dict[str, Tensor], sample_weight: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        valid = ops.cast(outputs["valid"], "float32")
+        # Keras divides by the number of rows: the factor turns that into a mean over
+        # the valid ones, and a batch without a single pair has loss 0.
+        weights = valid / ops.maximum(ops.mean(valid), 1e-7)
+        if sample_weight is not None:
+            sample_weight = ops.reshape(sample_weight, (-1,))
+            chosen = ops.take(sample_weight, outputs["images"], axis=0)
+            weights = weights * ops.cast(chosen, "float32")
+        return (
+            ops.take(labels, outputs["images"], axis=0),
+            outputs["pair_logits"],
+            weights,
+        )
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Tensor]:
+        """Updates what is logged; metrics given to `compile` see single images."""
+        pairwise = isinstance(y_pred, dict)
+        if pairwise:
+            labels, logits, _ = self._pair_rows(y, y_pred, None)
+            cross, ranking = self.loss.terms(labels, logits)
+            valid = ops.cast(y_pred["valid"], "float32")
+            self.cross_entropy.update_state(cross, valid)
+            self.ranking_loss.update_state(ranking, valid)
+            self.valid_pairs.update_state(valid)
+            y_pred = y_pred["logits"]
+        self.accuracy.update_state(class_indices(y), y_pred)
+        logs: dict[str, Tensor] = super().compute_metrics(x, y, y_pred, sample_weight)
+        if not pairwise:
+            for name in ("cross_entropy", "ranking_loss", "valid_pairs"):
+                logs.pop(name)
+        return logs
+
+    # What is shipped.
+
+    def classifier_model(self, probabilities: bool = True) -> keras.Model:
+        """The plain single-image model: scaling, backbone, pooling, classifier.
+
+        It shares its layers, and so its weights, with this model.
+
+        Args:
+            probabilities: Whether the output is softmax probabilities (float32) or
+                logits. Default `True`.
+
+        Returns:
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, C]`.
+        """
+        features = self.feature_model()
+        outputs = self.classifier(features.output)
+        if probabilities:
+            outputs = keras.layers.Activation(
+                "softmax", dtype="float32", name="probabilities"
+            )(outputs)
+        return keras.Model(features.input, outputs, name=f"{self.name}_classifier")
+
+    def feature_model(self) -> keras.Model:
+        """The plain model of pooled features: scaling, backbone, pooling.
+
+        It shares its layers, and so its weights, with this model.
+
+        Returns:
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, D]`.
+        """
+        inputs = keras.Input(self.backbone.input_shape[1:], name="image")
+        outputs = inputs if self.scaling is None else self.scaling(inputs)
+        outputs = self.pool(self.backbone(outputs))
+        return keras.Model(inputs, outputs, name=f"{self.name}_features")
+
+    def export_classifier(self, path: str | Path, **options: Any) -> Any:
+        """Writes the single-image classifier as a SavedModel folder or `.tflite` file.
+
+        Args:
+            path: Where to write; the ending chooses the format.
+            **options: See `keras_apinet.export.export_classifier`.
+
+        Returns:
+            What `keras_apinet.export.export_classifier` returns.
+        """
+        from keras_apinet.export import export_classifier
+
+        return export_classifier(self, path, **options)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; layers in Keras's serialized form."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "backbone": serialize(self.backbone),
+            "num_classes": self.num_classes,
+            "scaling": None if self.scaling is None else serialize(self.scaling),
+            "pooling": self.pooling,
+            "strategy": list(self.miner.strategies),
+            "partners": list(self.miner.partners),
+            "mutual_units": self.interaction.mutual_units,
+            "dropout_rate": self.interaction.dropout_rate,
+            "batch_norm": self.batch_norm,
+            "class_names": self.class_names,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """The model of a `get_config()`, with new weights."""
+        config = dict(config)
+        for key in ("backbone", "scaling"):
+            if isinstance(config.get(key), dict):
+                config[key] = keras.saving.deserialize_keras_object(
+                    config[key], custom_objects=custom_objects
+                )
+        return cls(**config)
+
+
+def build(
+    name: str | keras.Model,
+    num_classes: int,
+    image_size: int | None = None,
+    weights: str | None = "imagenet",
+    **options: Any,
+) -> APINet:
+    """An `APINet` on a backbone chosen by name.
+
+    Args:
+        name: A short name (`"efficientnet"`), a full one (`"resnet50"`), a preset or
+            preset folder (`"keras_hub:..."`, `"keras_cv:..."`), `"tiny"`, or any
+            `keras.Model`; `keras_apinet.backbones.available()` lists the names.
+        num_classes: Number of classes, at least 2.
+        image_size: Height and width of the images in px. Default: the backbone's own.
+        weights: `"imagenet"`, `None` (random), or a weights file. Not used when `name`
+            is a model.
+        **options: See `APINet`. `batch_norm` defaults to `"inference"` for pretrained
+            weights, whose statistics a short run on small batches would spoil, and to
+            `"train"` for random ones.
+
+    Returns:
+        An `APINet`, ready to `compile`.
+
+    Raises:
+        APINetError: For an unknown name, weights that do not fit, or a bad option.
+
+    Example:
+    >>> model = keras_apinet.build("tiny", num_classes=10, weights=None)
+    >>> model.feature_size > 0
+    True
+    """
+    if isinstance(name, keras.Model):
+        return APINet(name, num_classes, **options)
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise APINetError(
+            f"num_classes={num_classes!r} must be a whole number of at least 2."
+        )
+    backbone = backbones.create(name, image_size, weights)
+    options.setdefault("batch_norm", "inference" if backbone.pretrained else "train")
+    return APINet(backbone.model, num_classes, scaling=backbone.scaling, **options)
+
+
+def _check_labels(labels: Any) -> None:
+    if labels is None:
+        raise APINetError(
+            "Training and evaluation need labels: give (images, labels) batches, or x "
+            "and y."
+        )
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise APINetError(f"{key}={value!r} is not one of {choices}.")
+
+
+def _pooling_layer(backbone: keras.Model, pooling: str) -> keras.layers.Layer:
+    shape = backbone.output_shape
+    if not isinstance(shape, tuple) or len(shape) not in (2, 3, 4):
+        raise APINetError(
+            "The backbone must give one output of rank 2, 3 or 4; got "
+            f"output_shape={shape}."
+        )
+    if len(shape) == 2:
+        return keras.layers.Identity(name="pool")
+    if len(shape) == 4:
+        return keras.layers.GlobalAveragePooling2D(name="pool")
+    if pooling == "token":
+        return FirstToken(name="pool")
+    return keras.layers.GlobalAveragePooling1D(name="pool")
+
+
+@keras.saving.register_keras_serializable(package="keras_apinet")
+class FirstToken(keras.layers.Layer):
+    """The first of `[N, T, D]` tokens, `[N, D]`: the class token of a transformer."""
+
+    def call(self, tokens: Tensor) -> Tensor:
+        """Takes token 0."""
+        return tokens[:, 0]

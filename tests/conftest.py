@@ -1,0 +1,83 @@
+"""What every test shares: the backend, seeds, gradients, and where real photos lie."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import contextlib
+from pathlib import Path
+
+with contextlib.suppress(ImportError):  # torch has to come before TensorFlow
+    import torch  # noqa: F401
+
+import keras
+import numpy as np
+import pytest
+
+BACKEND = keras.backend.backend()
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "one_backend: does not depend on the backend; runs on TensorFlow"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if BACKEND == "tensorflow":
+        return
+    skip = pytest.mark.skip(reason="does not depend on the backend")
+    for item in items:
+        if "one_backend" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_seeds():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.utils.clear_session(free_memory=False)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder with real photos and pretrained weights."""
+    folder = os.environ.get("KERAS_APINET_SHARED")
+    if not folder:
+        pytest.skip("KERAS_APINET_SHARED is not set: no real photos here")
+    return Path(folder)
+
+
+@pytest.fixture
+def gradient():
+    """Gradient of a scalar function of one array or variable, on the active backend."""
+
+    def of(function, x):
+        if BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            x = tf.convert_to_tensor(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = function(x)
+            return keras.ops.convert_to_numpy(
+                tf.convert_to_tensor(tape.gradient(value, x))
+            )
+        if BACKEND == "jax":
+            import jax
+
+            return np.asarray(jax.grad(function)(jax.numpy.asarray(x)))
+        import torch
+
+        x = torch.tensor(x, requires_grad=True)
+        function(x).backward()
+        return x.grad.numpy()
+
+    return of

@@ -1,0 +1,143 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_apinet.cli import COMMANDS, main
+
+pytestmark = pytest.mark.one_backend
+
+
+def cli(*arguments, **options):
+    """Runs the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "keras_apinet", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+
+
+def test_help_names_every_command_and_loads_no_backend():
+    code = (
+        "import sys; from keras_apinet.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'keras', 'tensorflow', 'jax', 'torch', 'PIL', 'numpy'}\n"
+        "print('loaded', sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "loaded []" in result.stdout
+    for command in COMMANDS:
+        assert f"    {command} " in result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: keras-apinet " + command in capsys.readouterr().out
+
+
+def test_importing_the_package_loads_no_more_than_keras():
+    code = (
+        "import sys, keras; before = set(sys.modules)\n"
+        "import keras_apinet\n"
+        "print(sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    extra = set(eval(result.stdout.strip().split("\n")[-1]))
+    assert not extra & {"keras_cv", "keras_hub", "tensorflow_datasets", "PIL"}
+    assert "keras_apinet" in extra
+
+
+def test_a_model_reloads_by_keras_alone_after_the_import(tmp_path):
+    code = (
+        "import sys, keras, keras_apinet\n"
+        "keras_apinet.build('tiny', 2, 32, None).save(sys.argv[1])"
+    )
+    file = str(tmp_path / "m.keras")
+    subprocess.run([sys.executable, "-c", code, file], check=True, capture_output=True)
+    code = "import sys, keras, keras_apinet; keras.saving.load_model(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, file], check=True, capture_output=True)
+
+
+def folder(root, classes=("a", "b"), images=3):
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for i in range(images):
+            Image.fromarray(np.full((40, 40, 3), 40 * i, "uint8")).save(
+                root / name / f"{i}.png"
+            )
+    return root
+
+
+QUICK = ["--image-size", "32", "--epochs", "1", "--mutual-units", "4", "--quiet"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "no/such/folder"], "no/such/folder"),
+        (["--data", "{empty}"], "{empty}"),
+        (["--data", "{one}"], "1 class"),
+        (["--backbone", "tinny"], "tiny"),
+        (["--weights", "no.weights.h5"], "no.weights.h5"),
+        (["--weights", "{junk}"], "junk.weights.h5"),
+        (["--image-size", "3"], "image_size=3"),
+        (["--out", "{file}/run"], "cannot be written"),
+        (["--method", "pairs"], "method='pairs'"),
+        (["--epochs", "-2"], "epochs=-2"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, arguments, said):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "junk.weights.h5").write_text("not weights")
+    places = {
+        "empty": tmp_path / "empty",
+        "file": tmp_path / "file",
+        "junk": tmp_path / "junk.weights.h5",
+        "one": folder(tmp_path / "one", ["a"]),
+        "two": folder(tmp_path / "two"),
+    }
+    defaults = ["--data", "{two}", "--out", str(tmp_path / "run")]
+    given = [a.format(**places) for a in [*defaults, *QUICK, *arguments]]
+    assert main(["train", *given]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("keras-apinet: error: ")
+    assert said.format(**places) in error
+    assert "Traceback" not in error
+    assert error.count("\n") == 0
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    result = cli("evaluate", tmp_path, "--debug")
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
+
+
+def test_train_evaluate_predict_export(tmp_path):
+    photos = folder(tmp_path / "photos", images=6)
+    run = tmp_path / "run"
+    steps = [
+        ("train", "--data", photos, "--out", run, *QUICK[:-1]),
+        ("evaluate", run),
+        ("predict", run, photos / "a/0.png", photos / "b/1.png"),
+        ("export", run, "--format", "tflite", "--out", tmp_path / "m.tflite"),
+        ("predict", tmp_path / "m.tflite", photos / "a/0.png", "--json"),
+    ]
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    for step in steps:
+        result = cli(*step, env=environment)
+        assert result.returncode == 0, (step, result.stderr[-2000:])
+    assert '"class": "' in result.stdout

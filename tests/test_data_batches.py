@@ -1,0 +1,245 @@
+"""The pipelines: pure functions of seed and step, in step with evaluation."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_apinet.data import balanced_batches, evaluation_batches, load, prepare
+from keras_apinet.errors import APINetError
+
+one_backend = pytest.mark.one_backend
+OPTIONS = {"classes_per_batch": 3, "images_per_class": 2, "image_size": 16}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """36 images of 6 classes, whose red channel is the label and green the number."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (36, 24, 30, 3), np.uint8)
+    labels = np.arange(36, dtype=np.int32) % 6
+    images[..., 0] = labels[:, None, None] * 40
+    images[..., 1] = np.arange(36)[:, None, None] * 7
+    return images, labels
+
+
+def collect(batches):
+    return [(np.array(x), np.array(y)) for x, y in batches]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second) > 0
+    for (x, y), (u, v) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(x, u)
+        np.testing.assert_array_equal(y, v)
+
+
+@pytest.mark.parametrize("augmentation", ["paper", "light", "strong"])
+def test_any_step_is_drawn_again_without_the_ones_before(pair, augmentation):
+    """On every backend: two epochs in one run, and from step 7 of 12 in another."""
+    options = OPTIONS | {"augmentation": augmentation, "seed": 3}
+    batches = balanced_batches(pair, **options)
+    assert len(batches) == batches.plan.epoch_steps == 6
+    run = collect(batches) + collect(batches)
+    again = balanced_batches(pair, start_step=7, **options)
+    assert_same(run[7:], collect(again))
+    other = balanced_batches(pair, **options | {"seed": 4})
+    assert not np.array_equal(run[0][0], collect(other.take(1))[0][0])
+    for images, labels in run:
+        assert images.dtype == np.uint8
+        assert images.shape == (6, 16, 16, 3)
+        assert len(set(labels)) == 3
+
+
+@one_backend
+def test_a_pass_that_is_not_finished_does_not_count(pair):
+    batches = balanced_batches(pair, **OPTIONS)
+    first = collect(batches.take(1))
+    assert_same(first, collect(batches)[:1])
+
+
+@one_backend
+def test_images_are_augmented_afresh_and_labels_belong(pair):
+    batches = balanced_batches(pair, **OPTIONS)
+    blue = {}
+    for images, labels in collect(batches) + collect(batches):
+        np.testing.assert_array_equal(images[:, 0, 0, 0], labels * 40)
+        for image in images:
+            blue.setdefault(int(image[0, 0, 1]), set()).add(image.tobytes())
+    assert len(blue) == 36
+    assert all(len(views) == 2 for views in blue.values())
+
+
+@one_backend
+def test_processes_get_the_parts_of_one_batch(pair):
+    whole = collect(balanced_batches(pair, num_replicas=2, **OPTIONS))
+    parts = [
+        collect(balanced_batches(pair, process_index=i, process_count=2, **OPTIONS))
+        for i in range(2)
+    ]
+    joined = [
+        (np.concatenate([x, u]), np.concatenate([y, v]))
+        for (x, y), (u, v) in zip(*parts, strict=True)
+    ]
+    assert_same(whole, joined)
+
+
+@one_backend
+def test_evaluation_is_every_image_once_in_order(pair):
+    images, labels = pair
+    batches = evaluation_batches(pair, image_size=16, batch_size=10)
+    found = collect(batches)
+    assert [len(y) for _, y in found] == [10, 10, 10, 6]
+    np.testing.assert_array_equal(np.concatenate([y for _, y in found]), labels)
+    np.testing.assert_array_equal(
+        np.concatenate([x for x, _ in found]), [prepare(i, 16) for i in images]
+    )
+
+
+@one_backend
+@pytest.mark.parametrize("source", ["batched", "single", "PyDataset", "map", "stream"])
+def test_sources_given_in_python_give_the_same_batches(pair, source):
+    import tensorflow as tf
+
+    images, labels = pair
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            return images[9 * i : 9 * i + 9], keras.utils.to_categorical(
+                labels[9 * i : 9 * i + 9], 6
+            )
+
+    single = tf.data.Dataset.from_tensor_slices(pair)
+    made = {
+        "batched": lambda: single.batch(8),
+        "single": lambda: single,
+        "PyDataset": Batches,
+        "map": lambda: [
+            {"image": i, "label": n} for i, n in zip(images, labels, strict=True)
+        ],
+        "stream": lambda: zip(images.astype("float32"), labels, strict=True),
+    }[source]()
+    assert_same(
+        collect(balanced_batches(pair, **OPTIONS)),
+        collect(balanced_batches(made, **OPTIONS)),
+    )
+
+
+@one_backend
+def test_grain(pair):
+    grain = pytest.importorskip("grain")
+    pairs = list(zip(*pair, strict=True))
+    want = collect(balanced_batches(pair, **OPTIONS))
+    data = grain.MapDataset.source(pairs)
+    assert_same(want, collect(balanced_batches(data, **OPTIONS)))
+    stream = data.to_iter_dataset()
+    assert_same(want, collect(balanced_batches(stream, **OPTIONS)))
+
+
+def test_fit_takes_them_as_they_are(pair):
+    """An epoch of Keras is an epoch of the plan, on every backend."""
+    model = keras.Sequential(
+        [
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(6),
+        ]
+    )
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    batches = balanced_batches(pair, **OPTIONS)
+    with batches.report:
+        history = model.fit(batches, epochs=2, shuffle=False, verbose=0)
+    assert len(history.history["loss"]) == 2
+    assert int(model.optimizer.iterations) == 12
+    following = balanced_batches(pair, start_step=12, **OPTIONS)
+    assert_same(collect(following), collect(batches))
+
+
+@one_backend
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"augmentation": "wild"}, "augmentation='wild'"),
+        ({"resize": "crop"}, "resize='crop'"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"start_step": -1}, "start_step=-1"),
+        ({"process_count": 2, "num_replicas": 3}, "num_replicas=3"),
+        ({"process_count": 2, "process_index": 2}, "process_index=2"),
+    ],
+)
+def test_wrong_options_are_named(pair, options, message):
+    with pytest.raises(APINetError, match=message):
+        balanced_batches(pair, **OPTIONS | options)
+
+
+@one_backend
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (7, "source=7 is no data set"),
+        ((np.zeros((2, 4, 4, 3)), np.zeros(3)), "2 images came with 3 labels"),
+        ((np.zeros((2, 4, 4, 3)), np.array([0, -1])), "whole numbers from 0"),
+        ([(np.zeros((4, 4, 3)) - 1, 0)] * 2, r"pixels must lie in 0\.\.255"),
+        (iter([1, 2]), "not \\(image, label\\)"),
+    ],
+)
+def test_wrong_sources_are_named(source, message):
+    def deliver():
+        batches = balanced_batches(source, **OPTIONS | {"classes_per_batch": 1})
+        with batches.report:
+            collect(batches)
+
+    with pytest.raises(APINetError, match=message):
+        deliver()
+
+
+@one_backend
+def test_same_photos_in_a_folder_and_in_tfds_give_the_same_batches(shared, tmp_path):
+    """12 classes of the Grocery Store photos; TFDS keeps the files as they are."""
+    import tensorflow_datasets as tfds
+
+    folder = load(shared / "data/grocery_store", validation=0)
+    keep = {n: np.flatnonzero(s.labels < 12) for n, s in folder.splits.items()}
+    examples = {
+        name: [
+            (i, {"image": split.reference(i), "label": int(split.labels[i])})
+            for i in keep[name].tolist()
+        ]
+        for name, split in folder.splits.items()
+    }
+
+    class Grocery(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Image(),
+                        "label": tfds.features.ClassLabel(
+                            names=list(folder.class_names)
+                        ),
+                    }
+                ),
+                supervised_keys=("image", "label"),
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, dl_manager):
+            return {name: iter(rows) for name, rows in examples.items()}
+
+        def _generate_examples(self):
+            yield from ()
+
+    Grocery(data_dir=str(tmp_path)).download_and_prepare()
+    stored = load("tfds:grocery", data_dir=tmp_path, validation=0)
+    options = OPTIONS | {"image_size": 64, "classes_per_batch": 6}
+    assert_same(
+        collect(
+            balanced_batches(folder.splits["train"].take(keep["train"]), **options)
+        ),
+        collect(balanced_batches(stored.splits["train"], **options)),
+    )

@@ -1,0 +1,271 @@
+"""Every kind of image file is read correctly, or named with a reason."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_apinet.data import (
+    ReadingReport,
+    Split,
+    balanced_batches,
+    evaluation_batches,
+    load,
+    prepare,
+    read_photo,
+)
+from keras_apinet.errors import APINetError
+
+pytestmark = pytest.mark.one_backend
+
+
+def photo(height=40, width=60, seed=0):
+    """Smooth colours, so that JPEG keeps them."""
+    y, x = np.mgrid[0:height, 0:width]
+    r = np.random.default_rng(seed).uniform(0.5, 2, 3)
+    waves = [127 + 120 * np.sin(r[c] * (x + c * y) / 20) for c in range(3)]
+    return np.stack(waves, -1).astype(np.uint8)
+
+
+def save(path, array, mode=None, **options):
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path, **options)
+    return str(path)
+
+
+def evaluated(path, size=16, **options):
+    split = Split.of_files([str(path)], [0])
+    images, labels = next(iter(evaluation_batches(split, image_size=size, **options)))
+    assert labels.numpy().tolist() == [0]
+    return images.numpy()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "tolerance"),
+    [
+        ("plain photo.jpg", None, 14),
+        ("grün.png", None, 0),
+        ("cmyk.jpg", "CMYK", 14),
+        ("grey.jpg", "L", None),
+        ("grey.png", "L", None),
+        ("palette.gif", None, 40),
+        ("palette.png", "P", 60),
+        ("rgba.png", "RGBA", 0),
+        ("modern.webp", None, 20),
+        ("old.bmp", None, 0),
+        ("large.tiff", None, 0),
+    ],
+)
+def test_kinds_of_files(tmp_path, name, mode, tolerance):
+    pixels = photo()
+    path = save(tmp_path / name, pixels, mode)
+    read = read_photo(path)
+    assert read.shape == (40, 60, 3)
+    assert read.dtype == np.uint8
+    if tolerance is None:
+        want = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+        np.testing.assert_allclose(read.astype(int), want.repeat(3, -1), atol=8)
+    else:
+        np.testing.assert_allclose(read.astype(int), pixels, atol=tolerance)
+    # The pipeline reads it too, with the numbers that prediction gets.
+    np.testing.assert_array_equal(evaluated(path), prepare(read, 16))
+
+
+def test_sixteen_bits_lose_the_lower_eight(tmp_path):
+    grey = np.array([[0, 255, 256, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    read = read_photo(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read[0, :, 0], [0, 0, 1, 255])
+
+
+def test_transparent_pixels_become_white(tmp_path):
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[0] = 10, 20, 30, 255
+    save(tmp_path / "sticker.png", rgba)
+    read = read_photo(tmp_path / "sticker.png")
+    np.testing.assert_array_equal(read[0, 0], [10, 20, 30])
+    np.testing.assert_array_equal(read[3, 3], [255, 255, 255])
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
+    path = tmp_path / "wave.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(read_photo(path)[0, 0], [255, 0, 0])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_rotation_is_undone(tmp_path, orientation, order):
+    """Pillow writes big-endian or little-endian EXIF; both say how the camera lay."""
+    pixels = photo()
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F] = "A camera"
+    exif[0x0112] = orientation
+    path = save(tmp_path / "turned.jpg", pixels, exif=exif, quality=95)
+    undo = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, 1),
+    }[orientation]
+    stored = np.asarray(Image.open(path)).astype(int)
+    np.testing.assert_array_equal(read_photo(path), undo(stored))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (10, 20_000), (20_000, 10)])
+def test_odd_sizes(tmp_path, height, width):
+    path = save(tmp_path / "odd.png", np.full((height, width, 3), 77, np.uint8))
+    for resize in ("fit", "squash"):
+        assert (evaluated(path, resize=resize) == 77).all()
+
+
+def test_the_centre_is_seven_eighths_of_the_short_side():
+    """48 x 64: the middle 42 x 42 is kept, rows 3 to 44 and columns 11 to 52."""
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[3:45, 11:53] = 200
+    assert (prepare(pixels, 42) == 200).all()
+    pixels[3:45, 11] = 0
+    assert (prepare(pixels, 42)[:, 0] == 0).all()
+
+
+def test_squash_keeps_seven_eighths_of_both_sides():
+    """48 x 64: the middle 42 x 56."""
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[3:45, 4:60] = 200
+    assert (prepare(pixels, 42, resize="squash") == 200).all()
+
+
+def test_a_box_is_cut_out_first():
+    """A box of 16 x 16 at (8, 4): its middle 14 x 14 is what remains."""
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels[4:20, 8:24] = 90
+    assert (prepare(pixels, 14, box=(8, 4, 24, 20)) == 90).all()
+    split = Split.of(
+        load_reader(pixels), [0], boxes=np.array([[8, 4, 24, 20]], np.float32)
+    )
+    images, _ = next(iter(evaluation_batches(split, image_size=14, box_crop=True)))
+    assert (images.numpy() == 90).all()
+
+
+def load_reader(pixels):
+    from keras_apinet.data.readers import ArrayReader
+
+    return ArrayReader(pixels[None], "array")
+
+
+def broken_files(folder):
+    whole = io.BytesIO()
+    Image.fromarray(photo()).save(whole, "JPEG")
+    whole = whole.getvalue()
+    files = {
+        "truncated.jpg": whole[: len(whole) // 2],
+        "empty.jpg": b"",
+        "text.jpg": b"this is a note, not a photo",
+        "head only.jpg": whole[:3],
+        "torn.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x08\0\0\0\x08\x08\x02",
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return files
+
+
+def test_broken_files_are_named_with_a_reason(tmp_path):
+    names = [*broken_files(tmp_path), "missing.jpg"]
+    for name in names:
+        with pytest.raises(APINetError, match=name) as caught:
+            read_photo(tmp_path / name)
+        assert "0x" not in str(caught.value)
+        split = Split.of_files([str(tmp_path / name)], [0])
+        batches = evaluation_batches(split, image_size=8)
+        with pytest.raises(APINetError, match=name), batches.report:
+            list(batches)
+
+
+@pytest.fixture
+def mostly_good(tmp_path):
+    """300 photos of 3 classes, two of them broken."""
+    for c in range(3):
+        folder = tmp_path / "photos" / f"class {c}"
+        folder.mkdir(parents=True)
+        for i in range(100):
+            save(folder / f"{i:03}.jpg", np.full((8, 8, 3), 80 * c + i // 2, np.uint8))
+    (tmp_path / "photos/class 1/007.jpg").write_bytes(b"")
+    (tmp_path / "photos/class 2/050.jpg").write_bytes(b"text")
+    return load(tmp_path / "photos", validation=0)
+
+
+def test_training_skips_them_keeps_the_balance_and_keeps_account(
+    mostly_good, tmp_path, caplog
+):
+    options = {"classes_per_batch": 3, "images_per_class": 10, "image_size": 8}
+    split = mostly_good.splits["train"]
+    batches = balanced_batches(split, augmentation="none", **options)
+    with batches.report:
+        for images, labels in batches:
+            assert np.bincount(labels).tolist() == [10, 10, 10]
+            # No white or black square: the classes' colours are 0..49, 80.., 160..
+            shade = images.numpy()[:, 4, 4, 0].astype(int)
+            assert (np.abs(shade - 80 * labels.numpy() - 25) < 30).all()
+    assert sorted(k[-15:] for k in batches.report.failed) == [
+        "class 1/007.jpg",
+        "class 2/050.jpg",
+    ]
+    assert "2 of 300 images could not be read" in caplog.text
+    batches.report.save(tmp_path / "unreadable.json")
+    assert len(json.loads((tmp_path / "unreadable.json").read_text())) == 2
+
+
+def test_what_takes_its_place_does_not_depend_on_when_it_was_found(mostly_good):
+    options = {"classes_per_batch": 3, "images_per_class": 10, "image_size": 8}
+    split = mostly_good.splits["train"]
+    first = balanced_batches(split, repeat=True, **options).take(20)
+    late = balanced_batches(split, repeat=True, start_step=15, **options).take(5)
+    for (a, _), (b, _) in zip(list(first)[15:], late, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_more_than_a_hundredth_stops_the_training(tmp_path):
+    for c in "ab":
+        (tmp_path / c).mkdir()
+        for i in range(20):
+            save(tmp_path / c / f"{i}.png", photo())
+    (tmp_path / "a/3.png").write_bytes(b"no")
+    split = load(tmp_path, validation=0).splits["train"]
+    batches = balanced_batches(
+        split, classes_per_batch=2, images_per_class=20, image_size=8
+    )
+    with pytest.raises(APINetError, match=r"more than 1%.*a/3.png"), batches.report:
+        list(batches)
+
+
+def test_raise_stops_at_the_first(mostly_good):
+    batches = balanced_batches(
+        mostly_good.splits["train"],
+        classes_per_batch=3,
+        images_per_class=100,
+        image_size=8,
+        on_error="raise",
+    )
+    with pytest.raises(APINetError, match="cannot be read"), batches.report:
+        list(batches)
+
+
+def test_evaluation_can_leave_them_out(mostly_good):
+    batches = evaluation_batches(
+        mostly_good.splits["train"], image_size=8, batch_size=64, on_error="skip"
+    )
+    assert sum(len(labels) for _, labels in batches) == 298
+    assert len(batches.report.failed) == 2
+
+
+def test_unknown_on_error_is_named(mostly_good):
+    with pytest.raises(APINetError, match="on_error='ignore'"):
+        ReadingReport(mostly_good.splits["train"], "ignore")

@@ -1,0 +1,211 @@
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from sklearn import metrics as sk
+
+from keras_apinet.evaluate.calibration import (
+    calibration_error,
+    fit_temperature,
+    log_softmax,
+    reliability,
+)
+from keras_apinet.evaluate.confusions import (
+    confused_pairs,
+    confusion_matrix,
+    look_alike_order,
+    within_groups,
+)
+from keras_apinet.evaluate.intervals import with_intervals
+from keras_apinet.evaluate.metrics import Scores, class_scores
+from keras_apinet.evaluate.retrieval import retrieval_scores
+
+pytestmark = pytest.mark.one_backend
+CLASSES = 7
+
+
+@pytest.fixture
+def labels(rng):
+    return rng.integers(0, CLASSES, 301)
+
+
+@pytest.fixture
+def logits(rng, labels):
+    return (rng.normal(size=(301, CLASSES)) * 2 + np.eye(CLASSES)[labels]).astype("f4")
+
+
+def test_figures_are_those_of_scikit_learn(labels, logits):
+    figures = Scores.of(labels, logits).figures()
+    predicted = logits.argmax(axis=1)
+    p = np.exp(log_softmax(logits))
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(
+        labels, predicted, average="macro", zero_division=0
+    )
+    expected = {
+        "top1": sk.accuracy_score(labels, predicted),
+        "top5": sk.top_k_accuracy_score(labels, p, k=5),
+        "mean_per_class_accuracy": sk.balanced_accuracy_score(labels, predicted),
+        "macro_precision": precision,
+        "macro_recall": recall,
+        "macro_f1": f1,
+        "nll": sk.log_loss(labels, p),
+    }
+    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+
+
+def test_per_class_scores_are_those_of_scikit_learn(labels, logits):
+    labels = np.where(labels == 3, 2, labels)  # a class without images
+    predicted = logits.argmax(axis=1)
+    predicted[predicted == 5] = 4  # and one that is never named
+    ours = class_scores(labels, predicted, CLASSES)
+    theirs = sk.precision_recall_fscore_support(
+        labels, predicted, labels=range(CLASSES), zero_division=0
+    )
+    for name, values in zip(("precision", "recall", "f1", "images"), theirs):
+        np.testing.assert_allclose(ours[name], values)
+
+
+def test_macro_figures_leave_out_classes_without_images():
+    """Classes 0 and 1 have images: recall 1 and 0, mean 1/2; class 2 has none."""
+    figures = Scores.of([0, 0, 1], np.eye(3)[[0, 0, 2]]).figures()
+    assert figures["mean_per_class_accuracy"] == 0.5
+    assert figures["macro_f1"] == 0.5
+
+
+def test_equal_scores_name_the_first_class():
+    figures = Scores.of([0, 4, 5, 9], np.zeros((4, 10))).figures()
+    assert (figures["top1"], figures["top5"]) == (0.25, 0.5)
+    assert figures["nll"] == pytest.approx(np.log(10))
+
+
+def test_calibration_error_by_hand():
+    """Confidence 0.8 in two images, one right: gap 0.3. Confidence 0.6, right: gap 0.4.
+
+    (2 * 0.3 + 1 * 0.4) / 3 = 1/3.
+    """
+    logits = np.log([[0.8, 0.2], [0.8, 0.2], [0.6, 0.4]])
+    labels = np.array([0, 1, 0])
+    assert calibration_error(labels, logits) == pytest.approx(1 / 3)
+    assert Scores.of(labels, logits).figures()["ece"] == pytest.approx(1 / 3)
+    table = reliability(labels, logits)
+    assert table["images"].tolist() == [0] * 8 + [1, 0, 0, 2] + [0] * 3
+    assert table["accuracy"][11] == 0.5
+    assert table["confidence"][8] == pytest.approx(0.6)
+
+
+def test_temperature_is_the_minimum_that_scipy_finds(labels, logits):
+    def nll(t):
+        return sk.log_loss(labels, np.exp(log_softmax(logits / t)))
+
+    found = minimize_scalar(nll, bounds=(0.1, 20), method="bounded")
+    assert fit_temperature(labels, logits) == pytest.approx(found.x, rel=1e-3)
+
+
+def test_temperature_without_information_or_without_errors():
+    assert fit_temperature([0, 1], np.zeros((2, 3))) == 1
+    assert 0.02 <= fit_temperature([0, 1], np.eye(2)) < 0.03
+    assert fit_temperature([], np.zeros((0, 3))) == 1
+
+
+def test_retrieval_is_that_of_plain_loops(rng):
+    labels = np.append(rng.integers(0, 5, 60), 9)  # class 9 has one image
+    x = rng.normal(size=(61, 4)) + 20
+    found = retrieval_scores(x, labels)
+    for i in range(61):
+        order = sorted(
+            (j for j in range(61) if j != i), key=lambda j: np.linalg.norm(x[i] - x[j])
+        )
+        hits = [labels[j] == labels[i] for j in order]
+        r = sum(hits)
+        if not r:
+            assert all(np.isnan(values[i]) for values in found.values())
+            continue
+        average = sum(sum(hits[: k + 1]) / (k + 1) for k in range(r) if hits[k]) / r
+        assert found["recall@1"][i] == hits[0]
+        assert found["recall@5"][i] == any(hits[:5])
+        assert found["map@r"][i] == pytest.approx(average)
+
+
+def test_confused_pairs_count_both_directions():
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    predicted = np.array([1, 1, 0, 0, 0, 2])
+    names = ["a", "b", "c"]
+    np.testing.assert_array_equal(
+        confusion_matrix(labels, predicted, 3), sk.confusion_matrix(labels, predicted)
+    )
+    first, second = confused_pairs(labels, predicted, names)
+    assert first == {
+        "classes": ["a", "b"],
+        "errors": 3,
+        "first_as_second": 2,
+        "second_as_first": 1,
+        "share": 0.75,
+    }
+    assert second["classes"] == ["c", "a"]
+    assert confused_pairs(labels, labels, names) == []
+
+
+def test_accuracy_within_groups_by_hand():
+    """Groups (0, 1) and (2, 3). Of four images two are right, one error stays inside.
+
+    Given the group, image 3 (scores 9, 0, 1, 2; class 3) would be right: 3 of 4.
+    """
+    logits = np.array([[5, 1, 0, 0], [5, 1, 0, 0], [0, 0, 4, 1], [9, 0, 1, 2.0]], "f4")
+    labels = np.array([0, 1, 2, 3])
+    result = within_groups(labels, logits, {"family": ("x", "x", "y", "y")})["family"]
+    assert result["top1"] == 0.5
+    assert result["top1_of_group"] == 0.75
+    assert result["top1_within_group"] == 0.75
+    assert result["errors_within_group"] == 0.5
+    assert [g["group"] for g in result["groups"]] == ["x", "y"]
+    assert result["groups"][1]["top1_within_group"] == 1
+
+
+def test_look_alikes_stand_together():
+    """Classes 0, 2, 4 are confused with each other, as are 1, 3, 5; 6 has no image."""
+    labels = np.repeat(np.arange(6), 10)
+    logits = np.full((60, 7), -5.0, "f4")
+    for i, c in enumerate(labels):
+        logits[i, [c, (c + 2) % 6]] = 2
+    order = look_alike_order(labels, logits, np.eye(2)[labels % 2]).tolist()
+    assert {frozenset(order[:3]), frozenset(order[3:6])} == {
+        frozenset({0, 2, 4}),
+        frozenset({1, 3, 5}),
+    }
+    assert order[6] == 6
+
+
+def test_interval_of_an_accuracy_is_the_binomial_one():
+    """80 of 100 right: standard error sqrt(0.8 * 0.2 / 100) = 0.04, so +- 0.078."""
+    labels = np.zeros(100, int)
+    logits = np.eye(2)[(np.arange(100) >= 80).astype(int)]
+    top1 = with_intervals(Scores.of(labels, logits))["top1"]
+    assert top1["value"] == pytest.approx(0.8)
+    assert (top1["low"], top1["high"]) == pytest.approx((0.722, 0.878), abs=0.015)
+
+
+def test_interval_of_retrieval_is_as_wide_as_repeated_sets_are(rng):
+    """MAP@R of 30 sets that are drawn anew tells how wide the interval must be."""
+    centres = rng.normal(size=(5, 3))
+
+    def drawn():
+        labels = rng.integers(0, 5, 200)
+        x = centres[labels] + rng.normal(size=(200, 3))
+        return with_intervals(Scores.of(labels, np.eye(5)[labels], x), repeats=50)
+
+    figures = [drawn()["map@r"] for _ in range(30)]
+    spread = np.std([f["value"] for f in figures])
+    width = np.mean([f["high"] - f["low"] for f in figures])
+    assert 2.5 < width / spread < 5.5  # 3.9 for a normal figure
+
+
+def test_one_image_has_figures_and_no_intervals():
+    figures = with_intervals(Scores.of([1], [[0.0, 3.0]], [[1.0, 2.0]]))
+    assert figures["top1"] == {"value": 1.0, "low": None, "high": None}
+    assert figures["recall@1"]["value"] is None
+
+
+def test_intervals_do_not_depend_on_anything_but_the_predictions(labels, logits, rng):
+    scores = Scores.of(labels, logits, rng.normal(size=(301, 3)))
+    assert with_intervals(scores, repeats=20) == with_intervals(scores, repeats=20)
+    without = with_intervals(scores, repeats=0)
+    assert all(figure["low"] is None for figure in without.values())

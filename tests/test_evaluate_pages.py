@@ -1,0 +1,272 @@
+import itertools
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from browser import Browser, chromium
+from evaluate_runs import NAMES, make_run, photos
+from PIL import Image
+
+import keras_apinet.evaluate.extras as extras
+from keras_apinet import APINetError, data
+from keras_apinet.evaluate import evaluate_run, plots
+from keras_apinet.evaluate.card import as_text, write_card
+from keras_apinet.evaluate.comparison import compare, page, save
+from keras_apinet.evaluate.pictures import data_uri, square, with_heat, with_signs
+from keras_apinet.evaluate.report import flat_map, read_log, spread, write_report
+
+pytestmark = pytest.mark.one_backend
+needs_chromium = pytest.mark.skipif(chromium() is None, reason="there is no Chromium")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return photos(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, table):
+    names = data.load(table).class_names
+    return make_run(tmp_path_factory.mktemp("runs") / "<run> & co", table, names)
+
+
+@pytest.fixture(scope="module")
+def report(run):
+    return write_report(run, bootstrap=20)
+
+
+@pytest.fixture(scope="module")
+def comparison(run, table):
+    test = data.load(table).splits["test"]
+    return compare(run, test.reference(0), test.reference(8))
+
+
+def check_page(file):
+    """What holds for every page: seen by a browser, and by a person's aids."""
+    with Browser() as browser:
+        browser.resize(390, 844, mobile=True, dark=True)
+        browser.open(file.as_uri())
+        browser.until("document.readyState === 'complete'")
+        assert browser.errors() == []
+        fetched = {url.split(":")[0] for url in browser.requests()}
+        assert fetched <= {"file", "data"}
+        assert [u for u in browser.requests() if u.startswith("file")] == [
+            file.as_uri()
+        ]
+        assert browser.run("document.querySelectorAll('script').length") == 0
+        # Nothing sticks out of a phone's screen, and every picture has its words.
+        assert browser.run("document.documentElement.scrollWidth") <= 390
+        images = browser.run(
+            "[...document.images].map(i => [i.alt.trim().length > 0, i.naturalWidth])"
+        )
+        assert len(images) > 5
+        assert all(named for named, _ in images)
+        assert browser.run(
+            "[...document.querySelectorAll('[role=img]')]"
+            ".every(e => e.getAttribute('aria-label'))"
+        )
+        levels = browser.run(
+            "[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])"
+        )
+        assert levels[0] == 1
+        assert levels.count(1) == 1
+        assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+        ids = browser.run("[...document.querySelectorAll('[id]')].map(e => e.id)")
+        assert len(ids) == len(set(ids))
+        links = browser.run(
+            "[...document.querySelectorAll('a')].map(a => a.getAttribute('href'))"
+        )
+        assert all(link[1:] in ids for link in links if link.startswith("#"))
+        # Labels are words, not markup.
+        assert browser.run("document.querySelectorAll('main b, main i').length") == 0
+        return browser.run("document.body.innerText")
+
+
+@needs_chromium
+def test_the_report_in_a_browser(report):
+    text = check_page(report)
+    assert "<b>pear</b> & $co$" in text
+    assert "<run> & co" in text
+    assert "Calibration" in text
+    assert report.stat().st_size < 10e6
+
+
+@needs_chromium
+def test_the_comparison_in_a_browser(comparison, tmp_path):
+    text = check_page(save(comparison, tmp_path / "a & b.html"))
+    assert "What tells" in text
+
+
+def test_the_report_leaves_the_evaluation_in_the_run(report, run):
+    result = json.loads((run / "evaluation_test.json").read_text("utf-8"))
+    html = report.read_text("utf-8")
+    assert f"{result['metrics']['top1']['value']:.1%}" in html
+    assert html.count("<article") >= result["errors"]
+
+
+def test_report_without_errors_or_log_or_validation(run, table, tmp_path):
+    """One image of one class, rightly classified, and a run that has only warmed up."""
+    from dataclasses import replace
+
+    import keras_apinet
+
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "log.csv").write_text("")
+    (copy / "calibration.json").unlink(missing_ok=True)
+    images = data.load(table)
+    test = images.splits["test"]
+    model = keras_apinet.load(copy)
+    model.classifier.set_weights(
+        [np.zeros_like(model.classifier.get_weights()[0]), np.array([9.0, 0, 0])]
+    )
+    model.save(copy / "best.keras")
+    first = test.take(np.flatnonzero(test.labels == 0)[:1])
+    small = replace(images, splits={"train": images.splits["train"], "test": first})
+    html = write_report(copy, data=small, bootstrap=10).read_text("utf-8")
+    assert "No image was taken for another class" in html
+    assert "no temperature was fitted" in html
+    assert 'id="training"' not in html
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".svg", ".pdf"])
+def test_a_comparison_as_a_picture(comparison, tmp_path, ending):
+    path = save(comparison, tmp_path / f"out{ending}")
+    content = path.read_bytes()
+    if ending in (".png", ".jpg"):
+        with Image.open(path) as picture:
+            width, height = picture.size
+        assert width > height > 500
+    else:
+        assert content[:4] == (b"%PDF" if ending == ".pdf" else b"<?xm")
+
+
+def test_a_comparison_names_what_it_compares(comparison, run, table):
+    assert len(set(comparison.class_names)) == 2
+    assert set(comparison.class_names) <= set(NAMES)
+    channels = [c for _, row in comparison.channel_rows for c in row]
+    assert set(channels) == set(comparison.patches)
+    assert all(len(patches) == 3 for patches in comparison.patches.values())
+    assert "<b>" not in page(comparison)
+    test = data.load(table).splits["test"]
+    chosen = compare(
+        run,
+        test.reference(0),
+        test.reference(1),
+        classes=(NAMES[0], NAMES[2]),
+        patches=False,
+    )
+    assert chosen.class_names == (NAMES[0], NAMES[2])
+    assert chosen.patches == {}
+    with pytest.raises(APINetError, match="no class 'kiwi'"):
+        compare(run, test.reference(0), test.reference(1), classes=("kiwi", "apple"))
+
+
+def test_a_comparison_needs_a_known_ending(comparison, tmp_path):
+    with pytest.raises(APINetError, match=r"must end in \.html"):
+        save(comparison, tmp_path / "out.docx")
+
+
+def test_a_missing_package_says_how_to_get_it():
+    with pytest.raises(APINetError, match=r"'no_such_package'.*keras-apinet\[report\]"):
+        extras.need("no_such_package")
+
+
+def test_the_card(run, report):
+    card = write_card(run, license_name="MIT").read_text("utf-8")
+    front, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL).groups()
+    assert 'license: "MIT"' in front
+    assert 'name: "<run> & co"' in front
+    result = json.loads((run / "evaluation_test.json").read_text("utf-8"))
+    top1 = result["metrics"]["top1"]
+    row = f"| Top-1 accuracy | {top1['value']:.1%} | {top1['low']:.1%} to"
+    assert row in body
+    assert "&lt;b&gt;pear&lt;/b&gt; &amp; \\$co\\$" in body
+    assert "<b>" not in body
+    for heading in ("Figures", "Data", "Recipe", "Limits", "Licence", "Method"):
+        assert f"\n## {heading}\n" in body
+    assert "None was stated" in write_card(run).read_text("utf-8")
+
+
+def test_the_card_needs_an_evaluation(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    for file in copy.glob("evaluation_*.json"):
+        file.unlink()
+    with pytest.raises(APINetError, match="not evaluated on test or val"):
+        write_card(copy)
+    evaluate_run(copy, "val", bootstrap=0)
+    assert "val split" in write_card(copy).read_text("utf-8")
+
+
+def test_text_in_markdown_is_only_text():
+    assert as_text("a|b *c* <d>\n[e](f)") == r"a\|b \*c\* &lt;d&gt; \[e\](f)"
+
+
+def test_a_log_is_read_by_column(tmp_path):
+    log = tmp_path / "log.csv"
+    assert read_log(log) == {}
+    log.write_text("epoch,loss\n")
+    assert read_log(log) == {}
+    log.write_text("epoch,loss\n0,2.5\n1,\n")
+    assert read_log(log)["epoch"] == [0, 1]
+    assert np.isnan(read_log(log)["loss"][1])
+    log.write_text("epoch,loss\n0,what\n")
+    with pytest.raises(APINetError, match=r"log\.csv"):
+        read_log(log)
+
+
+def test_flat_map_keeps_the_two_widest_directions(rng):
+    """Points on a plane in five dimensions keep their distances."""
+    plane = rng.normal(size=(30, 2)) * (3, 1)
+    axes, _ = np.linalg.qr(rng.normal(size=(5, 2)))
+    flat = flat_map((plane @ axes.T).astype("float32"))
+    gaps = np.linalg.norm(plane[:, None] - plane, axis=-1)
+    found = np.linalg.norm(flat[:, None] - flat, axis=-1)
+    np.testing.assert_allclose(found, gaps, atol=1e-4)
+    assert flat_map(np.ones((1, 5), "float32")).tolist() == [[0, 0]]
+
+
+def test_thumbnails_are_spread_over_the_map(rng):
+    places = rng.normal(size=(500, 2))
+    chosen = spread(places, 5)
+    assert len(chosen) == len(set(chosen)) <= 25
+    assert spread(np.zeros((4, 2))) == [0]
+
+
+def test_plots_of_many_classes_and_of_none(rng):
+    names = [f"<{i}> $x$" for i in range(150)]
+    svg = plots.per_class(names, rng.random(150), np.full(150, 3))
+    assert "&lt;" in svg
+    assert "<script" not in svg
+    matrix = rng.integers(0, 3, (150, 150))
+    assert plots.confusion(matrix, names, np.arange(150)).startswith("<svg")
+    ids = re.findall(r' id="([^"]*)"', svg)
+    assert all(name.startswith("classes-") for name in ids)
+
+
+def test_heat_marks_its_peak():
+    image = np.full((64, 64, 3), 100, "uint8")
+    where = np.zeros((64, 64))
+    where[40, 20] = 1
+    marked = with_heat(image, where)
+    assert marked[40, 20].tolist() != [100, 100, 100]
+    assert (marked == 255).all(axis=-1).any()
+    assert (with_heat(image, np.zeros((64, 64))) == 100).all()
+
+
+def test_signs_have_two_colours():
+    image = np.full((4, 4, 3), 100, "uint8")
+    signed = np.zeros((4, 4))
+    signed[0, 0], signed[3, 3] = 1, -1
+    shown = with_signs(image, signed).astype(int)
+    assert shown[0, 0, 0] > shown[0, 0, 2]
+    assert shown[3, 3, 2] > shown[3, 3, 0]
+    assert shown[1, 1].tolist() == [100, 100, 100]
+
+
+def test_pictures_travel_inside_the_page():
+    assert data_uri(np.zeros((9, 9, 3), "uint8")).startswith("data:image/jpeg;base64,")
+    tall = square(np.zeros((40, 20, 3), "uint8"), 16)
+    assert tall.shape == (16, 16, 3)
+    assert tall[8, 0].tolist() == [128, 128, 128]

@@ -1,0 +1,263 @@
+"""Bad input to export: a clear message, nothing half-written, exit code 2."""
+
+import errno
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from export_models import clear_classifier, patterns
+
+import keras_apinet
+from keras_apinet.cli import main
+from keras_apinet.errors import APINetError
+from keras_apinet.export import Exporter, export_classifier, load_classifier
+from keras_apinet.export.targets import Target
+
+pytestmark = pytest.mark.one_backend
+
+
+@pytest.fixture(scope="module")
+def model():
+    return clear_classifier(*patterns(), list("abcde"), weights=None)
+
+
+@pytest.fixture(scope="module")
+def good(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("good") / "good.tflite"
+    export_classifier(model, path)
+    return path
+
+
+def refuses(words, *args, **options):
+    with pytest.raises(APINetError, match=re.escape(words)) as caught:
+        export_classifier(*args, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_misspelt_formats_and_precisions(model, tmp_path):
+    refuses("did you mean 'tflite'?", model, tmp_path / "x", format="tflit")
+    refuses("stands for no format", model, tmp_path / "x.pb")
+    refuses("did you mean 'int8'?", model, tmp_path / "x.tflite", precision="int-8")
+    refuses(
+        "exists for tflite and web only", model, tmp_path / "m.onnx", precision="int8"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_exists_needs_force(model, tmp_path):
+    path = tmp_path / "birds.tflite"
+    path.write_bytes(b"precious")
+    refuses("--force", model, path)
+    assert path.read_bytes() == b"precious"
+    export_classifier(model, path, force=True)
+    assert load_classifier(path).class_names == list("abcde")
+
+
+def test_force_never_replaces_what_is_no_export(model, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("precious")
+    refuses("something else", model, tmp_path / "folder", force=True)
+    refuses("is a folder", model, tmp_path / "folder", format="tflite", force=True)
+    (tmp_path / "file").write_text("precious")
+    refuses("is a file", model, tmp_path / "file", force=True)
+
+
+def test_wrong_class_counts_temperatures_and_sizes(model, tmp_path):
+    path = tmp_path / "x.tflite"
+    refuses("2 class names for a model of 5", model, path, class_names=["a", "b"])
+    refuses("temperature=0", model, path, temperature=0.0)
+    refuses("image_size=64 does not fit", model, path, image_size=64)
+    refuses("A dict cannot be exported", {}, path)
+
+
+def test_int8_without_photos(model, tmp_path):
+    refuses("representative photos", model, tmp_path / "x.tflite", precision="int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_model(tmp_path):
+    description = {"settings": {}, "class_names": ["a", "b"], "image_size": 32}
+    (tmp_path / "run.json").write_text(json.dumps(description))
+    refuses("no model", tmp_path, tmp_path / "x.tflite")
+    refuses("no run in", tmp_path.parent, tmp_path / "x.tflite")
+
+
+def test_a_full_disk(model, tmp_path, monkeypatch):
+    def full(self, *args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    refuses("No space left on device", model, tmp_path / "x.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_loses_too_much_is_not_handed_over(model, tmp_path, monkeypatch):
+    from keras_apinet.export import exporting
+
+    def worse(runtime, images, expected, labels):
+        return {"difference": 2e-5, "agreement": 1.0, "photos": 9}
+
+    monkeypatch.setattr(exporting, "measure", worse)
+    refuses("probabilities within 1e-05", model, tmp_path / "x.tflite")
+    monkeypatch.setattr(
+        exporting,
+        "measure",
+        lambda *_: {"difference": 0.5, "agreement": 0.97, "photos": 100},
+    )
+    photos = patterns()[0]
+    options = {"precision": "int8", "photos": photos}
+    refuses("97.0% of 100 photos", model, tmp_path / "x.tflite", **options)
+    assert list(tmp_path.iterdir()) == []
+    export_classifier(
+        model, tmp_path / "x.tflite", min_agreement=0.9, max_difference=1, **options
+    )
+
+
+@keras.saving.register_keras_serializable(package="export_errors")
+class Sorted(keras.layers.Layer):
+    """Holds an operation that phones do not have."""
+
+    def call(self, inputs):
+        import tensorflow as tf
+
+        return tf.raw_ops.Betainc(a=inputs * 0 + 0.5, b=inputs * 0 + 0.5, x=inputs * 0)
+
+
+def test_an_operation_that_the_converter_refuses_is_named(tmp_path):
+    image = keras.Input((32, 32, 3))
+    backbone = keras.Model(
+        image, Sorted()(keras.layers.Conv2D(4, 8, 8)(image)), name="odd_backbone"
+    )
+    odd = keras_apinet.build(backbone, 2)
+    with pytest.raises(APINetError, match="Betainc") as caught:
+        export_classifier(odd, tmp_path / "x.tflite")
+    assert "odd_backbone" in str(caught.value)
+    assert "saved_model" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kept", [0, 3, 100, 0.5, 0.99])
+def test_cut_off_files(kept, good, tmp_path):
+    content = good.read_bytes()
+    cut = content[: int(kept * len(content)) if kept < 1 else kept]
+    for name in ("cut.tflite", "cut.onnx", "cut.keras"):
+        (tmp_path / name).write_bytes(cut)
+        with pytest.raises(APINetError, match=re.escape(name)):
+            load_classifier(tmp_path / name)
+
+
+def test_files_of_others_and_of_no_kind(tmp_path):
+    (tmp_path / "x.tflite").write_bytes(b"no model at all")
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04N.")
+    for name in ("x.tflite", "x.pkl", "missing.onnx"):
+        with pytest.raises(APINetError, match=re.escape(name)):
+            load_classifier(tmp_path / name)
+
+
+def test_a_model_file_that_would_run_code_is_refused(tmp_path):
+    image = keras.Input((32, 32, 3))
+    features = keras.layers.Lambda(lambda x: x * 2)(keras.layers.Conv2D(4, 8, 8)(image))
+    evil = keras_apinet.build(keras.Model(image, features), 2)
+    evil.save(tmp_path / "evil.keras")
+    refuses("evil.keras", tmp_path / "evil.keras", tmp_path / "x.tflite")
+    with pytest.raises(APINetError, match=r"evil\.keras"):
+        load_classifier(tmp_path / "evil.keras")
+
+
+def test_the_command_exits_with_2(model, tmp_path, capsys):
+    model.save(tmp_path / "model.keras")
+    arguments = ["export", str(tmp_path / "model.keras")]
+    assert main([*arguments, "--format", "tfilte"]) == 2
+    assert "did you mean 'tflite'?" in capsys.readouterr().err
+    assert main([*arguments, "--precision", "int8"]) == 2
+    assert "representative photos" in capsys.readouterr().err
+    both = ["--format", "tflite", "onnx", "--out", "x"]
+    assert main([*arguments, *both]) == 2
+    assert "one target" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_the_command_writes_beside_the_model_and_prints_the_table(
+    model, tmp_path, capsys
+):
+    model.save(tmp_path / "birds.keras")
+    assert main(["export", str(tmp_path / "birds.keras"), "--licence", "MIT"]) == 0
+    printed = capsys.readouterr()
+    assert "| birds.tflite | tflite" in printed.out
+    assert "Comparing birds.tflite" in printed.err
+    assert "birds.tflite" in (tmp_path / "birds.tflite.report.md").read_text()
+    assert load_classifier(tmp_path / "birds.tflite").info.licence == "MIT"
+
+
+def test_predictor_input(good):
+    classifier = load_classifier(good)
+    photo = np.full((50, 40, 3), 90, "uint8")
+    (answer,) = classifier.predict(photo, top=3)
+    assert len(answer) == 3
+    assert [p for _, p in answer] == sorted((p for _, p in answer), reverse=True)
+    assert len(classifier.predict([photo, photo[:32, :32]])) == 2
+    assert len(classifier.predict(np.zeros((3, 32, 32, 3)))) == 3
+    assert classifier.predict([]) == []
+    with pytest.raises(APINetError, match="top=0"):
+        classifier.predict(photo, top=0)
+    with pytest.raises(APINetError, match=r"shape=\(1, 50, 40, 3\)"):
+        classifier.probabilities(photo[None])
+
+
+def test_tflite_needs_no_keras_and_no_tensorflow(good):
+    script = (
+        "import importlib.abc, sys\n"
+        "class Absent(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name in ('keras', 'tensorflow', 'jax', 'torch', 'onnx', 'rich'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import keras_apinet, numpy\n"
+        f"c = keras_apinet.load_classifier({str(good)!r})\n"
+        "print(len(c.predict(numpy.zeros((9, 9, 3), 'uint8'))[0]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "5", done.stderr
+
+
+def test_a_missing_runtime_is_named(good, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    monkeypatch.setitem(sys.modules, "tensorflow.lite.python.interpreter", None)
+    with pytest.raises(APINetError, match="pip install ai-edge-litert"):
+        load_classifier(good)
+
+
+def test_a_model_of_16_bits_is_exported_in_32(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = clear_classifier(*patterns(), list("abcde"), weights=None)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    report = export_classifier(half, tmp_path / "x.tflite", photos=patterns()[0])
+    assert report.difference <= 1e-5
+
+
+def test_several_exports_keep_what_was_good(model, tmp_path, monkeypatch):
+    from keras_apinet.export import exporting
+
+    real = exporting.open_runtime
+    opened = []
+
+    def second_fails(path):
+        opened.append(path)
+        if len(opened) == 2:
+            raise APINetError("damaged on the way")
+        return real(path)
+
+    monkeypatch.setattr(exporting, "open_runtime", second_fails)
+    targets = [Target.of(tmp_path / name) for name in ("a.tflite", "b.tflite")]
+    with pytest.raises(APINetError, match="damaged"):
+        Exporter(model).write(targets)
+    assert {p.name for p in tmp_path.iterdir()} == {"a.tflite", "a.tflite.report.md"}

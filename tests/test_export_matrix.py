@@ -1,0 +1,221 @@
+"""Every format, written from the active backend and run in its own runtime."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from export_models import clear_classifier, patterns
+
+from keras_apinet.export import Exporter, load_classifier
+from keras_apinet.export.targets import Target
+
+NAMES = ["wren", "tit", "blåmes", "robin", "owl"]
+TEMPERATURE = 1.3
+FILES = {
+    "plain.tflite": ("tflite", "float32"),
+    "half.tflite": ("tflite", "float16"),
+    "dynamic.tflite": ("tflite", "dynamic"),
+    "whole.tflite": ("tflite", "int8"),
+    "plain.onnx": ("onnx", "float32"),
+    "saved": ("saved_model", "float32"),
+}
+# Largest difference of a probability; int8 answers in steps of 1/256.
+LIMITS = {"float32": 1e-5, "float16": 1e-2, "dynamic": 0.1, "int8": 0.1}
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return patterns()
+
+
+@pytest.fixture(scope="module")
+def model(photos):
+    keras.utils.set_random_seed(0)
+    return clear_classifier(*photos, NAMES, weights=None)
+
+
+@pytest.fixture(scope="module")
+def expected(model, photos):
+    """Calibrated probabilities, from the logits by hand."""
+    logits = np.asarray(model.predict(photos[0], verbose=0), "float64") / TEMPERATURE
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def exported(model, photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    exporter = Exporter(
+        model, photos=photos[0], temperature=TEMPERATURE, licence="CC0-1.0"
+    )
+    weights = [w.copy() for w in model.get_weights()]
+    targets = [Target.of(folder / name, *kind) for name, kind in FILES.items()]
+    reports = exporter.write(targets)
+    for before, after in zip(weights, model.get_weights()):
+        np.testing.assert_array_equal(before, after)
+    return folder, dict(zip(FILES, reports))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_probabilities_agree_with_keras(name, exported, photos, expected):
+    folder, reports = exported
+    precision = FILES[name][1]
+    classifier = load_classifier(folder / name)
+    given = classifier.probabilities(photos[0])
+    assert given.shape == expected.shape
+    assert given.dtype == np.float32
+    assert np.abs(given - expected).max() <= LIMITS[precision]
+    agreement = np.mean(given.argmax(-1) == expected.argmax(-1))
+    assert agreement >= 0.98
+    assert reports[name].agreement == pytest.approx(agreement)
+    assert reports[name].difference == pytest.approx(
+        np.abs(given - expected).max(), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_file_explains_itself(name, exported):
+    info = load_classifier(exported[0] / name).info
+    assert info.class_names == tuple(NAMES)
+    assert (info.image_size, info.resize) == (32, "fit")
+    assert (info.temperature, info.licence) == (TEMPERATURE, "CC0-1.0")
+    assert info.precision == FILES[name][1]
+
+
+def test_nothing_but_the_exports_and_their_reports_is_left(exported):
+    folder, reports = exported
+    names = {path.name for path in folder.iterdir()}
+    assert names == {*FILES, *(f"{name}.report.md" for name in FILES)}
+    table = (folder / "whole.tflite.report.md").read_text()
+    assert f"{reports['whole.tflite'].agreement:.2%}" in table
+
+
+def test_sizes_shrink_with_the_precision(exported):
+    _, reports = exported
+    whole = reports["plain.tflite"].size
+    assert reports["half.tflite"].size < 0.52 * whole
+    assert reports["whole.tflite"].size < 0.30 * whole
+
+
+@pytest.mark.one_backend
+def test_int8_is_integers_throughout(exported):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(exported[0] / "whole.tflite"))
+    taken = interpreter.get_input_details()[0]
+    given = interpreter.get_output_details()[0]
+    assert (taken["dtype"], given["dtype"]) == (np.uint8, np.uint8)
+    # Phones feed pixels as they are.
+    assert taken["quantization"] == (1.0, 0)
+    kinds = {detail["dtype"] for detail in interpreter.get_tensor_details()}
+    assert not kinds & {np.float32, np.float16}
+
+
+@pytest.mark.one_backend
+def test_tflite_holds_labels_that_any_zip_reader_finds(exported):
+    with zipfile.ZipFile(exported[0] / "plain.tflite") as archive:
+        labels = archive.read("labels.txt").decode().split("\n")
+        assert labels == [*NAMES, ""]
+        assert json.loads(archive.read("classifier.json"))["class_names"] == NAMES
+
+
+@pytest.mark.one_backend
+def test_tflite_keeps_its_weights_aligned(exported):
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    content = (exported[0] / "plain.tflite").read_bytes()
+    model = schema.Model.GetRootAs(content, 0)
+    big = 0
+    for i in range(model.BuffersLength()):
+        if model.Buffers(i).DataLength() >= 64:
+            data = model.Buffers(i).DataAsNumpy()
+            start = data.__array_interface__["data"][0]
+            origin = np.frombuffer(content, np.uint8).__array_interface__["data"][0]
+            assert (start - origin) % 16 == 0
+            big += 1
+    assert big > 5
+
+
+@pytest.mark.one_backend
+def test_onnx_takes_any_batch_and_names_its_classes(exported):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exported[0] / "plain.onnx")
+    (taken,) = session.get_inputs()
+    assert not isinstance(taken.shape[0], int)
+    assert taken.shape[1:] == [32, 32, 3]
+    properties = session.get_modelmeta().custom_metadata_map
+    assert properties["labels.txt"].splitlines() == NAMES
+
+
+@pytest.mark.one_backend
+def test_saved_model_signatures(exported, model, photos, expected, tmp_path, rng):
+    import tensorflow as tf
+    from PIL import Image
+
+    import keras_apinet
+
+    loaded = tf.saved_model.load(str(exported[0] / "saved"))
+    assert set(loaded.signatures) == {
+        *("serve", "serving_default", "serve_encoded", "features"),
+    }
+    serving = loaded.signatures["serving_default"]
+    ready = serving(images=tf.constant(photos[0]))["probabilities"]
+    np.testing.assert_allclose(ready, expected, atol=1e-5)
+    features = loaded.signatures["features"](images=tf.constant(photos[0]))["features"]
+    np.testing.assert_allclose(
+        features, keras.ops.convert_to_numpy(model.features(photos[0])), atol=1e-3
+    )
+    # A photo of another size is seen as in evaluation, as pixels and as a file.
+    photo = np.kron(photos[0][3], np.ones((3, 2, 1))).astype("uint8")
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo).save(path)
+    seen = keras_apinet.data.prepare(photo, 32)
+    answer = load_classifier(exported[0] / "saved").probabilities(seen[None])
+    pixels = serving(images=tf.constant(photo[None]))["probabilities"]
+    np.testing.assert_allclose(pixels, answer, atol=1e-5)
+    encoded = tf.constant([path.read_bytes(), path.read_bytes()])
+    files = loaded.signatures["serve_encoded"](encoded=encoded)["probabilities"]
+    np.testing.assert_allclose(files, np.repeat(answer, 2, 0), atol=1e-5)
+
+
+def op_names(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    return [detail["op_name"] for detail in interpreter._get_ops_details()]
+
+
+@pytest.mark.one_backend
+def test_the_interaction_costs_nothing(exported, tmp_path):
+    """Same operations and size as backbone, pooling and classifier by themselves."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    from keras_apinet import backbones
+
+    backbone = backbones.create("tiny", 32, None)
+    image = keras.Input((32, 32, 3))
+    features = keras.layers.GlobalAveragePooling2D()(
+        backbone.model(backbone.scaling(image))
+    )
+    plain = keras.Model(image, keras.layers.Dense(5, activation="softmax")(features))
+    path = tmp_path / "plain.tflite"
+    signature = [keras.InputSpec(shape=(1, 32, 32, 3), dtype="float32")]
+    plain.export(path, format="litert", input_signature=signature, verbose=False)
+    ours = exported[0] / "plain.tflite"
+    assert op_names(ours) == op_names(path)
+    assert ours.stat().st_size <= path.stat().st_size + 4096
+
+    def operations(folder):
+        loaded = tf.saved_model.load(str(folder))
+        graph = convert_variables_to_constants_v2(loaded.signatures["serve"]).graph
+        kinds = [operation.type for operation in graph.get_operations()]
+        return sorted(kind for kind in kinds if kind != "NoOp")
+
+    plain.export(tmp_path / "saved", verbose=False)
+    assert operations(exported[0] / "saved") == operations(tmp_path / "saved")

@@ -1,0 +1,179 @@
+"""The page in headless Chromium: drop a photo, read the five rows."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import Browser, Server, chromium
+from export_models import clear_classifier
+from PIL import Image
+
+from keras_apinet.data.synthetic import SPECIES, draw
+from keras_apinet.errors import APINetError
+from keras_apinet.export import Exporter, load_classifier
+from keras_apinet.export.targets import Target
+
+pytestmark = pytest.mark.one_backend
+ROWS = (
+    "[...document.querySelectorAll('#results li')]"
+    ".map((row) => [row.dataset.class, Number(row.dataset.probability)])"
+)
+READY = "document.querySelector('#status')?.textContent === 'Ready.'"
+FIVE = "document.querySelectorAll('#results li').length === 5"
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A page in float32 and one in int8, of a classifier of drawn birds."""
+    folder = tmp_path_factory.mktemp("pages")
+    labels = np.arange(48) % 8
+    birds = [draw(int(k), 100 + i).pixels for i, k in enumerate(labels)]
+    images = np.stack([np.asarray(Image.fromarray(b).resize((64, 64))) for b in birds])
+    names = [species.name for species in SPECIES[:8]]
+    model = clear_classifier(images, labels, names, weights=None)
+    runtime = os.environ.get("KERAS_APINET_WEB_RUNTIME")
+    if not runtime and shutil.which("npm") is None:
+        pytest.skip("neither npm nor KERAS_APINET_WEB_RUNTIME: no browser runtime")
+    exporter = Exporter(model, photos=images, licence="CC0-1.0", verify=False)
+    try:
+        exporter.write([Target.of(folder / "float32", "web", runtime=runtime)])
+    except APINetError as error:
+        if "npm could not fetch" not in str(error):
+            raise
+        pytest.skip(str(error))
+    # The second takes its runtime from the first, as without a network.
+    exporter.write([Target.of(folder / "int8", "web", "int8", folder / "float32")])
+    return folder
+
+
+@pytest.fixture
+def browser():
+    if chromium() is None:
+        pytest.skip("no Chromium is installed")
+    with Browser() as running:
+        yield running
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "bird.jpg"
+    pixels = draw(2, 77).pixels
+    Image.fromarray(pixels).resize((230, 180)).save(path, quality=90)
+    return path
+
+
+def test_the_page_holds_all_it_needs(pages):
+    files = {
+        p.relative_to(pages / "float32").as_posix()
+        for p in pages.rglob("*")
+        if p.is_relative_to(pages / "float32") and p.is_file()
+    }
+    assert {"index.html", "model.tflite", "labels.txt", "classifier.json"} <= files
+    assert "runtime/wasm/litert_wasm_internal.wasm" in files
+    for name in ("index.html", "page.js", "preparation.js", "offline.js", "style.css"):
+        text = (pages / "float32" / name).read_text()
+        assert "http:" not in text.replace("http-equiv", "")
+        assert "https:" not in text
+        assert "@FILES@" not in text
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_five_rows_as_in_python(precision, pages, browser, photo):
+    page = pages / precision
+    expected = load_classifier(page / "model.tflite").predict(photo)[0]
+    with Server(page) as server:
+        browser.resize(1280, 800)
+        browser.open(server.address)
+        browser.until(READY)
+        browser.drop(photo, "#drop")
+        browser.until(FIVE)
+        rows = browser.run(ROWS)
+        assert [name for name, _ in rows] == [name for name, _ in expected]
+        # JPEG decoders may differ by one level; int8 answers in steps of 1/256.
+        limit = 2e-3 if precision == "float32" else 0.02
+        for (_, given), (_, wanted) in zip(rows, expected):
+            assert given == pytest.approx(wanted, abs=limit)
+        assert "ms" in browser.run("document.querySelector('#status').textContent")
+        shots = os.environ.get("KERAS_APINET_SCREENSHOTS")
+        if shots and precision == "float32":
+            browser.screenshot(Path(shots) / "page-desktop.png")
+            browser.resize(390, 844, mobile=True, dark=True)
+            browser.screenshot(Path(shots) / "page-phone.png")
+        assert browser.errors() == []
+        fetched = [a for a in browser.requests() if not a.startswith("blob:")]
+        assert all(a.startswith((server.address, "data:")) for a in fetched)
+
+
+def test_it_fits_a_phone_in_light_and_dark(pages, browser, photo):
+    with Server(pages / "float32") as server:
+        grounds = set()
+        for dark in (False, True):
+            browser.resize(360, 740, mobile=True, dark=dark)
+            browser.open(server.address)
+            browser.until(READY)
+            browser.drop(photo, "#drop")
+            browser.until(FIVE)
+            wide = "document.documentElement.scrollWidth <= window.innerWidth"
+            assert browser.run(wide)
+            grounds.add(browser.run("getComputedStyle(document.body).backgroundColor"))
+        assert len(grounds) == 2
+
+
+def test_it_works_without_a_network_after_the_first_visit(pages, browser, photo):
+    with Server(pages / "float32") as server:
+        browser.open(server.address)
+        browser.until(READY)
+        browser.run("navigator.serviceWorker.ready.then(() => true)")
+    browser.open(server.address)
+    browser.until(READY)
+    browser.drop(photo, "#drop")
+    browser.until(FIVE)
+
+
+def test_the_camera_is_classified(pages, browser):
+    with Server(pages / "float32") as server:
+        browser.open(server.address)
+        browser.until(READY)
+        browser.run("document.querySelector('#camera').click()")
+        browser.until(FIVE)
+        browser.run("document.querySelector('#camera').click()")
+        assert browser.run("document.querySelector('#video').hidden")
+
+
+def test_what_is_no_photo_is_said(pages, browser, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("no photo")
+    with Server(pages / "float32") as server:
+        browser.open(server.address)
+        browser.until(READY)
+        browser.drop(path, "#drop")
+        browser.until("document.querySelector('#status').textContent.includes('read')")
+        assert browser.run("document.querySelectorAll('#results li').length") == 0
+
+
+def test_everything_has_a_name_for_screen_readers(pages, browser):
+    with Server(pages / "float32") as server:
+        browser.open(server.address)
+        browser.until(READY)
+        browser.command("Accessibility.enable")
+        tree = browser.command("Accessibility.getFullAXTree")["nodes"]
+    roles = {"button", "main", "heading", "status"}
+    seen = set()
+    for node in tree:
+        role = node.get("role", {}).get("value")
+        if role in ("button", "heading"):
+            assert node["name"]["value"], node
+        seen.add(role)
+    assert roles <= seen
+
+
+def test_a_runtime_folder_without_the_runtime_is_named(pages, tmp_path):
+    labels = np.arange(4) % 2
+    images = np.zeros((4, 32, 32, 3), "uint8") + labels[:, None, None, None] * 200
+    model = clear_classifier(images.astype("uint8"), labels, ["a", "b"], weights=None)
+    target = Target.of(tmp_path / "page", "web", runtime=tmp_path)
+    with pytest.raises(APINetError, match="has no @litertjs/core"):
+        Exporter(model, verify=False).write([target])
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,77 @@
+"""MediaPipe Tasks, the runtime of Android, iOS and web apps, on real photos."""
+
+import numpy as np
+import pytest
+from export_models import clear_classifier
+
+from keras_apinet.export import Exporter, load_classifier
+from keras_apinet.export.photos import prepare, read_photo
+from keras_apinet.export.targets import Target
+
+pytestmark = pytest.mark.one_backend
+SIDE = 96
+
+
+@pytest.fixture(scope="module")
+def classifier(shared, tmp_path_factory):
+    """MobileNetV2 on real photos, exported, with test photos and Keras's answers."""
+    data = shared / "data" / "grocery_store"
+    names = sorted(path.name for path in (data / "train").iterdir())[::10]
+
+    def photos(split, count):
+        read = [
+            (prepare(read_photo(path), SIDE), label)
+            for label, name in enumerate(names)
+            for path in sorted((data / split / name).glob("*.jpg"))[:count]
+        ]
+        images, labels = zip(*read)
+        return np.stack(images), np.array(labels)
+
+    images, labels = photos("train", 12)
+    weights = shared / "weights" / "mobilenet_v2_imagenet_notop.weights.h5"
+    model = clear_classifier(
+        images, labels, names, "mobilenet_v2", weights=str(weights)
+    )
+    folder = tmp_path_factory.mktemp("phones")
+    targets = [
+        Target.of(folder / f"{precision}.tflite", precision=precision)
+        for precision in ("float32", "int8")
+    ]
+    reports = Exporter(model, photos=images).write(targets)
+    tested = photos("test", 5)[0]
+    scores = model.classifier_model().predict(tested, verbose=0)
+    return folder, names, tested, scores, reports
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_media_pipe_classifies_as_keras_does(precision, classifier):
+    mediapipe = pytest.importorskip("mediapipe")
+    tasks = mediapipe.tasks
+    folder, names, tested, expected, _ = classifier
+    options = tasks.vision.ImageClassifierOptions(
+        base_options=tasks.BaseOptions(
+            model_asset_path=str(folder / f"{precision}.tflite")
+        ),
+        max_results=1,
+    )
+    ours = load_classifier(folder / f"{precision}.tflite")
+    compared = 0
+    with tasks.vision.ImageClassifier.create_from_options(options) as image_classifier:
+        for image, scores, own in zip(tested, expected, ours.probabilities(tested)):
+            photo = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=image)
+            result = image_classifier.classify(photo)
+            best = result.classifications[0].categories[0]
+            assert best.category_name == names[best.index]
+            assert best.score == pytest.approx(own.max(), abs=1e-5)
+            second, first = np.sort(scores)[-2:]
+            # Int8 may differ where two classes are nearly even.
+            if precision == "float32" or first - second > 0.1:
+                assert best.category_name == names[scores.argmax()]
+                compared += 1
+    assert compared >= 30
+
+
+def test_int8_is_small_and_close(classifier):
+    *_, (whole, small) = classifier
+    assert small.size <= 0.30 * whole.size
+    assert small.agreement >= 0.98

@@ -1,0 +1,63 @@
+"""The whole way on real photos: train, evaluate, export, agree."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from keras_apinet.cli import main
+
+pytestmark = pytest.mark.one_backend
+
+CLASSES = ("Banana", "Granny-Smith", "Golden-Delicious", "Arla-Standard-Milk", "Lemon")
+
+
+@pytest.fixture(scope="module")
+def photos(shared, tmp_path_factory):
+    """Five classes of the Grocery Store photos, official splits."""
+    root = tmp_path_factory.mktemp("grocery")
+    for split in ("train", "val", "test"):
+        for name in CLASSES:
+            source = shared / "data/grocery_store" / split / name
+            if source.is_dir():
+                shutil.copytree(source, root / split / name)
+    return root
+
+
+def test_it_learns_real_classes_and_the_phone_agrees(photos, shared, tmp_path, capsys):
+    import keras_apinet
+    from keras_apinet import data
+    from keras_apinet.runs import Run
+
+    weights = shared / "weights/mobilenet_v2_imagenet_notop.weights.h5"
+    run, file = tmp_path / "run", tmp_path / "grocery.tflite"
+    trained = main(
+        [
+            *("train", "--data", str(photos), "--out", str(run), "--image-size", "96"),
+            *("--backbone", "mobilenet_v2", "--weights", str(weights), "--quiet"),
+            *("--classes-per-batch", "5", "--images-per-class", "4"),
+            *("--warmup-epochs", "40", "--epochs", "1", "--steps-per-epoch", "4"),
+        ]
+    )
+    assert trained == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--bootstrap", "0", "--json"]) == 0
+    assert main(["export", str(run), "--format", "tflite", "--out", str(file)]) == 0
+
+    model = keras_apinet.load(run)
+    test = data.load(str(photos)).splits["test"]
+    batches = data.evaluation_batches(test, image_size=96)
+    # Exported probabilities are calibrated by the temperature that evaluate fitted.
+    temperature = Run.open(run).read("calibration.json")["temperature"]
+    logits = model.predict(batches, verbose=0) / temperature
+    ours = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    phone = keras_apinet.load_classifier(file)
+    theirs = np.concatenate([phone.probabilities(images) for images, _ in batches])
+    # Five classes, two of them look-alikes: three times chance.
+    assert (ours.argmax(-1) == test.labels).mean() > 0.6
+    np.testing.assert_array_equal(ours.argmax(-1), theirs.argmax(-1))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    # The same from the files themselves, through each side's own photo reader.
+    answers = phone.predict([test.reference(i) for i in range(5)], top=1)
+    names = [answer[0][0] for answer in answers]
+    assert names == [phone.class_names[i] for i in theirs[:5].argmax(-1)]

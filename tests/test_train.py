@@ -1,0 +1,169 @@
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND
+from PIL import Image
+
+import keras_apinet
+from keras_apinet import APINetError
+from keras_apinet.runs import Run, write_atomically
+from keras_apinet.train import Recipe, train
+
+QUICK = {
+    "backbone": "tiny",
+    "image_size": 32,
+    "epochs": 2,
+    "classes_per_batch": 3,
+    "images_per_class": 2,
+    "mutual_units": 8,
+    "augmentation": "none",
+}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three classes of flat colours with noise, 8 images each."""
+    rng = np.random.default_rng(0)
+    colours = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+    for name, colour in colours.items():
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(8):
+            noise = rng.normal(0, 10, (40, 40, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype("uint8")
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_a_run_tells_everything(photos, tmp_path, capsys):
+    run = train(Recipe(data=str(photos), **QUICK), tmp_path / "run", verbose="plain")
+    names = {p.name for p in run.folder.iterdir()}
+    assert names == {"run.json", "training.json", "log.csv", "best.keras", "last.keras"}
+    description = json.loads((tmp_path / "run/run.json").read_text())
+    assert description["class_names"] == ["blue", "green", "red"]
+    assert description["settings"]["epochs"] == 2
+    assert description["image_size"] == 32
+    assert description["data"]["images"] == {"train": 21, "val": 3}
+    assert description["versions"]["keras"] == keras.__version__
+    assert description["versions"]["backend"] == BACKEND
+    rows = list(csv.DictReader((tmp_path / "run/log.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert {"loss", "ranking_loss", "valid_pairs", "val_accuracy"} <= set(rows[0])
+    best = max(float(row["val_accuracy"]) for row in rows)
+    assert run.read("training.json")["val_accuracy"] == pytest.approx(best)
+    printed = capsys.readouterr().out
+    assert "3 classes, 21 train, 3 val images" in printed
+    assert printed.count("images/s") == 2
+    again = Run.open(tmp_path / "run")
+    assert again.settings == run.settings
+    assert again.data().fingerprint() == description["data"]["fingerprint"]
+    assert again.model().class_names == ["blue", "green", "red"]
+
+
+def test_the_same_seed_trains_the_same_model(photos, tmp_path):
+    weights = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        recipe = Recipe(data=str(photos), seed=seed, **QUICK)
+        model = train(recipe, tmp_path / name, verbose="quiet").model("last")
+        weights.append(np.concatenate([w.ravel() for w in model.get_weights()]))
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
+    assert abs(weights[0] - weights[2]).max() > 1e-3
+
+
+def test_warm_up_trains_the_head_and_nothing_else(photos, tmp_path):
+    settings = {**QUICK, "warmup_epochs": 20, "head_learning_rate": 0.01, "epochs": 0}
+    run = train(Recipe(data=str(photos), **settings), tmp_path / "run", verbose="quiet")
+    trained = run.model()
+    keras.utils.set_random_seed(0)
+    fresh = keras_apinet.build("tiny", 3, 32, None, mutual_units=8, seed=0)
+    for a, b in zip(fresh.backbone.get_weights(), trained.backbone.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    for part in ("classifier", "interaction"):
+        before, after = (
+            getattr(fresh, part).weights[0],
+            getattr(trained, part).weights[0],
+        )
+        moved = keras.ops.convert_to_numpy(before) - keras.ops.convert_to_numpy(after)
+        assert abs(moved).max() > 1e-3
+    # Flat colours are separable in the features of any network.
+    assert run.read("training.json")["val_accuracy"] == 1.0
+
+
+def test_the_best_model_is_kept_not_the_last(tmp_path):
+    from keras_apinet.train.callbacks import KeepModels
+
+    run = Run.create(tmp_path / "run", {"settings": {}})
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
+    keep = KeepModels(run)
+    keep.set_model(model)
+    scores = [(0.5, 1.0), (0.7, 2.0), (0.7, 1.5), (0.6, 0.1)]
+    for epoch, (accuracy, loss) in enumerate(scores):
+        model.set_weights([np.array([[float(epoch)]])])
+        keep.on_epoch_end(epoch, {"val_accuracy": accuracy, "val_loss": loss})
+    stored = [
+        keras.saving.load_model(run.folder / f"{name}.keras").get_weights()[0].item()
+        for name in ("best", "last")
+    ]
+    assert stored == [2.0, 3.0]
+    assert keep.best_epoch == 3
+
+
+def test_baseline_trains_without_pairs(photos, tmp_path):
+    settings = {**QUICK, "method": "baseline", "label_smoothing": 0.1}
+    run = train(Recipe(data=str(photos), **settings), tmp_path / "run", verbose="quiet")
+    header = (run.folder / "log.csv").read_text().split("\n")[0]
+    assert "ranking_loss" not in header
+    assert "val_accuracy" in header
+
+
+def test_an_existing_run_is_never_overwritten(photos, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text("{}")
+    with pytest.raises(APINetError, match="holds a run already"):
+        train(Recipe(data=str(photos), **QUICK), tmp_path / "run", verbose="quiet")
+    assert (tmp_path / "run/run.json").read_text() == "{}"
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_model(
+    photos, tmp_path, monkeypatch
+):
+    settings = {**QUICK, "learning_rate": 1e30, "clipnorm": 1e30, "optimizer": "sgd"}
+    settings |= {"warmup_epochs": 1, "epochs": 3}
+    with pytest.raises(APINetError, match="loss became"):
+        train(Recipe(data=str(photos), **settings), tmp_path / "run", verbose="quiet")
+    model = Run.open(tmp_path / "run").model()
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    write_atomically(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(
+        "os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "x"))
+    )
+    with pytest.raises(OSError, match="x"):
+        write_atomically(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("settings", "value"),
+    [
+        ({"method": "pairwize"}, "did you mean 'pairwise'"),
+        ({"optimizer": "adam"}, "optimizer='adam'"),
+        ({"epochs": -1}, "epochs=-1"),
+        ({"epochs": 0, "warmup_epochs": 0}, "nothing to train"),
+        ({"images_per_class": 0}, "images_per_class=0"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"validation": 1.0}, "validation=1.0"),
+        ({"augmentation": "hard"}, "augmentation='hard'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(settings, value):
+    with pytest.raises(APINetError, match=value):
+        Recipe(**settings)
