@@ -109,7 +109,7 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
     >>> fit_temperature([0, 0, 0, 1], [[1.0, 0.0]] * 4)  # three of four: log 3
     0.91...
     """
-    truth = np.asarray(labels)
+    truth = np.asarray(labels, np.int64)
     scores = np.asarray(logits, np.float64)
     own = scores[np.arange(len(truth)), truth]
 
