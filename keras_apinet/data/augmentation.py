@@ -102,10 +102,10 @@ def crop_and_resize(
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Rounds float pixels in 0..255 to uint8."""
+    """Rounds float pixels in 0..255 to uint8, halves to even as NumPy does."""
     import tensorflow as tf
 
-    return tf.cast(images + 0.5, tf.uint8)
+    return tf.cast(tf.round(images), tf.uint8)
 
 
 def prepare(
