@@ -14,8 +14,9 @@ from keras_apinet import APINetError, data
 from keras_apinet.evaluate import evaluate_run, plots
 from keras_apinet.evaluate.card import as_text, write_card
 from keras_apinet.evaluate.comparison import compare, page, save
+from keras_apinet.evaluate.flat_map import flat_map, spread
 from keras_apinet.evaluate.pictures import data_uri, square, with_heat, with_signs
-from keras_apinet.evaluate.report import flat_map, read_log, spread, write_report
+from keras_apinet.evaluate.report import read_log, write_report
 
 pytestmark = pytest.mark.one_backend
 needs_chromium = pytest.mark.skipif(chromium() is None, reason="there is no Chromium")

@@ -48,6 +48,11 @@ class Predictions:
         """`[n]`, the class of the highest score (the first of equal ones)."""
         return np.asarray(self.logits.argmax(axis=1))
 
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """`[n]`, whether that is not the true class."""
+        return np.not_equal(self.predicted, self.labels)
+
 
 def outputs_model(model: "APINet") -> Any:
     """A plain Keras model from pixels to `[features, logits]`, sharing all weights."""
