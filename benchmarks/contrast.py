@@ -1,6 +1,6 @@
 """Do contrast maps point at the part that tells two sibling species apart?
 
-    python benchmarks/contrast.py RUN [--pairs 12]
+    python -m benchmarks.contrast RUN [--pairs 12]
 
 RUN is a run folder of `keras-apinet train --data synthetic_birds`. For every two
 sibling species, pairs of correctly classified test pictures are compared; a map hits if

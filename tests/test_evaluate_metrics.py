@@ -15,7 +15,8 @@ from keras_apinet.evaluate.confusions import (
     look_alike_order,
     within_groups,
 )
-from keras_apinet.evaluate.intervals import with_intervals
+from keras_apinet.evaluate.intervals import share_interval, with_intervals
+from keras_apinet.evaluate.measuring import class_rows
 from keras_apinet.evaluate.metrics import Scores, class_scores
 from keras_apinet.evaluate.retrieval import retrieval_scores
 
@@ -196,6 +197,34 @@ def test_interval_of_retrieval_is_as_wide_as_repeated_sets_are(rng):
     spread = np.std([f["value"] for f in figures])
     width = np.mean([f["high"] - f["low"] for f in figures])
     assert 2.5 < width / spread < 5.5  # 3.9 for a normal figure
+
+
+def test_interval_of_a_share_is_wilsons(rng):
+    """Its ends p solve |k/n - p| = z sqrt(p (1 - p) / n), the test it turns round."""
+    total = rng.integers(1, 50, 20)
+    hits = rng.integers(0, total + 1)
+    for k, n, low, high in zip(hits, total, *share_interval(hits, total)):
+        for end in (low, high):
+            if 1e-9 < end < 1 - 1e-9:
+                z = abs(k / n - end) / np.sqrt(end * (1 - end) / n)
+                assert z == pytest.approx(1.96, abs=1e-3)
+        assert low <= k / n <= high
+    assert [float(end[0]) for end in share_interval([0], [0])] == [0, 1]
+
+
+def test_intervals_of_a_class_are_those_of_shares():
+    """Class 0: 3 of 4 images found, called 6 times: union 4 + 6 - 3 = 7, J = 3/7.
+
+    F1 = 2 * 3 / (4 + 6) = 0.6, as 2 J / (1 + J) is.
+    """
+    labels = np.repeat([0, 1], [4, 6])
+    predicted = np.array([0, 0, 0, 1, 0, 0, 0, 1, 1, 1])
+    row, _ = class_rows(Scores.of(labels, np.eye(3)[predicted]), ["a", "b", "c"])
+    assert (row["recall"], row["precision"], row["f1"]) == (0.75, 0.5, 0.6)
+    recall, precision, union = (share_interval([3], [n]) for n in (4, 6, 7))
+    assert row["intervals"]["recall"] == [recall[0][0], recall[1][0]]
+    assert row["intervals"]["precision"] == [precision[0][0], precision[1][0]]
+    assert row["intervals"]["f1"] == [2 * j[0] / (1 + j[0]) for j in union]
 
 
 def test_one_image_has_figures_and_no_intervals():

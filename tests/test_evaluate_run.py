@@ -151,6 +151,31 @@ def test_classes_that_the_model_does_not_know(run, folder):
 
 
 @pytest.mark.one_backend
+def test_data_without_one_of_the_classes(run, folder):
+    """The model knows three classes, the data two; the groups of the third, none."""
+    images = data.load(folder)
+    gone = images.class_names[1]
+    splits = {}
+    for name, split in images.splits.items():
+        part = split.take(split.labels != 1)
+        splits[name] = replace(part, labels=np.where(part.labels == 2, 1, 0))
+    fewer = replace(
+        images,
+        class_names=(images.class_names[0], images.class_names[2]),
+        splits=splits,
+        groups={"kind": ("fruit", "fruit")},
+    )
+    whole = evaluate_run(run, bootstrap=0)
+    result = evaluate_run(run, data=fewer, bootstrap=0)
+    assert (result["images"], result["classes"]) == (6, 3)
+    assert result["classes_without_images"] == [gone]
+    accuracy = {row["class"]: row["accuracy"] for row in whole["per_class"]}
+    for row in result["per_class"]:
+        assert row["accuracy"] == accuracy[row["class"]]
+    assert [g["group"] for g in result["groups"]["kind"]["groups"]] == ["fruit"]
+
+
+@pytest.mark.one_backend
 def test_splits_that_cannot_be_judged(run, folder):
     images = data.load(folder)
     with pytest.raises(APINetError, match=r"no split 'exam'.*'test'"):

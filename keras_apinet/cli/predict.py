@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top", type=int, default=5, metavar="N", help="classes to show (default: 5)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--map",
+        metavar="FOLDER",
+        help="also write a picture of each photo that shows which places speak for its "
+        "class (for a run folder or .keras file)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,6 +38,10 @@ def run(args: argparse.Namespace) -> int:
         start_backend()
     predictions = load_classifier(args.model).predict(args.photos, top=args.top)
     answers = dict(zip(args.photos, predictions, strict=True))
+    if args.map:
+        from keras_apinet.evaluate.activation import write_maps
+
+        write_maps(args.model, args.photos, args.map)
     if args.json:
         rows = [
             {

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from keras_apinet.evaluate.card import write_card
     from keras_apinet.evaluate.comparison import compare
     from keras_apinet.evaluate.contrast import Contrast, class_activation, contrast
-    from keras_apinet.evaluate.evaluation import calibrate_run, evaluate_run, measure
+    from keras_apinet.evaluate.evaluation import calibrate_run, evaluate_run
+    from keras_apinet.evaluate.measuring import measure
     from keras_apinet.evaluate.predictions import Predictions, predict_split
     from keras_apinet.evaluate.report import write_report
     from keras_apinet.evaluate.retrieval import retrieval_scores
@@ -31,7 +32,7 @@ _HOME = {
     "contrast": "contrast",
     "evaluate_run": "evaluation",
     "fit_temperature": "calibration",
-    "measure": "evaluation",
+    "measure": "measuring",
     "predict_split": "predictions",
     "reliability": "calibration",
     "retrieval_scores": "retrieval",

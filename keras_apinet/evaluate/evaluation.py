@@ -1,6 +1,5 @@
 """`evaluate_run`: everything that `keras-apinet evaluate` finds out about a model."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,9 @@ from keras_apinet.evaluate.calibration import (
     fit_temperature,
     negative_log_likelihood,
 )
-from keras_apinet.evaluate.confusions import confused_pairs, within_groups
 from keras_apinet.evaluate.intervals import with_intervals
-from keras_apinet.evaluate.metrics import Scores, class_scores
+from keras_apinet.evaluate.measuring import measure
+from keras_apinet.evaluate.metrics import Scores
 from keras_apinet.evaluate.predictions import Predictions, predict_split
 from keras_apinet.evaluate.run_data import (
     data_groups,
@@ -151,74 +150,6 @@ def judge(
         ),
     }
     return Judged(model, images, part, seen, calibration, result)
-
-
-def measure(
-    seen: Predictions,
-    class_names: Sequence[str],
-    *,
-    groups: Mapping[str, Sequence[str]] | None = None,
-    temperature: float | None = None,
-    bootstrap: int = 1000,
-) -> dict[str, Any]:
-    """All figures of predictions, without a run.
-
-    Args:
-        seen: What a model said.
-        class_names: One name for each class.
-        groups: Look-alike groups of the classes: `{"family": (name of class 0, ...)}`.
-        temperature: For `calibrated`. Default: that part is left out.
-        bootstrap: Samples for the 95 % intervals, 0 for none. Default 1000.
-
-    Returns:
-        `metrics`, `calibrated` (or `None`), `per_class`, `classes_without_images`,
-        `confused_pairs` and `groups`; plain values, fit for JSON.
-
-    >>> seen = Predictions(
-    ...     labels=np.array([0, 1]),
-    ...     logits=np.array([[2.0, 0.0], [1.0, 0.0]], "float32"),
-    ...     features=np.zeros((2, 4), "float32"),
-    ...     positions=np.arange(2),
-    ... )
-    >>> measure(seen, ["cat", "dog"])["metrics"]["top1"]["value"]
-    0.5
-    """
-    scores = Scores.of(seen.labels, seen.logits, seen.features)
-    metrics = with_intervals(scores, repeats=bootstrap)
-    calibrated = None
-    if temperature is not None:
-        cooled = scores.at_temperature(seen.logits, temperature)
-        figures = with_intervals(cooled, repeats=bootstrap)
-        calibrated = {
-            "temperature": temperature,
-            "nll": figures["nll"],
-            "ece": figures["ece"],
-        }
-    table = class_scores(scores.labels, scores.predicted, scores.classes)
-    per_class = [
-        {
-            "class": name,
-            "images": int(table["images"][c]),
-            "predicted": int(table["predicted"][c]),
-            "accuracy": float(table["recall"][c]),
-            "precision": float(table["precision"][c]),
-            "recall": float(table["recall"][c]),
-            "f1": float(table["f1"][c]),
-        }
-        for c, name in enumerate(class_names)
-        if table["images"][c]
-    ]
-    return {
-        "metrics": metrics,
-        "calibrated": calibrated,
-        "per_class": per_class,
-        "classes_without_images": [
-            name for c, name in enumerate(class_names) if not table["images"][c]
-        ],
-        "errors": int((scores.labels != scores.predicted).sum()),
-        "confused_pairs": confused_pairs(scores.labels, scores.predicted, class_names),
-        "groups": within_groups(scores.labels, seen.logits, groups or {}),
-    }
 
 
 def calibrate_run(

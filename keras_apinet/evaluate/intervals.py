@@ -1,13 +1,15 @@
-"""Bootstrap intervals: how far a figure would move with another test set."""
+"""Intervals: how far a figure would move with another test set."""
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.evaluate.metrics import Scores
 
 LEVEL = 0.95
+# Standard deviations to either side that hold so much of a normal distribution.
+_NORMAL = 1.959964
 # A retrieval sample costs a hundred times one of the other figures.
 _RETRIEVAL_SAMPLES = 200
 
@@ -69,6 +71,33 @@ def _interval(
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(drawn, [tail, 100 - tail])
     if name == "ece":
-        middle, width = (3 * value - drawn.mean()) / 2, 1.96 * drawn.std()
+        middle, width = (3 * value - drawn.mean()) / 2, _NORMAL * drawn.std()
         low, high = max(0.0, middle - width), max(value, middle + width)
     return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def share_interval(
+    hits: ArrayLike, total: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % interval of the share `hits / total` (Wilson 1927), elementwise.
+
+    For the figures of one class: of the few images of a class often all are right, and
+    then every bootstrap sample says 100 %.
+
+    Args:
+        hits: Counts.
+        total: Counts; where 0, nothing is known: 0 to 1.
+
+    Returns:
+        Lower and upper ends.
+
+    >>> low, high = share_interval([3], [3])
+    >>> print(f"{low[0]:.2f} to {high[0]:.2f}")
+    0.44 to 1.00
+    """
+    k, n = np.asarray(hits, np.float64), np.asarray(total, np.float64)
+    z2 = _NORMAL**2
+    share = k / np.maximum(n, 1)
+    middle = (k + z2 / 2) / (n + z2)
+    width = _NORMAL * np.sqrt(n * share * (1 - share) + z2 / 4) / (n + z2)
+    return np.clip(middle - width, 0, share), np.clip(middle + width, share, 1)

@@ -39,6 +39,7 @@ def class_scores(
     return {
         "images": support,
         "predicted": called,
+        "hits": hits,
         "precision": hits / np.maximum(called, 1),
         "recall": hits / np.maximum(support, 1),
         "f1": 2 * hits / np.maximum(support + called, 1),
