@@ -92,13 +92,37 @@ def crop_and_resize(
         crop = tf.cond(share[2] < 0.5, lambda: tf.reverse(crop, [1]), lambda: crop)
     # Without shrinking, antialiasing changes nothing and takes twice as long.
     target = [image_size, image_size]
-    return tf.cond(
+    exactly = functools.partial(tf.image.resize, crop, target, antialias=True)
+    fast = functools.partial(_shrink_fast, crop, image_size)
+    shrink = exactly
+    if seed is not None:
+        shrink = functools.partial(
+            tf.cond, tf.reduce_min(kept) < image_size, exactly, fast
+        )
+    image = tf.cond(
         tf.reduce_max(kept) > image_size,
-        lambda: tf.ensure_shape(
-            tf.image.resize(crop, target, antialias=True), [*target, 3]
-        ),
-        lambda: tf.ensure_shape(tf.image.resize(crop, target), [*target, 3]),
+        shrink,
+        lambda: tf.image.resize(crop, target),
     )
+    return tf.ensure_shape(image, [*target, 3])
+
+
+def _shrink_fast(crop: Tensor, image_size: int) -> Tensor:
+    """Nearly the pixels of an antialiased bilinear resize, in a third of the time.
+
+    The mean of the area under each new pixel is a little sharper than what evaluation
+    sees. A faint blur, the stronger the more an image shrinks, makes up for that; its
+    strength was fitted to photos.
+    """
+    import tensorflow as tf
+
+    ratio = tf.cast(tf.shape(crop)[:2], tf.float32) / image_size
+    side = 0.06 * tf.clip_by_value(ratio - 1.0, 0.0, 1.0)
+    rows, columns = (tf.stack([s, 1.0 - 2.0 * s, s]) for s in tf.unstack(side))
+    blur = tf.tile((rows[:, None] * columns)[..., None, None], [1, 1, 3, 1])
+    small = tf.image.resize(crop, [image_size, image_size], method="area")
+    padded = tf.pad(small, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+    return tf.nn.depthwise_conv2d(padded[None], blur, [1, 1, 1, 1], "VALID")[0]
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -23,8 +23,12 @@ _ROTATED = (
     rb"|\x12\x01\x03\x00\x01\x00\x00\x00[\x02-\x08]\x00)\C*"
 )
 _EXIF = rb"\C*Exif\x00\C*"
+# The pixels of a JPEG file begin; what a file says about itself lies before.
+_PIXELS = rb"\C*\xff\xda\C*"
 # Bit depth 8, colour type grey or RGB.
 _PLAIN_PNG = rb"\C{12}IHDR\C{8}\x08[\x00\x02]"
+# A rotation, or one colour that is transparent.
+_PNG_EXTRAS = rb"\C*(?:eXIf|tRNS)\C*"
 
 
 def decode(content: Tensor) -> Tensor:
@@ -43,11 +47,10 @@ def decode(content: Tensor) -> Tensor:
         return tf.strings.regex_full_match(head, pattern)
 
     def jpeg() -> Tensor:
-        # Few files hold EXIF data, and searching it takes a third of decoding.
+        # Searching far takes a tenth of decoding, and most files hold no EXIF data.
+        bare = head_matches(1024, _PIXELS) & ~head_matches(1024, _EXIF)
         rotated = tf.cond(
-            head_matches(1024, _EXIF),
-            lambda: head_matches(65536, _ROTATED),
-            lambda: tf.constant(False),
+            bare, lambda: tf.constant(False), lambda: head_matches(65536, _ROTATED)
         )
         is_cmyk = tf.io.extract_jpeg_shape(content)[2] == 4
         return tf.cond(rotated | is_cmyk, pillow, plain_jpeg)
@@ -56,7 +59,10 @@ def decode(content: Tensor) -> Tensor:
         return tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
 
     def png() -> Tensor:
-        return tf.io.decode_png(content, channels=3)
+        has_extras = tf.strings.regex_full_match(content, _PNG_EXTRAS)
+        return tf.cond(
+            has_extras, pillow, lambda: tf.io.decode_png(content, channels=3)
+        )
 
     def pillow() -> Tensor:
         # Eager calls hand over an array of one object, graphs the bytes themselves.

@@ -82,13 +82,13 @@ def find_images(folder: str) -> Iterator[str]:
         with os.scandir(current) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
         waiting += [
-            e.path for e in reversed(entries) if e.is_dir() and e.name[0] != "."
+            e.path for e in reversed(entries) if _is_folder(e) and e.name[0] != "."
         ]
         for entry in entries:
             if (
                 entry.name.lower().endswith(IMAGE_SUFFIXES)
                 and entry.name[0] != "."
-                and not entry.is_dir()
+                and not _is_folder(entry)
             ):
                 yield entry.path
 
@@ -153,5 +153,13 @@ def load_table(path: Path) -> ImageData:
 def _folders(folder: Path) -> list["os.DirEntry[str]"]:
     with os.scandir(folder) as scan:
         return sorted(
-            (e for e in scan if e.is_dir() and e.name[0] != "."), key=lambda e: e.name
+            (e for e in scan if _is_folder(e) and e.name[0] != "."),
+            key=lambda e: e.name,
         )
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
