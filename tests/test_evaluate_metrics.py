@@ -196,7 +196,26 @@ def test_interval_of_retrieval_is_as_wide_as_repeated_sets_are(rng):
     figures = [drawn()["map@r"] for _ in range(30)]
     spread = np.std([f["value"] for f in figures])
     width = np.mean([f["high"] - f["low"] for f in figures])
-    assert 2.5 < width / spread < 5.5  # 3.9 for a normal figure
+    assert 2.9 < width / spread < 5.2  # 3.9 for a normal figure
+
+
+@pytest.mark.parametrize(
+    ("right", "low", "high"),
+    [
+        # Gap 0.04, standard error 0.0367: nothing against 0. The absolute value of such a
+        # normal number has a standard deviation of 0.0302: 0.04 + 0.059.
+        (84, 0.0, 0.099),
+        # Gap 0.15, standard error sqrt(0.95 * 0.05 / 100) = 0.0218: 0.15 +- 0.043.
+        (95, 0.107, 0.193),
+    ],
+)
+def test_interval_of_the_calibration_error(right, low, high):
+    """100 images at a confidence of 0.8."""
+    predicted = (np.arange(100) >= right).astype(int)
+    logits = np.log(np.where(np.eye(2)[predicted], 0.8, 0.2))
+    ece = with_intervals(Scores.of(np.zeros(100, int), logits))["ece"]
+    assert ece["value"] == pytest.approx(right / 100 - 0.8)
+    assert (ece["low"], ece["high"]) == pytest.approx((low, high), abs=0.008)
 
 
 def test_interval_of_a_share_is_wilsons(rng):

@@ -7,11 +7,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.evaluate.metrics import Scores
 
-LEVEL = 0.95
-# Standard deviations to either side that hold so much of a normal distribution.
+_TAILS = (2.5, 97.5)
+# Standard deviations to either side that hold as much of a normal distribution.
 _NORMAL = 1.959964
 # A retrieval sample costs a hundred times one of the other figures.
-_RETRIEVAL_SAMPLES = 200
+_RETRIEVAL_SAMPLES = 50
 
 
 def with_intervals(
@@ -20,13 +20,9 @@ def with_intervals(
     """All figures with 95 % bootstrap intervals.
 
     Images are drawn with replacement `repeats` times; the interval holds the middle
-    95 % of a figure's values. Two figures need more care. Noise in the bins of the
-    calibration error can only add to it; the samples say how much, and the interval is
-    the normal one, moved down by half of that, which held the truth where the whole and
-    none of it did not (`benchmarks/interval_coverage.py`).
-    In retrieval every image is both query and gallery, and one drawn twice would find
-    itself: there a fifth of the images is left out at random, and the spread that makes
-    is scaled to that of the figure (delete-d jackknife).
+    95 % of a figure's values. Two kinds of figures need more care, for the calibration
+    error see `calibration_interval`, for retrieval `retrieval_errors`;
+    `benchmarks/interval_coverage.py` shows that all hold the truth as often as said.
 
     Args:
         scores: What the figures need of each image.
@@ -40,40 +36,91 @@ def with_intervals(
     rng = np.random.default_rng(seed)
     n = len(scores.labels)
     values, retrieval = scores.figures(), scores.retrieval_figures()
-    left_out = max(1, n // 5)
-    stretch = np.sqrt((n - left_out) / left_out)
-    samples: dict[str, list[float]] = {name: [] for name in values | retrieval}
-    if n > 1:
+    ends: dict[str, tuple[float, float]] = {}
+    if n > 1 and repeats:
+        drawn, gaps = [], []
         for _ in range(repeats):
-            for name, value in scores.figures(rng.integers(0, n, n)).items():
-                samples[name].append(value)
-        for _ in range(min(repeats, _RETRIEVAL_SAMPLES) if retrieval else 0):
-            chosen = np.ones(n, bool)
-            chosen[rng.permutation(n)[:left_out]] = False
-            for name, value in scores.retrieval_figures(chosen).items():
-                samples[name].append(value)
+            rows = rng.integers(0, n, n)
+            drawn.append(scores.figures(rows))
+            gaps.append(scores.calibration_gaps(rows))
+        for name in values:
+            low, high = np.percentile([one[name] for one in drawn], _TAILS)
+            ends[name] = (float(low), float(high))
+        ends["ece"] = calibration_interval(scores.calibration_gaps(), np.array(gaps))
+    if n > 1 and repeats and retrieval:
+        errors = retrieval_errors(scores, rng, min(repeats, _RETRIEVAL_SAMPLES))
+        for name, error in errors.items():
+            value, width = retrieval[name], _NORMAL * error
+            ends[name] = (max(0.0, value - width), min(1.0, value + width))
+    return {
+        name: _figure(value, *ends.get(name, (None, None)))
+        for name, value in (values | retrieval).items()
+    }
+
+
+def _figure(value: float, low: float | None, high: float | None) -> dict[str, Any]:
+    if not np.isfinite(value):
+        return {"value": None, "low": None, "high": None}
+    if low is None or not np.isfinite(low):
+        return {"value": value, "low": None, "high": None}
+    return {"value": value, "low": low, "high": high}
+
+
+def calibration_interval(
+    gaps: NDArray[np.float64], drawn: NDArray[np.float64]
+) -> tuple[float, float]:
+    """95 % interval of the calibration error.
+
+    Chance in the bins can only add to the error `sum_b |gap_b|`: it is above the truth,
+    its bootstrap samples are above it again, and a calibrated model never reaches 0.
+    So the lower end is found by asking which errors would make one as large as was seen
+    likely: the gaps are shrunk towards 0, the samples' noise is added, and the lower
+    end is the smallest error that reaches what was seen with a probability of 2.5 %.
+    The upper end is the usual one.
+
+    Args:
+        gaps: `[bins]`, share of the images in a bin times confidence minus accuracy.
+        drawn: `[samples, bins]`, the same of bootstrap samples.
+
+    Returns:
+        Lower and upper end.
+    """
+    value, noise = float(np.abs(gaps).sum()), drawn - gaps
+    factors = np.linspace(0, 1, 21)
+    errors = np.abs(factors[:, None, None] * gaps + noise).sum(axis=-1)
+    middle, spread = errors.mean(axis=1), errors.std(axis=1)
+    reached = np.maximum.accumulate(middle + _NORMAL * spread)
+    low = value * float(np.interp(value, reached, factors))
+    return low, min(1.0, value + _NORMAL * float(spread[-1]))
+
+
+def retrieval_errors(
+    scores: Scores, rng: np.random.Generator, samples: int
+) -> dict[str, float]:
+    """Standard errors of the retrieval figures.
+
+    Every image is both query and gallery, and one drawn twice would find itself. The
+    images are parted into random halves instead: the two halves' figures differ by
+    `2 x` the standard error of the whole, for they are independent and each has twice
+    its variance.
+
+    Returns:
+        For each figure; NaN where halves have none.
+    """
+    n = len(scores.labels)
+    differences: dict[str, list[float]] = {}
+    for _ in range(samples):
+        half = np.zeros(n, bool)
+        half[rng.permutation(n)[: n // 2]] = True
+        others = scores.retrieval_figures(~half)
+        for name, value in scores.retrieval_figures(half).items():
+            differences.setdefault(name, []).append(value - others[name])
     result = {}
-    for name, value in (values | retrieval).items():
-        drawn = np.array(samples[name])
-        drawn = drawn[np.isfinite(drawn)]
-        if name in retrieval and len(drawn):
-            drawn = np.clip(value + stretch * (drawn - drawn.mean()), 0, 1)
-        result[name] = _interval(name, value, drawn)
+    for name, values in differences.items():
+        known = np.array(values)[np.isfinite(values)]
+        square = float((known**2).mean()) if len(known) else float("nan")
+        result[name] = float(np.sqrt(square) / 2)
     return result
-
-
-def _interval(
-    name: str, value: float, drawn: NDArray[np.float64]
-) -> dict[str, float | None]:
-    if not np.isfinite(value) or not len(drawn):
-        known = float(value) if np.isfinite(value) else None
-        return {"value": known, "low": None, "high": None}
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(drawn, [tail, 100 - tail])
-    if name == "ece":
-        middle, width = (3 * value - drawn.mean()) / 2, _NORMAL * drawn.std()
-        low, high = max(0.0, middle - width), max(value, middle + width)
-    return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 def share_interval(

@@ -96,24 +96,31 @@ class Scores:
         """
         everything = slice(None) if rows is None else rows
         labels, predicted = self.labels[everything], self.predicted[everything]
-        rank, confidence = self.rank[everything], self.confidence[everything]
+        rank = self.rank[everything]
         by_class = class_scores(labels, predicted, self.classes)
         present = by_class["images"] > 0
-        correct = (rank == 0).astype(np.float64)
-        surplus = np.bincount(
-            confidence_bins(confidence), confidence - correct, minlength=BINS
-        )
         result = {
-            "top1": correct.mean(),
+            "top1": (rank == 0).mean(),
             "top5": (rank < 5).mean(),
             "mean_per_class_accuracy": by_class["recall"][present].mean(),
             "macro_precision": by_class["precision"][present].mean(),
             "macro_recall": by_class["recall"][present].mean(),
             "macro_f1": by_class["f1"][present].mean(),
             "nll": self.nll[everything].mean(),
-            "ece": np.abs(surplus).sum() / len(labels),
+            "ece": np.abs(self.calibration_gaps(rows)).sum(),
         }
         return {name: float(value) for name, value in result.items()}
+
+    def calibration_gaps(
+        self, rows: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """Share of the images in a bin times confidence minus accuracy, `[bins]`."""
+        everything = slice(None) if rows is None else rows
+        confidence = self.confidence[everything]
+        surplus = confidence - (self.rank[everything] == 0)
+        place = confidence_bins(confidence)
+        sums = np.bincount(place, surplus, minlength=BINS)
+        return np.asarray(sums / len(confidence))
 
     def retrieval_figures(
         self, chosen: NDArray[np.bool_] | None = None
