@@ -58,6 +58,41 @@ def test_a_pass_that_is_not_finished_does_not_count(pair):
 
 
 @one_backend
+def test_batches_without_end_begin_where_they_are_told(pair):
+    options = OPTIONS | {"start_step": 4, "repeat": True}
+    batches = balanced_batches(pair, **options)
+    run = collect(batches.take(9))
+    assert_same(run, collect(batches.take(9)))
+    epochs = balanced_batches(pair, **OPTIONS)
+    assert_same(run, (collect(epochs) + collect(epochs) + collect(epochs))[4:13])
+
+
+@one_backend
+def test_a_start_within_an_epoch_ends_with_it(pair):
+    """Keras would take the length of the first pass for that of every epoch."""
+    batches = balanced_batches(pair, start_step=8, **OPTIONS)
+    assert len(batches) == 4
+    collect(batches.take(1))  # a look does not count
+    assert len(collect(batches)) == 4
+    with pytest.raises(APINetError, match="start_step=12 for"), batches.report:
+        collect(batches)
+
+
+@one_backend
+def test_a_small_class_is_filled_with_other_views_of_its_images(rng):
+    images = rng.integers(0, 255, (5, 40, 40, 3), np.uint8)
+    batches = balanced_batches(
+        (images, [0, 0, 1, 1, 1]),
+        classes_per_batch=2,
+        images_per_class=6,
+        image_size=16,
+    )
+    for views, labels in collect(batches):
+        assert np.bincount(labels).tolist() == [6, 6]
+        assert len({view.tobytes() for view in views}) == 12
+
+
+@one_backend
 def test_images_are_augmented_afresh_and_labels_belong(pair):
     batches = balanced_batches(pair, **OPTIONS)
     blue = {}
@@ -155,6 +190,10 @@ def test_fit_takes_them_as_they_are(pair):
     assert int(model.optimizer.iterations) == 12
     following = balanced_batches(pair, start_step=12, **OPTIONS)
     assert_same(collect(following), collect(batches))
+    rest = balanced_batches(pair, start_step=20, **OPTIONS)
+    with rest.report:
+        model.fit(rest, epochs=1, shuffle=False, verbose=0)
+    assert int(model.optimizer.iterations) == 16
 
 
 @one_backend
@@ -166,12 +205,23 @@ def test_fit_takes_them_as_they_are(pair):
         ({"image_size": 0}, "image_size=0"),
         ({"start_step": -1}, "start_step=-1"),
         ({"process_count": 2, "num_replicas": 3}, "num_replicas=3"),
-        ({"process_count": 2, "process_index": 2}, "process_index=2"),
+        ({"process_count": 2, "process_index": 2}, "2 processes, .* number 2"),
     ],
 )
 def test_wrong_options_are_named(pair, options, message):
     with pytest.raises(APINetError, match=message):
         balanced_batches(pair, **OPTIONS | options)
+
+
+def tf_forever():
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensors((np.zeros((4, 4, 3)), 0)).repeat()
+
+
+def grain_forever():
+    grain = pytest.importorskip("grain")
+    return grain.MapDataset.source([(np.zeros((4, 4, 3)), 0)]).repeat()
 
 
 @one_backend
@@ -183,9 +233,13 @@ def test_wrong_options_are_named(pair, options, message):
         ((np.zeros((2, 4, 4, 3)), np.array([0, -1])), "whole numbers from 0"),
         ([(np.zeros((4, 4, 3)) - 1, 0)] * 2, r"pixels must lie in 0\.\.255"),
         (iter([1, 2]), "not \\(image, label\\)"),
+        (tf_forever, "never ends"),
+        (grain_forever, "never ends"),
     ],
 )
 def test_wrong_sources_are_named(source, message):
+    source = source() if callable(source) else source
+
     def deliver():
         batches = balanced_batches(source, **OPTIONS | {"classes_per_batch": 1})
         with batches.report:

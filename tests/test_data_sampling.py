@@ -25,9 +25,13 @@ def plans(draw):
         "seed": draw(st.integers(0, 2**40)),
         "epoch_steps": draw(st.none() | st.integers(1, 12)),
         "class_sampling": draw(st.sampled_from(SAMPLING)),
-        "num_replicas": draw(st.integers(1, 4)),
+        "num_replicas": draw(st.sampled_from([1, 2, 3, 4, 6])),
     }
     return labels, options
+
+
+def divisors(number):
+    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 @settings(max_examples=80, deadline=None)
@@ -46,6 +50,12 @@ def test_every_promise_holds_for_any_histogram(case):
             batch = plan.indices(epoch, step)
             drawn[epoch, step] = batch
             blocks = batch.reshape(replicas, p, k)
+            for processes in divisors(replicas):
+                parts = [
+                    plan.indices(epoch, step, i, processes) for i in range(processes)
+                ]
+                assert len({len(part) for part in parts}) == 1
+                np.testing.assert_array_equal(np.concatenate(parts), batch)
             classes = labels[blocks]
             assert (classes == classes[..., :1]).all(), "K images of one class each"
             for block in classes[..., 0]:
@@ -105,6 +115,13 @@ def test_blocks_of_all_processes_make_the_batch_of_one():
     assert len(whole) == 24
     assert len(set(whole)) == 24
     assert len(set(labels[whole])) == 8
+
+
+def test_parts_that_do_not_divide_the_blocks_are_named():
+    plan = BatchPlan(np.repeat(np.arange(4), 3), 2, 2, num_replicas=2)
+    for part, parts in ((0, 3), (2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(APINetError, match="num_replicas=2 blocks"):
+            plan.indices(0, 0, part, parts)
 
 
 def test_too_few_classes_are_told_and_handled():

@@ -71,6 +71,8 @@ def test_loops_of_links_end(tmp_path):
     fill(tmp_path, "b", 2)
     os.symlink(tmp_path / "a", tmp_path / "a" / "again")
     os.symlink(tmp_path, tmp_path / "b" / "up", target_is_directory=True)
+    os.symlink(tmp_path / "c", tmp_path / "c")
+    os.symlink(tmp_path / "b" / "self", tmp_path / "b" / "self")
     data = load(tmp_path, validation=0)
     assert len(data.class_names) == 2
     assert np.bincount(data.splits["train"].labels)[0] == 2
@@ -145,6 +147,24 @@ def test_synthetic_birds():
     assert not np.array_equal(test.read(7), data.splits["train"].read(7))
 
 
+def test_the_data_command_with_many_broken_files_and_odd_names(tmp_path, capsys):
+    """A tenth is broken, which a training would refuse; no name stops the printing."""
+    odd = os.fsdecode(b"caf\xe9")
+    for name in (odd, "日本", "line\nbreak"):
+        fill(tmp_path / "d", name, 10)
+        (tmp_path / "d" / name / "bad.png").write_bytes(b"no")
+    sheet = tmp_path / "sheet.png"
+    arguments = ["data", str(tmp_path / "d"), "--sheet", str(sheet)]
+    assert main([*arguments, "--image-size", "32", "--validation", "0.2"]) == 0
+    out = capsys.readouterr().out
+    assert "unreadable images: 3" in out
+    assert "held out of the training images: 20% of each class, seed 0" in out
+    assert "caf\\udce9" in out
+    assert "日本" in out
+    with Image.open(sheet) as image:
+        assert image.width > 1000
+
+
 def test_the_data_command_reports_and_draws(tmp_path, capsys, monkeypatch):
     fill(tmp_path / "d/train", "a", 6, 10)
     fill(tmp_path / "d/train", "b", 3, 100)
@@ -170,5 +190,10 @@ def test_the_data_command_reports_and_draws(tmp_path, capsys, monkeypatch):
     with Image.open(sheet) as image:
         assert image.width > 1000
     assert main([*arguments, "--validation", "0", "--image-size", "32"]) == 0
-    assert "leakage" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "   train    test  class" in lines
+    assert "       7       1  a" in lines
+    assert "     150       -  c" in lines
+    assert "  smallest classes  b (3), a (7), c (150)" in lines
+    assert "exact duplicates across splits (leakage): 1" in lines
     assert main(["data", str(tmp_path / "nothing")]) == 2

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 HELP = "look at a data set: counts, sizes, broken and duplicate files, a contact sheet"
@@ -78,22 +79,27 @@ def run(args: argparse.Namespace) -> int:
         download=args.download,
     )
     report = inspect(data, _progress if sys.stderr.isatty() else None)
-    _write_sheet(data, args)
     report["contact_sheet"] = os.path.abspath(args.sheet)
     if args.json:
         print(json.dumps(report, indent=2))
     else:
-        _print(report)
+        for line in _lines(report):
+            _say(line)
+    _write_sheet(data, set(report["unreadable"]), args)
+    if not args.json:
+        _say(f"\ncontact sheet: {report['contact_sheet']}")
     return 0
 
 
-def _write_sheet(data: Any, args: argparse.Namespace) -> None:
+def _write_sheet(data: Any, unreadable: set[str], args: argparse.Namespace) -> None:
     import numpy as np
 
     from keras_apinet.data import balanced_batches
     from keras_apinet.data.contact_sheet import colour_features, contact_sheet
 
     train = data.splits["train"]
+    good = [i for i in range(len(train)) if train.reference(i) not in unreadable]
+    train = train.take(np.array(good, np.int64))
     batches = balanced_batches(
         train,
         classes_per_batch=min(args.classes_per_batch, len(np.unique(train.labels))),
@@ -119,50 +125,73 @@ def _write_sheet(data: Any, args: argparse.Namespace) -> None:
         features = ops.convert_to_numpy(model.features(images))
     else:
         features = colour_features(images)
-    sheet = contact_sheet(images, labels, features, data.class_names)
+    found_by = f"the features of {args.backbone}" if args.backbone else "their colours"
+    title = (
+        f"A training batch of {os.path.basename(data.name.rstrip('/'))}: "
+        f"{batches.plan.classes_per_batch} classes x {args.images_per_class} images, "
+        f"augmentation {args.augmentation}, partners found by {found_by}."
+    )
+    sheet = contact_sheet(images, labels, features, data.class_names, title)
     ending = os.path.splitext(args.sheet)[1] or ".png"
     unfinished = f"{args.sheet}.unfinished{ending}"
     sheet.save(unfinished)
     os.replace(unfinished, args.sheet)
 
 
-def _print(report: dict[str, Any]) -> None:
-    print(f"{report['name']}: {report['description']}, {report['classes']} classes")
-    for name, split in report["splits"].items():
-        short, long = split["short_side_px"], split["long_side_px"]
-        print(f"\n{name}: {split['images']} images of {split['classes']} classes")
-        print(f"  smallest classes  {_counts(split['smallest'])}")
-        print(f"  largest classes   {_counts(split['largest'])}")
-        for side, px in (("short", short), ("long", long)):
-            print(
-                f"  {side} side px".ljust(20)
-                + f"{px['min']} to {px['max']}, median {px['median']}"
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    """The report for people: classes first, so that what matters is seen last."""
+    splits = report["splits"]
+    yield f"{report['name']}: {report['description']}, {report['classes']:,} classes"
+    yield "\n" + "".join(f"{name:>8}" for name in splits) + "  class"
+    names = dict.fromkeys(c for split in splits.values() for c in split["per_class"])
+    for name in names:
+        counts = (split["per_class"].get(name, "-") for split in splits.values())
+        yield "".join(f"{count:>8}" for count in counts) + f"  {name}"
+    for name, split in splits.items():
+        yield f"\n{name}: {split['images']:,} images of {split['classes']:,} classes"
+        if name == "val" and report["held_out"]:
+            cut = report["held_out"]
+            yield (
+                f"  held out of the training images: {cut['fraction']:.0%} of each "
+                f"class, seed {cut['seed']}"
             )
-        print("  images per class")
-        for class_name, count in split["per_class"].items():
-            print(f"    {count:6d}  {class_name}")
-    _list("unreadable images", list(report["unreadable"].values()))
-    _list(
-        "exact duplicates across splits (leakage)",
-        [" = ".join(pair) for pair in report["leakage"]],
-    )
-    _list(
-        "exact duplicates with different labels",
-        [" = ".join(pair) for pair in report["conflicts"]],
-    )
-    print(f"\ncontact sheet: {report['contact_sheet']}")
+        sizes = sorted(split["per_class"].values())
+        if sizes[0] == sizes[-1]:
+            yield f"  every class       {sizes[0]:,} images"
+        else:
+            yield f"  smallest classes  {_counts(split['smallest'])}"
+            yield f"  largest classes   {_counts(split['largest'])}"
+        for side in ("short", "long"):
+            yield f"  {side} side".ljust(20) + _pixels(split[f"{side}_side_px"])
+    yield from _list("unreadable images", list(report["unreadable"].values()))
+    for title, key in (
+        ("exact duplicates across splits (leakage)", "leakage"),
+        ("exact duplicates with different labels", "conflicts"),
+    ):
+        yield from _list(title, [" = ".join(pair) for pair in report[key]])
 
 
-def _list(title: str, lines: list[str], most: int = 20) -> None:
-    print(f"\n{title}: {len(lines) or 'none'}")
-    for line in lines[:most]:
-        print(f"  {line}")
+def _list(title: str, lines: list[str], most: int = 20) -> Iterator[str]:
+    yield f"\n{title}: {f'{len(lines):,}' if lines else 'none'}"
+    yield from (f"  {line}" for line in lines[:most])
     if len(lines) > most:
-        print(f"  ... and {len(lines) - most} more (--json lists all)")
+        yield f"  ... and {len(lines) - most:,} more (--json lists all)"
 
 
 def _counts(classes: dict[str, int]) -> str:
-    return ", ".join(f"{name} ({count})" for name, count in classes.items())
+    return ", ".join(f"{name} ({count:,})" for name, count in classes.items())
+
+
+def _pixels(px: dict[str, int]) -> str:
+    if px["min"] == px["max"]:
+        return f"{px['min']:,} px"
+    return f"{px['min']:,} to {px['max']:,} px, median {px['median']:,}"
+
+
+def _say(line: str) -> None:
+    """Prints even names of files and classes that the terminal has no letters for."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _progress(done: int, total: int) -> None:

@@ -65,7 +65,10 @@ def balanced_batches(
             False.
         seed: integer. Default 0.
         epoch_steps: steps in an epoch. Default: images // images in a global batch.
-        start_step: the step to begin with, counted over all epochs. Default 0.
+        start_step: the step to begin with, counted over all epochs: step s of epoch e
+            is `e * plan.epoch_steps + s`. Default 0. A start within an epoch gives the
+            rest of that epoch and no other, because `model.fit` takes the length of its
+            first epoch for that of all.
         repeat: whether one pass goes on through all epochs without end. Default False.
         class_sampling: `"uniform"` (default), `"sqrt"` or `"proportional"`.
         num_replicas: blocks of P x K in the global batch. Default: `process_count`.
@@ -95,13 +98,6 @@ def balanced_batches(
 
     check_options(image_size, augmentation, resize)
     split = as_split(source)
-    num_replicas = max(num_replicas, process_count)
-    if num_replicas % process_count or not 0 <= process_index < process_count:
-        raise APINetError(
-            f"num_replicas={num_replicas} blocks cannot be shared by "
-            f"process_count={process_count} processes with "
-            f"process_index={process_index}: use a multiple, and an index below."
-        )
     plan = BatchPlan(
         split.labels,
         classes_per_batch,
@@ -109,14 +105,14 @@ def balanced_batches(
         seed=seed,
         epoch_steps=epoch_steps,
         class_sampling=class_sampling,
-        num_replicas=num_replicas,
+        num_replicas=max(num_replicas, process_count),
     )
-    report = ReadingReport(split, on_error)
-    batch_size = plan.batch_size // process_count
+    batch_size = len(plan.indices(0, 0, process_index, process_count))
     first = process_index * batch_size
+    report = ReadingReport(split, on_error)
 
     def draw(step: NDArray[np.int64]) -> NDArray[np.int64]:
-        indices = plan.indices(0, int(step))[first : first + batch_size]
+        indices = plan.indices(0, int(step), process_index, process_count)
         return np.array([_readable(split, int(i), report) for i in indices])
 
     augment = augmenter(augmentation)
@@ -140,13 +136,11 @@ def balanced_batches(
             step,
         )
 
-    clock = EpochClock(plan.epoch_steps, start_step, report.tell)
+    clock = EpochClock(plan.epoch_steps, start_step, report)
     batches = in_order(clock.steps(repeat), batch).map(shaped).prefetch(1)
     batches = batches.map(clock.delivered)
-    if not repeat and start_step % plan.epoch_steps == 0:
-        batches = batches.apply(
-            tf.data.experimental.assert_cardinality(plan.epoch_steps)
-        )
+    if not repeat:
+        batches = batches.apply(tf.data.experimental.assert_cardinality(clock.rest))
     return with_account(batches, plan=plan, report=report)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_PX = 112
-_GAP = 4
-_LINE = 14
+_PX = 128
+_GAP = 8
+_LINE = 18
+_GREEN, _ORANGE = "#1a9850", "#e6550d"
 
 
 def colour_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -32,6 +33,7 @@ def contact_sheet(
     labels: NDArray[np.int32],
     features: NDArray[np.float32],
     class_names: Sequence[str],
+    title: str = "",
     columns: int = 3,
 ) -> Any:
     """Draws every image of a batch beside the two images that it is compared with.
@@ -41,6 +43,7 @@ def contact_sheet(
         labels: `[n]`.
         features: `[n, d]`, in which the nearest images are found.
         class_names: of all labels.
+        title: a line at the top.
         columns: groups of three side by side. Default 3.
 
     Returns:
@@ -59,32 +62,45 @@ def contact_sheet(
     rows = -(-n // columns)
     group = 3 * (_PX + _GAP) + 3 * _GAP
     height = _PX + _LINE + 2 * _GAP
-    sheet = Image.new(
-        "RGB", (columns * group + _GAP, rows * height + 2 * _LINE), "white"
-    )
+    head = 2 * _LINE + 2 * _GAP
+    size = (columns * group - 2 * _GAP, head + rows * height)
+    sheet = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=_LINE - 4)
-    pen.text(
-        (_GAP, _GAP),
-        "image | nearest of its class (green) | nearest of another class (orange)",
-        "black",
-        font,
-    )
+
+    def write(left: int, top: int, text: str, room: int, colour: str) -> None:
+        # Names may hold line breaks, or bytes that are no letters.
+        text = " ".join(text.encode("utf-8", "replace").decode().split())
+        kept = len(text)
+        shown = text
+        while kept and pen.textlength(shown, font) > room:
+            kept -= 1
+            # Look-alike classes often differ at the end of their names.
+            shown = text[: kept - kept // 2] + "\u2026" + text[len(text) - kept // 2 :]
+        pen.text((left, top), shown, colour, font)
 
     def place(index: int, left: int, top: int, frame: str | None) -> None:
+        if frame:
+            edge = (left - 3, top - 3, left + _PX + 2, top + _PX + 2)
+            pen.rectangle(edge, outline=frame, width=3)
         tile = Image.fromarray(images[index]).resize((_PX, _PX))
         sheet.paste(tile, (left, top))
-        if frame:
-            pen.rectangle((left, top, left + _PX, top + _PX), outline=frame, width=3)
-        name = class_names[labels[index]]
-        while name and pen.textlength(name, font) > _PX:
-            name = name[:-1]
-        pen.text((left, top + _PX + 1), name, "black", font)
+        write(left, top + _PX + 3, class_names[labels[index]], _PX, "black")
 
+    write(_GAP, _GAP, title, size[0] - 2 * _GAP, "black")
+    left = _GAP
+    for text, colour in (
+        ("Each image, the nearest of its class", "black"),
+        ("(green)", _GREEN),
+        ("and the nearest of another class", "black"),
+        ("(orange)", _ORANGE),
+    ):
+        write(left, _GAP + _LINE, text, size[0], colour)
+        left += int(pen.textlength(text + " ", font))
     for i in range(n):
         left = _GAP + i // rows * group
-        top = 2 * _LINE + i % rows * height
+        top = head + i % rows * height
         place(i, left, top, None)
-        for kind, frame in enumerate(("#1a9850", "#f46d43")):
+        for kind, frame in enumerate((_GREEN, _ORANGE)):
             left += _PX + _GAP
             pair = kind * n + i
             if valid[pair]:

@@ -43,8 +43,9 @@ def inspect(
     Returns:
         Plain values, ready for JSON: `"splits"` (per split its images, classes, counts
         per class, smallest and largest class, smallest, median and largest image side),
-        `"unreadable"` (image -> why), `"leakage"` (exact duplicates in two splits) and
-        `"conflicts"` (exact duplicates with two labels), as pairs of names.
+        `"held_out"` (how `"val"` was cut), `"unreadable"` (image -> why), `"leakage"`
+        (exact duplicates in two splits) and `"conflicts"` (exact duplicates with two
+        labels), as pairs of names.
     """
     total = sum(len(split) for split in data.splits.values())
     done = 0
@@ -54,6 +55,7 @@ def inspect(
         "name": data.name,
         "description": data.description,
         "classes": len(data.class_names),
+        "held_out": None if data.held_out is None else dict(data.held_out),
         "splits": {},
         "unreadable": {},
         "leakage": [],

@@ -32,7 +32,8 @@ def load(
               FGVC-Aircraft, Stanford Cars, Stanford Dogs, Oxford Flowers or
               Oxford-IIIT Pet, recognised by its files;
             - a CSV or TSV file with the columns `path`, `label` and perhaps `split`;
-            - `"tfds:NAME"` (or `NAME` alone): a TensorFlow Datasets set;
+            - `"tfds:NAME"` (or `NAME` alone): a TensorFlow Datasets set, whose
+              `validation` split is the test split if it has no labelled test images;
             - `"synthetic_birds"`: drawn at run time, nothing to download.
         data_dir: where TensorFlow Datasets keeps its sets. Default: its own default.
         seed: for the held-out split and the synthetic birds. Default 0.

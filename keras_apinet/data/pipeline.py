@@ -131,24 +131,38 @@ class EpochClock:
     Args:
         epoch_steps: steps in an epoch.
         start_step: the step to begin with, counted over all epochs.
-        at_end: called after the last batch of an epoch was handed out.
+        report: told about the end of every epoch.
+
+    Attributes:
+        rest: steps of the first pass, to the end of the epoch.
     """
 
     def __init__(
-        self, epoch_steps: int, start_step: int, at_end: Callable[[], None]
+        self, epoch_steps: int, start_step: int, report: ReadingReport
     ) -> None:
         if start_step < 0:
             raise APINetError(f"start_step={start_step} must not be negative.")
-        self.epoch_steps, self.next_step, self._at_end = epoch_steps, start_step, at_end
+        self.epoch_steps, self._report = epoch_steps, report
+        self.start_step = self.next_step = start_step
+        self.rest = epoch_steps - start_step % epoch_steps
 
     def steps(self, repeat: bool) -> Dataset:
         """The numbers of the steps of the epoch that is next, or of all from there."""
         import tensorflow as tf
 
         def bounds() -> NDArray[np.int64]:
+            if repeat:  # every pass is the same one, whoever looked in before
+                return np.array([self.start_step, np.iinfo(np.int64).max], np.int64)
+            if self.rest < self.epoch_steps and self.next_step > self.start_step:
+                self._report.stop(
+                    APINetError(
+                        f"Batches with start_step={self.start_step}, within an epoch, "
+                        "end with that epoch: make others with "
+                        f"start_step={self.next_step} for what follows."
+                    )
+                )
             end = (self.next_step // self.epoch_steps + 1) * self.epoch_steps
-            last = np.iinfo(np.int64).max if repeat else end
-            return np.array([self.next_step, last], np.int64)
+            return np.array([self.next_step, end], np.int64)
 
         def count(_: Tensor) -> Dataset:
             limits = tf.numpy_function(bounds, [], tf.int64)
@@ -165,7 +179,7 @@ class EpochClock:
         def note(step: NDArray[np.int64]) -> NDArray[np.bool_]:
             if (int(step) + 1) % self.epoch_steps == 0:
                 self.next_step = int(step) + 1
-                self._at_end()
+                self._report.tell()
             return np.array(True)
 
         with tf.control_dependencies([tf.numpy_function(note, [step], tf.bool)]):

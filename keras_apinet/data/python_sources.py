@@ -1,6 +1,7 @@
 """Images and labels that are given in Python, made to look like any other split."""
 
 import os
+import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
@@ -39,6 +40,8 @@ def as_split(source: Any) -> Split:
             if len(images) != len(labels):
                 raise ValueError(f"{len(images)} images came with {len(labels)} labels")
             return Split.of(ArrayReader(images, "array"), labels)
+        if _is_endless(source):
+            raise ValueError("it never ends: take a part of it, or leave out repeat()")
         if _is_map(source):
             labels = _integers(
                 np.array([_pair(source[i])[1] for i in range(len(source))])
@@ -113,6 +116,14 @@ class Spool:
             for i, (h, w) in zip(indices.tolist(), sizes.tolist(), strict=True)
         ]
         return as_objects(contents), sizes
+
+
+def _is_endless(source: Any) -> bool:
+    """Whether going through `source` would never end, as far as it says."""
+    if hasattr(source, "cardinality"):  # tf.data
+        return int(source.cardinality()) == -1
+    # Grain gives a repeated data set the largest length there is.
+    return hasattr(source, "__len__") and len(source) >= sys.maxsize
 
 
 def _is_map(source: Any) -> bool:

@@ -108,28 +108,39 @@ class BatchPlan:
         )
         self._deal = lru_cache(maxsize=2)(self._deal_epoch)
 
-    def indices(self, epoch: int, step: int) -> NDArray[np.int64]:
+    def indices(
+        self, epoch: int, step: int, part: int = 0, parts: int = 1
+    ) -> NDArray[np.int64]:
         """The images of one global batch, block after block, class after class.
 
         Args:
             epoch: from 0.
             step: from 0; `epoch_steps` and beyond run on into the next epochs.
+            part: which part of the batch, from 0: that of one process. Default 0.
+            parts: how many equal parts of whole blocks there are. Default 1.
 
         Returns:
-            `[num_replicas * P * K]` positions in `labels`.
+            `[num_replicas / parts * P * K]` positions in `labels`.
+
+        Raises:
+            APINetError: for parts that do not divide the blocks.
         """
+        if parts < 1 or self.num_replicas % parts or not 0 <= part < parts:
+            raise APINetError(
+                f"num_replicas={self.num_replicas} blocks cannot be shared by "
+                f"{parts} processes, the one at hand being number {part}: use a "
+                "multiple of the processes, and a number below theirs."
+            )
         epoch, step = epoch + step // self.epoch_steps, step % self.epoch_steps
         classes, turns = self._deal(epoch)
         blocks = self._columns // self.epoch_steps
         rows = slice(step * blocks, (step + 1) * blocks)
+        hands = np.stack([classes[rows].ravel(), turns[rows].ravel()], axis=1)
+        size = len(hands) // parts
         return np.concatenate(
             [
                 self._by_class[self._starts[c] + self._hand(c, turn)]
-                for c, turn in zip(
-                    classes[rows].ravel().tolist(),
-                    turns[rows].ravel().tolist(),
-                    strict=True,
-                )
+                for c, turn in hands[part * size : (part + 1) * size].tolist()
             ]
         )
 
