@@ -1,6 +1,6 @@
 """The input pipeline: speed against two plain pipelines, memory, and indexing.
 
-    python -m benchmarks.pipeline [--seconds 6] [--rounds 3] [--photos FOLDER]
+    python -m benchmarks.pipeline [--seconds 3] [--rounds 9] [--photos FOLDER]
 
 Prints ratios within one run, each the median over rounds in which all pipelines take
 turns. `--photos` is a class folder of real photos; without it some are drawn.
@@ -200,8 +200,8 @@ def indexing() -> None:
 def main() -> None:
     """Runs all measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--only", choices=("speed", "memory", "indexing"))
     args = parser.parse_args()

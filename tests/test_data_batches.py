@@ -105,20 +105,6 @@ def test_images_are_augmented_afresh_and_labels_belong(pair):
 
 
 @one_backend
-def test_processes_get_the_parts_of_one_batch(pair):
-    whole = collect(balanced_batches(pair, num_replicas=2, **OPTIONS))
-    parts = [
-        collect(balanced_batches(pair, process_index=i, process_count=2, **OPTIONS))
-        for i in range(2)
-    ]
-    joined = [
-        (np.concatenate([x, u]), np.concatenate([y, v]))
-        for (x, y), (u, v) in zip(*parts, strict=True)
-    ]
-    assert_same(whole, joined)
-
-
-@one_backend
 def test_evaluation_is_every_image_once_in_order(pair):
     images, labels = pair
     batches = evaluation_batches(pair, image_size=16, batch_size=10)

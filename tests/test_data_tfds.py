@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_apinet.data import load
+from keras_apinet.data import load, tfds_source
 from keras_apinet.errors import APINetError
 
 pytestmark = [
@@ -38,8 +38,10 @@ def store(tmp_path):
             def _generate_examples(self, labels):
                 for i, label in enumerate(labels):
                     pixels = np.full((4, 5, 3), i, np.uint8)
-                    images = dict.fromkeys((image, *others), pixels)
-                    yield i, images | {"label": label}
+                    given = dict.fromkeys((image, *others), pixels)
+                    if "bbox" in others:
+                        given["bbox"] = tfds.features.BBox(0.0, 0.25, 0.5, 0.75)
+                    yield i, given | {"label": label}
 
         Tiny(data_dir=str(tmp_path)).download_and_prepare()
         return tmp_path
@@ -74,6 +76,25 @@ def test_a_set_without_test_images_is_tested_on_its_validation_split(store):
     }
     assert data.held_out["from"] == "train"
     assert data.splits["test"].read(1).tolist() == np.full((4, 5, 3), 1).tolist()
+
+
+def test_labels_are_read_once_and_kept_beside_the_set(store, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    box = tfds.features.BBoxFeature()
+    folder = store({"train": [0, 1, 1]}, bbox=box)
+    first = load("tfds:tiny", data_dir=folder, validation=0).splits["train"]
+    kept = next(folder.rglob("keras_apinet_train_label.npz"))
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds_source, "_read_labels", None)
+        again = load("tfds:tiny", data_dir=folder, validation=0).splits["train"]
+    assert again.labels.tolist() == first.labels.tolist() == [0, 1, 1]
+    # Drawn by top, left, bottom, right; kept as left, top, right, bottom.
+    assert again.boxes.tolist() == first.boxes.tolist() == [[0.25, 0, 0.75, 0.5]] * 3
+    for damage in (b"", b"PK broken", kept.read_bytes()[:100]):
+        kept.write_bytes(damage)
+        again = load("tfds:tiny", data_dir=folder, validation=0).splits["train"]
+        assert again.labels.tolist() == [0, 1, 1]
 
 
 def test_the_image_is_the_one_that_is_called_so(store):

@@ -6,9 +6,11 @@ images have no labels (iNaturalist) or that has none (Food-101) is tested on its
 `validation` split, as published results are.
 """
 
+import contextlib
 import difflib
 import os
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,7 +99,8 @@ def load_tfds(
                 _records(builder, split_name), image_key, f"tfds:{name}/{split_name}"
             )
             count = info.splits[split_name].num_examples
-            splits[ours] = _labelled(_index(reader, count, label_key), reader)
+            index = Path(builder.data_dir, f"keras_apinet_{split_name}_{label_key}.npz")
+            splits[ours] = _labelled(_index(reader, count, label_key, index), reader)
     if "val" in splits and not len(splits.get("test", ())):
         # What results are published on must not choose the model.
         splits["test"] = splits.pop("val")
@@ -133,8 +136,33 @@ def _records(builder: Any, split: str) -> Any:
         ) from error
 
 
-def _index(reader: RecordReader, count: int, label_key: str) -> Split:
-    """Goes through a split once for its labels and boxes."""
+def _index(reader: RecordReader, count: int, label_key: str, file: Path) -> Split:
+    """The labels and boxes of a split.
+
+    They lie among the images, so finding them reads the whole set. That is done once:
+    they are kept in `file` beside it, if that folder can be written to.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            labels, boxes = kept["labels"], kept["boxes"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        labels, boxes = np.empty(0, np.int32), np.empty((0, 4), np.float32)
+    if labels.shape != (count,) or boxes.shape != (count, 4):
+        labels, boxes = _read_labels(reader, count, label_key)
+        with contextlib.suppress(OSError):
+            unfinished = file.with_suffix(f".{os.getpid()}.npz")
+            np.savez_compressed(unfinished, labels=labels, boxes=boxes)
+            os.replace(unfinished, file)
+    if np.isnan(boxes).all():
+        return Split.of(reader, labels)
+    boxes[np.isnan(boxes).any(axis=1)] = 0, 0, 1, 1
+    return Split.of(reader, labels, boxes=boxes, boxes_are_fractions=True)
+
+
+def _read_labels(
+    reader: RecordReader, count: int, label_key: str
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Labels, and boxes as left, top, right, bottom; NaN where there is none."""
     labels = np.empty(count, np.int32)
     boxes = np.full((count, 4), np.nan, np.float32)
     for start in range(0, count, 256):
@@ -147,10 +175,7 @@ def _index(reader: RecordReader, count: int, label_key: str) -> Split:
                     # TFDS says top, left, bottom, right.
                     low, high = corners.min(axis=0), corners.max(axis=0)
                     boxes[i] = low[1], low[0], high[3], high[2]
-    if np.isnan(boxes).all():
-        return Split.of(reader, labels)
-    boxes[np.isnan(boxes).any(axis=1)] = 0, 0, 1, 1
-    return Split.of(reader, labels, boxes=boxes, boxes_are_fractions=True)
+    return labels, boxes
 
 
 def _labelled(split: Split, reader: RecordReader) -> Split:
