@@ -6,8 +6,10 @@ RUN is a run folder of `keras-apinet train --data synthetic_birds`. For every tw
 sibling species, pairs of correctly classified test pictures are compared; a map hits if
 its peak lies in a part in which the two species differ, grown by 10 % of the bird on
 every side. Both pictures of a pair count, the one that bears the mark and the one that
-lacks it. Beside the contrast maps stand the maps of the same model's plain class
-activation (predicted class, last feature map), and chance.
+lacks it: the first column is the share of all pictures, the second the share of pairs
+in which both maps hit. Beside the contrast maps stand those of the same model's plain
+class activation (predicted class, last feature map), the same drawn from every
+resolution as the contrast maps are, and chance.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from collections import defaultdict
 import numpy as np
 
 from keras_apinet.data.synthetic import SPECIES, distinguishing_parts
-from keras_apinet.evaluate.contrast import Contrast, contrast
+from keras_apinet.evaluate.contrast import Contrast, class_activation, contrast
 from keras_apinet.evaluate.levels import EvidenceLevels, enlarged
 from keras_apinet.evaluate.predictions import predict_split
 from keras_apinet.runs import Run
@@ -56,9 +58,14 @@ def main() -> None:
                 for d in drawings
             ]
             plain = plain_activation(model, levels, result)
+            fine = [
+                class_activation(model, image, int(p.argmax()), levels=levels)
+                for image, p in zip(result.images, result.probabilities, strict=True)
+            ]
             for method, maps in (
                 ("contrast map", result.where),
                 ("plain class activation", plain),
+                ("the same, all resolutions", fine),
             ):
                 pair = [hit(m, goals) for m, goals in zip(maps, boxes, strict=True)]
                 hits[method].append(pair)

@@ -202,8 +202,8 @@ def test_interval_of_retrieval_is_as_wide_as_repeated_sets_are(rng):
 @pytest.mark.parametrize(
     ("right", "low", "high"),
     [
-        # Gap 0.04, standard error 0.0367: nothing against 0. The absolute value of such a
-        # normal number has a standard deviation of 0.0302: 0.04 + 0.059.
+        # Gap 0.04, standard error 0.0367: nothing against 0. The absolute value of
+        # such a normal number has a standard deviation of 0.0302: 0.04 + 0.059.
         (84, 0.0, 0.099),
         # Gap 0.15, standard error sqrt(0.95 * 0.05 / 100) = 0.0218: 0.15 +- 0.043.
         (95, 0.107, 0.193),

@@ -2,17 +2,20 @@ import itertools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import Browser, chromium
-from evaluate_runs import NAMES, make_run, photos
+from evaluate_runs import COLOURS, NAMES, make_run, photos
 from PIL import Image
 
 import keras_apinet.evaluate.extras as extras
 from keras_apinet import APINetError, data
+from keras_apinet.cli import main
 from keras_apinet.evaluate import evaluate_run, plots
-from keras_apinet.evaluate.card import as_text, write_card
+from keras_apinet.evaluate.activation import write_maps
+from keras_apinet.evaluate.card import as_text, license_tag, public, write_card
 from keras_apinet.evaluate.comparison import compare, page, save
 from keras_apinet.evaluate.flat_map import flat_map, spread
 from keras_apinet.evaluate.pictures import data_uri, square, with_heat, with_signs
@@ -149,6 +152,10 @@ def test_a_comparison_names_what_it_compares(comparison, run, table):
     channels = [c for _, row in comparison.channel_rows for c in row]
     assert set(channels) == set(comparison.patches)
     assert all(len(patches) == 3 for patches in comparison.patches.values())
+    # Photos of a class have its colour: patches are of the two classes only.
+    third = COLOURS[NAMES.index(*set(NAMES) - set(comparison.class_names))]
+    for patch in (p for patches in comparison.patches.values() for p in patches):
+        assert np.abs(patch.mean(axis=(0, 1)) - third).max() > 40
     assert "<b>" not in page(comparison)
     test = data.load(table).splits["test"]
     chosen = compare(
@@ -164,6 +171,29 @@ def test_a_comparison_names_what_it_compares(comparison, run, table):
         compare(run, test.reference(0), test.reference(1), classes=("kiwi", "apple"))
 
 
+def test_predict_writes_a_map_of_each_photo(run, table, tmp_path, capsys):
+    test = data.load(table).splits["test"]
+    other = tmp_path / "elsewhere" / Path(test.reference(0)).name
+    other.parent.mkdir()
+    shutil.copy(test.reference(0), other)
+    photos = [test.reference(0), str(other)]
+    assert main(["predict", str(run), *photos, "--map", str(tmp_path / "maps")]) == 0
+    assert "%" in capsys.readouterr().out
+    stem = other.stem
+    written = sorted(tmp_path.glob("maps/*"))
+    assert [p.name for p in written] == [f"{stem} 2.map.png", f"{stem}.map.png"]
+    with Image.open(written[0]) as picture:
+        assert picture.size == (64, 32)
+        left = np.asarray(picture)[:, :32]
+    np.testing.assert_array_equal(left, data.prepare(data.read_photo(other), 32))
+    assert main(["predict", "m.tflite", photos[0], "--map", "x"]) == 2
+
+
+def test_maps_need_a_model_with_places(tmp_path):
+    with pytest.raises(APINetError, match=r"'m\.tflite' keeps no feature maps"):
+        write_maps("m.tflite", [], tmp_path)
+
+
 def test_a_comparison_needs_a_known_ending(comparison, tmp_path):
     with pytest.raises(APINetError, match=r"must end in \.html"):
         save(comparison, tmp_path / "out.docx")
@@ -177,10 +207,17 @@ def test_a_missing_package_says_how_to_get_it():
 def test_the_card(run, report):
     card = write_card(run, license_name="MIT").read_text("utf-8")
     front, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL).groups()
-    assert 'license: "MIT"' in front
-    assert 'name: "<run> & co"' in front
+    yaml = pytest.importorskip("yaml")
+    known = yaml.safe_load(front)
+    assert known["license"] == "mit"
+    assert known["pipeline_tag"] == "image-classification"
+    (entry,) = known["model-index"]
+    assert entry["name"] == "<run> & co"
+    assert entry["results"][0]["dataset"]["split"] == "test"
     result = json.loads((run / "evaluation_test.json").read_text("utf-8"))
     top1 = result["metrics"]["top1"]
+    (metric,) = entry["results"][0]["metrics"]
+    assert metric["value"] == pytest.approx(top1["value"], abs=1e-4)
     row = f"| Top-1 accuracy | {top1['value']:.1%} | {top1['low']:.1%} to"
     assert row in body
     assert "&lt;b&gt;pear&lt;/b&gt; &amp; \\$co\\$" in body
@@ -188,6 +225,26 @@ def test_the_card(run, report):
     for heading in ("Figures", "Data", "Recipe", "Limits", "Licence", "Method"):
         assert f"\n## {heading}\n" in body
     assert "None was stated" in write_card(run).read_text("utf-8")
+
+
+def test_what_a_card_tells_strangers():
+    assert [license_tag(x) for x in ("Apache-2.0", "Our: own", None)] == [
+        "apache-2.0",
+        "other",
+        None,
+    ]
+    assert public("/home/me/birds") == "birds"
+    assert [public(x) for x in ("imagenet", "a/b", 3)] == ["imagenet", "a/b", 3]
+
+
+@pytest.mark.parametrize("name", ['a: "b" #c', "'", "- x", "\u00e9\u2028", "{y}"])
+def test_front_matter_holds_any_name(run, tmp_path, name):
+    yaml = pytest.importorskip("yaml")
+    copy = shutil.copytree(run, tmp_path / name)
+    card = write_card(copy, license_name=name).read_text("utf-8")
+    known = yaml.safe_load(card.split("\n---\n")[0])
+    assert (known["license"], known["license_name"]) == ("other", name)
+    assert known["model-index"][0]["name"] == name
 
 
 def test_the_card_needs_an_evaluation(run, tmp_path):

@@ -23,6 +23,29 @@ _TITLES = {
 }
 
 
+# Names of licences that model hubs know; others are written as "other" with a name.
+_KNOWN_LICENSES = (
+    "agpl-3.0",
+    "apache-2.0",
+    "artistic-2.0",
+    "bsd-2-clause",
+    "bsd-3-clause",
+    "cc-by-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-nd-4.0",
+    "cc-by-nc-sa-4.0",
+    "cc-by-sa-4.0",
+    "cc0-1.0",
+    "gpl-2.0",
+    "gpl-3.0",
+    "isc",
+    "lgpl-3.0",
+    "mit",
+    "mpl-2.0",
+    "unlicense",
+)
+
+
 def write_card(
     run: Run | str | Path,
     out: str | Path | None = None,
@@ -37,8 +60,8 @@ def write_card(
         out: The file. Default: `MODEL_CARD.md` in the run folder.
         split: The split whose evaluation is told. Default: `"test"`, or `"val"` if only
             that was evaluated.
-        license_name: Licence of the model, as an SPDX name. Default: the card says that
-            none was stated.
+        license_name: Licence of the model, as an SPDX name such as `"Apache-2.0"`.
+            Default: the card says that none was stated.
 
     Returns:
         The file.
@@ -68,7 +91,7 @@ def write_card(
             for key, title in _TITLES.items()
             if key in result["metrics"]
         ],
-        settings={k: v for k, v in run.settings.items() if v is not None},
+        settings={k: public(v) for k, v in run.settings.items() if v is not None},
         images=run.description.get("data", {}).get("images", {}),
         fingerprint=run.description.get("data", {}).get("fingerprint"),
         versions=run.description.get("versions", {}),
@@ -76,11 +99,26 @@ def write_card(
         image_size=run.image_size,
         calibration=run.read(CALIBRATION),
         license_name=license_name,
+        license_tag=license_tag(license_name),
         lowest=sorted(result["per_class"], key=lambda row: row["accuracy"])[:5],
     )
     path = run.folder / "MODEL_CARD.md" if out is None else Path(out)
     write_atomically(path, text.rstrip() + "\n")
     return path
+
+
+def license_tag(name: str | None) -> str | None:
+    """A licence as hubs write it: lower case; "other" for one they do not know."""
+    if not name:
+        return None
+    return name.lower() if name.lower() in _KNOWN_LICENSES else "other"
+
+
+def public(value: Any) -> Any:
+    """A setting as strangers may see it: of a path on this machine only the name."""
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
 
 
 def as_text(value: Any) -> str:

@@ -57,7 +57,7 @@ def channel_patches(
     from keras_apinet import data
 
     wanted = np.unique(np.fromiter(channels, np.int64))
-    if not len(wanted):
+    if not len(wanted) or not len(split):
         return {}
     part = split.take(evenly(split, limit))
     inputs = keras.Input(model.backbone.input_shape[1:])

@@ -14,7 +14,7 @@ from keras_apinet.evaluate.contrast import Contrast, contrast
 from keras_apinet.evaluate.evaluation import CALIBRATION
 from keras_apinet.evaluate.extras import need, templates
 from keras_apinet.evaluate.pictures import data_uri, with_heat, with_signs
-from keras_apinet.evaluate.run_data import open_data, run_options
+from keras_apinet.evaluate.run_data import known_images, open_data, run_options
 from keras_apinet.runs import Run, write_atomically
 
 
@@ -27,7 +27,8 @@ class Comparison:
         photos: Names of the two photos.
         class_names: Names of the two classes that are told apart.
         taken_for: What the model takes each photo for, and its probability.
-        patches: Training patches that fire a channel most; empty without training data.
+        patches: Patches that fire a channel most, of training images of the two
+            classes; empty without training data.
     """
 
     contrast: Contrast
@@ -100,7 +101,10 @@ def compare(
     if patches:
         options = run_options(run, 32)
         wanted = [*result.distinguishing.ravel().tolist(), *result.shared.tolist()]
-        train = open_data(run, data, data_dir).splits["train"]
+        source = open_data(run, data, data_dir)
+        train = known_images(source, "train", names, ignore_unknown=True)
+        # Of other classes some fire them more, and say nothing about these two.
+        train = train.take(np.isin(train.labels, result.classes))
         found = channel_patches(model, train, wanted, **options)
     top = result.probabilities.argmax(axis=1)
     first, second = (
@@ -258,7 +262,8 @@ def _patch_rows(figure: Any, comparison: Comparison) -> None:
     rows = comparison.channel_rows
     most = max(len(channels) for _, channels in rows)
     figure.suptitle(
-        "Channels, and the training patches that fire them most", fontsize=11
+        "Channels, and the patches that fire them most in training images of the two",
+        fontsize=11,
     )
     grid = figure.subplots(len(rows), most + 1, squeeze=False)
     for (title, channels), axes in zip(rows, grid, strict=True):

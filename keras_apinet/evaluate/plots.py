@@ -134,7 +134,8 @@ def confusion(
     """Share of each true class (row) given each name (column), look-alikes together."""
     chosen = matrix[np.ix_(order, order)]
     shares = chosen / np.maximum(chosen.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(0.17 * len(order) + 2.2, 4.5, 18))
+    cell = 0.17 if len(order) <= 30 else 0.115
+    side = float(np.clip(cell * len(order) + 1.8, 4.5, 14))
 
     def draw(figure: Any) -> None:
         from matplotlib.colors import LinearSegmentedColormap
@@ -148,13 +149,23 @@ def confusion(
         axis.set(xlabel="predicted", ylabel="true")
         if len(order) <= _NAMED:
             labels = [short(names[c], 22) for c in order]
-            size = 9 if len(order) <= 30 else 7
+            size = 9 if len(order) <= 30 else 6.5
             axis.set_xticks(range(len(order)), labels, rotation=90, fontsize=size)
             axis.set_yticks(range(len(order)), labels, fontsize=size)
         axis.tick_params(length=0)
-        figure.colorbar(picture, shrink=0.5, label="share of the true class")
+        axis.spines[["top", "right"]].set_visible(True)
+        figure.colorbar(
+            picture,
+            ax=axis,
+            location="top",
+            anchor=(1.0, 0.0),
+            shrink=0.3,
+            aspect=30,
+            pad=0.01,
+            label="share of the true class",
+        )
 
-    return _svg((side + 1, side), draw, "confusion")
+    return _svg((side, side + 0.6), draw, "confusion")
 
 
 def feature_map(

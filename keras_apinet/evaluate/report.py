@@ -96,7 +96,7 @@ def write_report(
     return path
 
 
-def _plots(run: Run, judged: Judged) -> dict[str, str | None]:
+def _plots(run: Run, judged: Judged) -> dict[str, Any]:
     seen = judged.seen
     names = run.class_names
     log = read_log(run.folder / "log.csv")
@@ -123,6 +123,7 @@ def _plots(run: Run, judged: Judged) -> dict[str, str | None]:
         "confusion": plots.confusion(
             confusion_matrix(seen.labels, seen.predicted, len(names)), names, order
         ),
+        "many": len(order) > 30,
         "features": plots.feature_map(
             places,
             ~seen.wrong,
