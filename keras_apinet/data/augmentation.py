@@ -108,21 +108,25 @@ def crop_and_resize(
 
 
 def _shrink_fast(crop: Tensor, image_size: int) -> Tensor:
-    """Nearly the pixels of an antialiased bilinear resize, in a third of the time.
+    """Nearly the pixels of an antialiased bilinear resize, in a fraction of the time.
 
     The mean of the area under each new pixel is a little sharper than what evaluation
-    sees. A faint blur, the stronger the more an image shrinks, makes up for that; its
-    strength was fitted to photos.
+    sees. That is below 5 % up to a ratio of 1.5. Beyond, a faint blur makes up for it,
+    the stronger the more an image shrinks; its strength was fitted to photos.
     """
     import tensorflow as tf
 
-    ratio = tf.cast(tf.shape(crop)[:2], tf.float32) / image_size
-    side = 0.06 * tf.clip_by_value(ratio - 1.0, 0.0, 1.0)
-    rows, columns = (tf.stack([s, 1.0 - 2.0 * s, s]) for s in tf.unstack(side))
-    blur = tf.tile((rows[:, None] * columns)[..., None, None], [1, 1, 3, 1])
     small = tf.image.resize(crop, [image_size, image_size], method="area")
-    padded = tf.pad(small, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")
-    return tf.nn.depthwise_conv2d(padded[None], blur, [1, 1, 1, 1], "VALID")[0]
+    ratio = tf.cast(tf.shape(crop)[:2], tf.float32) / image_size
+
+    def blurred() -> Tensor:
+        side = 0.06 * tf.clip_by_value(ratio - 1.0, 0.0, 1.0)
+        rows, columns = (tf.stack([s, 1.0 - 2.0 * s, s]) for s in tf.unstack(side))
+        weights = tf.tile((rows[:, None] * columns)[..., None, None], [1, 1, 3, 1])
+        padded = tf.pad(small, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+        return tf.nn.depthwise_conv2d(padded[None], weights, [1, 1, 1, 1], "VALID")[0]
+
+    return tf.cond(tf.reduce_max(ratio) < 1.5, lambda: small, blurred)
 
 
 def to_uint8(images: Tensor) -> Tensor:
