@@ -13,13 +13,14 @@ from keras_apinet.version import __version__
 
 if TYPE_CHECKING:
     from keras_apinet import backbones, data, evaluate, export, layers, losses, train
+    from keras_apinet.building import build
     from keras_apinet.export.classifier import load_classifier
     from keras_apinet.loading import load
-    from keras_apinet.model import APINet, build
+    from keras_apinet.model import APINet
 
 _HOME = {
     "APINet": "keras_apinet.model",
-    "build": "keras_apinet.model",
+    "build": "keras_apinet.building",
     "load": "keras_apinet.loading",
     "load_classifier": "keras_apinet.export.classifier",
 }
@@ -56,4 +57,4 @@ def __dir__() -> list[str]:
 
 # `keras.saving.load_model` finds the package's classes only once they are registered.
 if "keras" in sys.modules:
-    importlib.import_module("keras_apinet.model")
+    importlib.import_module("keras_apinet.registered")

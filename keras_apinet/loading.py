@@ -5,10 +5,10 @@ from pathlib import Path
 import keras
 
 from keras_apinet.errors import APINetError
-from keras_apinet.model import APINet
+from keras_apinet.registered import model
 
 
-def load(path: str | Path, which: str = "best") -> APINet:
+def load(path: str | Path, which: str = "best") -> model.APINet:
     """The trained `APINet` of a run folder or a `.keras` file.
 
     Args:
@@ -30,16 +30,16 @@ def load(path: str | Path, which: str = "best") -> APINet:
             "`keras-apinet train` or a .keras file."
         )
     try:
-        model = keras.saving.load_model(file, safe_mode=True)
+        loaded = keras.saving.load_model(file, safe_mode=True)
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
         raise APINetError(
             f"The model {str(file)!r} cannot be read ({reason}); it is damaged, or not "
             "a .keras file of this package."
         ) from error
-    if not isinstance(model, APINet):
+    if not isinstance(loaded, model.APINet):
         raise APINetError(
-            f"{str(file)!r} holds a {type(model).__name__}, not an APINet; give a "
+            f"{str(file)!r} holds a {type(loaded).__name__}, not an APINet; give a "
             "model that was saved by this package."
         )
-    return model
+    return loaded

@@ -14,22 +14,22 @@ STRATEGIES = ("nearest", "farthest", "random")
 FORBIDDEN = 3.0e38
 
 
-def squared_distances(features: Tensor) -> Tensor:
-    """Squared Euclidean distance between every two rows, in float32.
+def squared_distances(features: Tensor, others: Tensor | None = None) -> Tensor:
+    """Squared Euclidean distance from every row to every other, in float32.
 
-    Uses `|a - b|^2 = |a|^2 + |b|^2 - 2 a.b`, so nothing larger than `[N, N]` is made.
+    Uses `|a - b|^2 = |a|^2 + |b|^2 - 2 a.b`, so nothing larger than `[N, M]` is made.
 
     Args:
         features: `[N, D]`, any float dtype.
+        others: `[M, D]`. Default: the same rows.
 
     Returns:
-        `[N, N]` float32, at least 0.
+        `[N, M]` float32, at least 0.
     """
     x = ops.cast(features, "float32")
-    squares = ops.sum(ops.square(x), axis=1)
-    distances = (
-        squares[:, None] + squares[None, :] - 2.0 * ops.matmul(x, ops.transpose(x))
-    )
+    y = x if others is None else ops.cast(others, "float32")
+    rows, columns = (ops.sum(ops.square(z), axis=1) for z in (x, y))
+    distances = rows[:, None] + columns[None, :] - 2.0 * ops.matmul(x, ops.transpose(y))
     return ops.maximum(distances, 0.0)
 
 
@@ -49,8 +49,8 @@ def select_partners(scores: Tensor, candidates: Tensor, count: int) -> Tensor:
     """The `count` candidates of lowest score in each row; ties go to the lowest index.
 
     Args:
-        scores: `[N, N]` float32, lower is better.
-        candidates: `[N, N]` bool, who may be chosen.
+        scores: `[N, M]` float32, lower is better.
+        candidates: `[N, M]` bool, who may be chosen.
         count: Partners for each row.
 
     Returns:
@@ -101,6 +101,9 @@ class PairMiner(keras.layers.Layer):
     Call arguments:
         features: `[N, D]` float.
         labels: `[N]` or `[N, 1]` integer classes, or `[N, C]` one-hot.
+        memory: `(features [M, D], classes [M])` of more images that may be partners
+            but are no anchors; a negative class marks an empty place. Row m of them is
+            partner `N + m`. Default: none.
 
     Returns:
         `anchors, partners, valid`, each `[N * (intra + inter)]` (`[2N]` by default):
@@ -151,7 +154,12 @@ class PairMiner(keras.layers.Layer):
         self.random = keras.random.SeedGenerator(seed)
         self.built = True
 
-    def call(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def call(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        memory: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Mines the pairs of one batch; see the class."""
         if len(features.shape) != 2:
             raise APINetError(
@@ -169,15 +177,22 @@ class PairMiner(keras.layers.Layer):
                 "of the same images."
             )
         features = ops.stop_gradient(features)
-        distances = squared_distances(features)
         classes = class_indices(labels)
+        others, other_classes = features, classes
+        if memory is not None:
+            others = ops.concatenate([features, ops.cast(memory[0], features.dtype)])
+            other_classes = ops.concatenate([classes, ops.cast(memory[1], "int32")])
+        distances = squared_distances(features, others)
         finite = ops.isfinite(distances)
         distances = ops.where(finite, distances, 0.0)
         images = ops.arange(ops.shape(features)[0], dtype="int32")
-        itself = images[:, None] == images[None, :]
-        same = classes[:, None] == classes[None, :]
+        columns = ops.arange(ops.shape(others)[0], dtype="int32")
+        itself = images[:, None] == columns[None, :]
+        same = classes[:, None] == other_classes[None, :]
         intra = ops.logical_and(same, ops.logical_not(itself))
         inter = ops.logical_not(same)
+        if memory is not None:
+            inter = ops.logical_and(inter, other_classes[None, :] >= 0)
 
         anchors, partners, valid = [], [], []
         for candidates, strategy, count in zip(
@@ -209,7 +224,10 @@ class PairMiner(keras.layers.Layer):
         return keras.random.uniform(ops.shape(distances), seed=self.random)
 
     def compute_output_spec(
-        self, features: Tensor, labels: Tensor
+        self,
+        features: Tensor,
+        labels: Tensor,
+        memory: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Symbolic outputs: int32, int32 and bool `[N * (intra + inter)]`."""
         batch = features.shape[0]

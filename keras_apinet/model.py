@@ -8,11 +8,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_apinet import backbones
 from keras_apinet.errors import APINetError
 from keras_apinet.interaction import AttentivePairwiseInteraction
 from keras_apinet.losses import PairwiseLoss
+from keras_apinet.memory import FeatureMemory
 from keras_apinet.mining import PairMiner, class_indices
+from keras_apinet.pooling import pooling_layer
+from keras_apinet.replicas import whole_batch
 from keras_apinet.types import Shape, Tensor
 
 BATCH_NORM_POLICIES = ("train", "inference")
@@ -43,6 +45,8 @@ class APINet(keras.Model):
             `[N, T, D]`. Default `"average"`.
         strategy: Mining strategy, see `PairMiner`.
         partners: Partners of each image, see `PairMiner`.
+        memory: Features of recent training images that are kept, M, so that partners
+            are looked for beyond the batch; see `FeatureMemory`. Default 0.
         mutual_units: Width of the mutual MLP. Default 512.
         dropout_rate: Dropout inside the mutual MLP and before the classifier.
             Default 0.5.
@@ -50,6 +54,10 @@ class APINet(keras.Model):
             `"inference"`: it always runs in inference mode, so that batch-norm keeps
             the statistics it came with (and its own dropout is off). Default
             `"train"`.
+        batch_norm_momentum: Momentum of the moving statistics under `"train"`, set on
+            every batch-norm of the backbone; `None` leaves them as they are. Backbones
+            come with 0.99 to 0.999, whose statistics lag behind a run of a few hundred
+            steps. Default 0.9.
         class_names: Names of the classes, in the order of the labels.
         seed: Seed of the dropout and of random mining.
 
@@ -62,7 +70,8 @@ class APINet(keras.Model):
     Returns:
         Logits `[N, C]`. For `(images, labels)` a dictionary: `logits` `[N, C]`,
         `pair_logits` `[4N, 2, C]` (first images of all pairs, then second images; self,
-        other), and for each of its rows `images` (row of the batch) and `valid`.
+        other), for each of its rows `images` (row of the batch, from N on of the
+        memory) and `valid`, and the `labels` of batch and memory.
 
     Raises:
         APINetError: For settings or inputs that do not fit, naming the value.
@@ -89,9 +98,11 @@ class APINet(keras.Model):
         pooling: str = "average",
         strategy: str | tuple[str, str] = "nearest",
         partners: int | tuple[int, int] = 1,
+        memory: int = 0,
         mutual_units: int = 512,
         dropout_rate: float = 0.5,
         batch_norm: str = "train",
+        batch_norm_momentum: float | None = 0.9,
         class_names: Sequence[str] | None = None,
         seed: int | None = None,
         **kwargs: Any,
@@ -103,6 +114,10 @@ class APINet(keras.Model):
             raise APINetError(
                 f"num_classes={num_classes!r} must be a whole number of at least 2."
             )
+        if not isinstance(memory, int) or memory < 0:
+            raise APINetError(
+                f"memory={memory!r} must be a whole number of at least 0."
+            )
         if class_names is not None and len(class_names) != num_classes:
             raise APINetError(
                 f"There are {len(class_names)} class_names for "
@@ -113,10 +128,14 @@ class APINet(keras.Model):
         self.scaling = scaling
         self.pooling = pooling
         self.batch_norm = batch_norm
+        self.batch_norm_momentum = batch_norm_momentum
+        if batch_norm == "train" and batch_norm_momentum is not None:
+            _set_momentum(backbone, batch_norm_momentum)
         self.class_names = None if class_names is None else list(class_names)
+        self.memory = FeatureMemory(memory, name="memory") if memory else None
         self.seed = seed
         dtype = self.dtype_policy
-        self.pool = _pooling_layer(backbone, pooling)
+        self.pool = pooling_layer(backbone, pooling)
         self.miner = PairMiner(strategy, partners, seed=seed, name="miner")
         self.interaction = AttentivePairwiseInteraction(
             mutual_units, dropout_rate, seed=seed, dtype=dtype, name="interaction"
@@ -131,6 +150,7 @@ class APINet(keras.Model):
         self.cross_entropy = keras.metrics.Mean(name="cross_entropy")
         self.ranking_loss = keras.metrics.Mean(name="ranking_loss")
         self.valid_pairs = keras.metrics.Mean(name="valid_pairs")
+        self._judging = False
         # Everything is built at once: a sublayer left unbuilt would reload with wrong
         # weights and no error.
         self.build(backbone.input_shape)
@@ -143,6 +163,8 @@ class APINet(keras.Model):
         self.interaction.build(features, features)
         self.dropout.build(features)
         self.classifier.build(features)
+        if self.memory is not None:
+            self.memory.build(features)
         self.built = True
 
     @property
@@ -198,18 +220,25 @@ class APINet(keras.Model):
     def _pairwise(
         self, images: Tensor, labels: Tensor, training: bool | None
     ) -> dict[str, Tensor]:
-        features = self.features(images, training=training)
-        anchors, partners, valid = self.miner(features, labels)
+        # All replicas of a step mine and learn from the whole batch.
+        features = whole_batch(self.features(images, training=training))
+        labels = whole_batch(ops.convert_to_tensor(labels))
+        recent = None if self.memory is None else self.memory.recent()
+        anchors, partners, valid = self.miner(features, labels, memory=recent)
+        logits = self.classifier(ops.stop_gradient(features))
+        if self.memory is not None:
+            features, labels = self.memory(features, labels, training=training)
         gated = self.interaction(features, pairs=(anchors, partners), training=training)
         # Rows: first images of all pairs, then second images; axis 1: self, other.
         stacked = ops.concatenate(
             [ops.stack(gated[:2], axis=1), ops.stack(gated[2:], axis=1)]
         )
         return {
-            "logits": self.classifier(ops.stop_gradient(features)),
+            "logits": logits,
             "pair_logits": self.classifier(self.dropout(stacked, training=training)),
             "images": ops.concatenate([anchors, partners]),
             "valid": ops.concatenate([valid, valid]),
+            "labels": labels,
         }
 
     # Training. Keras's own step does the work on every backend; it only has to see the
@@ -269,22 +298,25 @@ class APINet(keras.Model):
         """Mean loss over the images of valid pairs, or over single images."""
         _check_labels(y)
         if isinstance(y_pred, dict):
-            y, y_pred, sample_weight = self._pair_rows(y, y_pred, sample_weight)
+            y, y_pred, sample_weight = self._pair_rows(y_pred, sample_weight)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def _pair_rows(
-        self, labels: Tensor, outputs: dict[str, Tensor], sample_weight: Any
+        self, outputs: dict[str, Tensor], sample_weight: Any = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         valid = ops.cast(outputs["valid"], "float32")
         # Keras divides by the number of rows: the factor turns that into a mean over
         # the valid ones, and a batch without a single pair has loss 0.
         weights = valid / ops.maximum(ops.mean(valid), 1e-7)
         if sample_weight is not None:
-            sample_weight = ops.reshape(sample_weight, (-1,))
-            chosen = ops.take(sample_weight, outputs["images"], axis=0)
-            weights = weights * ops.cast(chosen, "float32")
+            sample_weight = whole_batch(ops.reshape(sample_weight, (-1,)))
+            sample_weight = ops.cast(sample_weight, "float32")
+            if self.memory is not None:
+                ones = ops.ones((self.memory.size,), "float32")
+                sample_weight = ops.concatenate([sample_weight, ones])
+            weights = weights * ops.take(sample_weight, outputs["images"], axis=0)
         return (
-            ops.take(labels, outputs["images"], axis=0),
+            ops.take(outputs["labels"], outputs["images"], axis=0),
             outputs["pair_logits"],
             weights,
         )
@@ -294,20 +326,35 @@ class APINet(keras.Model):
     ) -> dict[str, Tensor]:
         """Updates what is logged; metrics given to `compile` see single images."""
         pairwise = isinstance(y_pred, dict)
+        weights = None
         if pairwise:
-            labels, logits, _ = self._pair_rows(y, y_pred, None)
+            labels, logits, _ = self._pair_rows(y_pred)
             cross, ranking = self.loss.terms(labels, logits)
             valid = ops.cast(y_pred["valid"], "float32")
             self.cross_entropy.update_state(cross, valid)
             self.ranking_loss.update_state(ranking, valid)
             self.valid_pairs.update_state(valid)
-            y_pred = y_pred["logits"]
-        self.accuracy.update_state(class_indices(y), y_pred)
+            logits = y_pred["logits"]
+            y, y_pred = y_pred["labels"][: ops.shape(logits)[0]], logits
+        elif sample_weight is not None:
+            # Weights of 0 mark what fills a batch up; others count as one image each.
+            weights = ops.cast(sample_weight > 0, "float32")
+        self.accuracy.update_state(class_indices(y), y_pred, weights)
         logs: dict[str, Tensor] = super().compute_metrics(x, y, y_pred, sample_weight)
-        if not pairwise:
-            for name in ("cross_entropy", "ranking_loss", "valid_pairs"):
-                logs.pop(name)
-        return logs
+        return logs if pairwise else _single_image_logs(logs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`."""
+        before, self._judging = self._judging, True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._judging = before
+
+    def get_metrics_result(self) -> dict[str, Tensor]:
+        """What is logged; without pairs, only what single images have."""
+        logs: dict[str, Tensor] = super().get_metrics_result()
+        return _single_image_logs(logs) if self._judging else logs
 
     # What is shipped.
 
@@ -369,9 +416,11 @@ class APINet(keras.Model):
             "pooling": self.pooling,
             "strategy": list(self.miner.strategies),
             "partners": list(self.miner.partners),
+            "memory": 0 if self.memory is None else self.memory.size,
             "mutual_units": self.interaction.mutual_units,
             "dropout_rate": self.interaction.dropout_rate,
             "batch_norm": self.batch_norm,
+            "batch_norm_momentum": self.batch_norm_momentum,
             "class_names": self.class_names,
             "seed": self.seed,
         }
@@ -388,47 +437,9 @@ class APINet(keras.Model):
         return cls(**config)
 
 
-def build(
-    name: str | keras.Model,
-    num_classes: int,
-    image_size: int | None = None,
-    weights: str | None = "imagenet",
-    **options: Any,
-) -> APINet:
-    """An `APINet` on a backbone chosen by name.
-
-    Args:
-        name: A short name (`"efficientnet"`), a full one (`"resnet50"`), a preset or
-            preset folder (`"keras_hub:..."`, `"keras_cv:..."`), `"tiny"`, or any
-            `keras.Model`; `keras_apinet.backbones.available()` lists the names.
-        num_classes: Number of classes, at least 2.
-        image_size: Height and width of the images in px. Default: the backbone's own.
-        weights: `"imagenet"`, `None` (random), or a weights file. Not used when `name`
-            is a model.
-        **options: See `APINet`. `batch_norm` defaults to `"inference"` for pretrained
-            weights, whose statistics a short run on small batches would spoil, and to
-            `"train"` for random ones.
-
-    Returns:
-        An `APINet`, ready to `compile`.
-
-    Raises:
-        APINetError: For an unknown name, weights that do not fit, or a bad option.
-
-    Example:
-    >>> model = keras_apinet.build("tiny", num_classes=10, weights=None)
-    >>> model.feature_size > 0
-    True
-    """
-    if isinstance(name, keras.Model):
-        return APINet(name, num_classes, **options)
-    if not isinstance(num_classes, int) or num_classes < 2:
-        raise APINetError(
-            f"num_classes={num_classes!r} must be a whole number of at least 2."
-        )
-    backbone = backbones.create(name, image_size, weights)
-    options.setdefault("batch_norm", "inference" if backbone.pretrained else "train")
-    return APINet(backbone.model, num_classes, scaling=backbone.scaling, **options)
+def _single_image_logs(logs: dict[str, Tensor]) -> dict[str, Tensor]:
+    pairs = ("cross_entropy", "ranking_loss", "valid_pairs")
+    return {name: value for name, value in logs.items() if name not in pairs}
 
 
 def _check_labels(labels: Any) -> None:
@@ -444,26 +455,9 @@ def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
         raise APINetError(f"{key}={value!r} is not one of {choices}.")
 
 
-def _pooling_layer(backbone: keras.Model, pooling: str) -> keras.layers.Layer:
-    shape = backbone.output_shape
-    if not isinstance(shape, tuple) or len(shape) not in (2, 3, 4):
-        raise APINetError(
-            "The backbone must give one output of rank 2, 3 or 4; got "
-            f"output_shape={shape}."
-        )
-    if len(shape) == 2:
-        return keras.layers.Identity(name="pool")
-    if len(shape) == 4:
-        return keras.layers.GlobalAveragePooling2D(name="pool")
-    if pooling == "token":
-        return FirstToken(name="pool")
-    return keras.layers.GlobalAveragePooling1D(name="pool")
-
-
-@keras.saving.register_keras_serializable(package="keras_apinet")
-class FirstToken(keras.layers.Layer):
-    """The first of `[N, T, D]` tokens, `[N, D]`: the class token of a transformer."""
-
-    def call(self, tokens: Tensor) -> Tensor:
-        """Takes token 0."""
-        return tokens[:, 0]
+def _set_momentum(backbone: keras.Model, momentum: float) -> None:
+    if not 0 <= momentum < 1:
+        raise APINetError(f"batch_norm_momentum={momentum!r} must lie in [0, 1).")
+    for layer in backbone._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum

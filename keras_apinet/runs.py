@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "run.json"
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
+def write_atomically(path: str | Path, content: str | bytes | memoryview) -> None:
     """Writes a file so that nobody ever sees half of it.
 
     Args:

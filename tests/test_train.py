@@ -41,7 +41,10 @@ def photos(tmp_path):
 def test_a_run_tells_everything(photos, tmp_path, capsys):
     run = train(Recipe(data=str(photos), **QUICK), tmp_path / "run", verbose="plain")
     names = {p.name for p in run.folder.iterdir()}
-    assert names == {"run.json", "training.json", "log.csv", "best.keras", "last.keras"}
+    assert names == {
+        *("run.json", "training.json", "log.csv", "curves.png", "curves.svg"),
+        *("best.keras", "last.keras", "checkpoints", "tensorboard"),
+    }
     description = json.loads((tmp_path / "run/run.json").read_text())
     assert description["class_names"] == ["blue", "green", "red"]
     assert description["settings"]["epochs"] == 2
@@ -50,7 +53,7 @@ def test_a_run_tells_everything(photos, tmp_path, capsys):
     assert description["versions"]["keras"] == keras.__version__
     assert description["versions"]["backend"] == BACKEND
     rows = list(csv.DictReader((tmp_path / "run/log.csv").read_text().splitlines()))
-    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
     assert {"loss", "ranking_loss", "valid_pairs", "val_accuracy"} <= set(rows[0])
     best = max(float(row["val_accuracy"]) for row in rows)
     assert run.read("training.json")["val_accuracy"] == pytest.approx(best)
@@ -93,23 +96,26 @@ def test_warm_up_trains_the_head_and_nothing_else(photos, tmp_path):
 
 
 def test_the_best_model_is_kept_not_the_last(tmp_path):
-    from keras_apinet.train.callbacks import KeepModels
+    from keras_apinet.train.callbacks import Keeper
+    from keras_apinet.train.checkpoints import Progress
 
     run = Run.create(tmp_path / "run", {"settings": {}})
     inputs = keras.Input((1,))
     model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
-    keep = KeepModels(run)
+    progress = Progress()
+    keep = Keeper(run, Recipe(), progress)
     keep.set_model(model)
     scores = [(0.5, 1.0), (0.7, 2.0), (0.7, 1.5), (0.6, 0.1)]
     for epoch, (accuracy, loss) in enumerate(scores):
         model.set_weights([np.array([[float(epoch)]])])
-        keep.on_epoch_end(epoch, {"val_accuracy": accuracy, "val_loss": loss})
+        progress.epoch = epoch
+        keep.keep({"val_accuracy": accuracy, "val_loss": loss})
     stored = [
         keras.saving.load_model(run.folder / f"{name}.keras").get_weights()[0].item()
         for name in ("best", "last")
     ]
     assert stored == [2.0, 3.0]
-    assert keep.best_epoch == 3
+    assert progress.best_epoch == 2
 
 
 def test_baseline_trains_without_pairs(photos, tmp_path):

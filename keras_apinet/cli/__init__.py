@@ -1,7 +1,9 @@
 """The command line: `keras-apinet COMMAND ...`.
 
 Each module named in `COMMANDS` is one command with `HELP`, `add_arguments(parser)` and
-`run(args) -> int`; none imports Keras before it runs, so that `--help` is instant.
+`run(args) -> int`; none imports Keras before it runs, so that `--help` is instant. What
+has to happen before the backend starts is in `prepare(args)`; true means that this was
+all. `STARTS_KERAS = False` says that the command decides itself.
 """
 
 import argparse
@@ -42,9 +44,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--debug", action="store_true", help="show the traceback of an error"
         )
-        command.set_defaults(
-            run=module.run, starts_keras=getattr(module, "STARTS_KERAS", True)
-        )
+        command.set_defaults(module=module)
     return root
 
 
@@ -52,11 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0 if it did what was asked, 2 for a mistake in the request."""
     args = parser().parse_args(arguments)
     try:
-        if args.starts_keras:
+        if hasattr(args.module, "prepare") and args.module.prepare(args):
+            return 0
+        if getattr(args.module, "STARTS_KERAS", True):
             from keras_apinet.cli.startup import start_backend
 
             start_backend()
-        return int(args.run(args))
+        return int(args.module.run(args))
     except KeyboardInterrupt:
         print("keras-apinet: stopped", file=sys.stderr)
         return 130

@@ -2,74 +2,84 @@
 
 import argparse
 import dataclasses
-import typing
 from typing import Any
 
 HELP = "train a model and leave everything in a run folder"
-
-# What the command line says about a setting of the recipe, in this order.
-SETTINGS = {
-    "backbone": "backbone by name (default: tiny, a small network)",
-    "weights": "imagenet, none or a weights file (default: imagenet; none for tiny)",
-    "image_size": "height and width of the images in px (default: the backbone's own)",
-    "method": "pairwise, or baseline: plain cross-entropy (default: pairwise)",
-    "classes_per_batch": "classes in a batch, P",
-    "images_per_class": "images of each class in a batch, K",
-    "warmup_epochs": "epochs in which only the head learns (default: 30 if pretrained)",
-    "epochs": "epochs in which all layers learn",
-    "steps_per_epoch": "batches in an epoch (default: training images / batch size)",
-    "optimizer": "adamw or sgd",
-    "learning_rate": "peak learning rate (default: 1e-4 if pretrained, else 2e-3)",
-    "head_learning_rate": "learning rate of the warm-up",
-    "weight_decay": "decay of kernels",
-    "clipnorm": "largest norm of the whole gradient",
-    "batch_norm": "train or inference (default: inference if pretrained, else train)",
-    "augmentation": "paper, light, strong or none",
-    "resize": "fit: keep the aspect ratio; squash: do not",
-    "mutual_units": "width of the mutual MLP",
-    "dropout_rate": "dropout in the mutual MLP and before the classifier",
-    "margin": "margin of the ranking loss",
-    "ranking_weight": "weight of the ranking loss",
-    "label_smoothing": "share of the target spread over all classes",
-    "validation": "share of the training images held out, if there is no own split",
-    "dtype": "float32, mixed_bfloat16 or mixed_float16",
-    "seed": "seed of everything random",
-}
+# What is kept apart from the other settings in --help, as it is given most often.
+_FIRST = ("data", "backbone", "weights", "image_size", "epochs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds one option for every setting of the recipe."""
-    from keras_apinet.train.recipe import Recipe
+    from keras_apinet.train.recipe import Recipe, kind_of
 
     parser.add_argument(
-        "--data",
-        default="synthetic_birds",
-        help="folder, CSV, TFDS name or synthetic_birds (the default)",
+        "recipe",
+        nargs="?",
+        metavar="RECIPE.toml",
+        help="settings to begin with; options given here come on top",
     )
-    parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its sets")
+    parser.add_argument("--out", metavar="FOLDER", help="run folder to make")
     parser.add_argument(
-        "--download",
+        "--resume", metavar="RUN", help="go on with a run that was stopped or killed"
+    )
+    parser.add_argument(
+        "--force",
         action="store_true",
-        help="let TensorFlow Datasets download the set",
+        help="resume although settings, data or versions have changed",
     )
     parser.add_argument(
-        "--out", required=True, metavar="FOLDER", help="run folder to make"
+        "--print-recipe",
+        action="store_true",
+        help="print the whole recipe as TOML and train nothing",
     )
-    types = typing.get_type_hints(Recipe)
-    defaults = {f.name: f.default for f in dataclasses.fields(Recipe)}
-    for name, text in SETTINGS.items():
-        kinds = typing.get_args(types[name]) or (types[name],)
-        kind = next(t for t in kinds if t is not type(None))
-        default: Any = defaults[name]
-        if default is not None and "default" not in text:
-            text = f"{text} (default: {default})"
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=kind,
-            default=default,
-            metavar={int: "N", float: "X", str: "NAME"}[kind],
-            help=text,
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting of the recipe; the same as --NAME VALUE",
+    )
+    settings = parser.add_argument_group("settings of the recipe")
+    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    for name in dict.fromkeys([*_FIRST, *fields]):
+        field = fields[name]
+        kind, _ = kind_of(name)
+        text = field.metadata["text"]
+        choices = field.metadata["choices"]
+        if choices and not any(choice in text for choice in choices):
+            text += f": {', '.join(choices)}"
+        if field.default is not None and "default" not in text and kind is not bool:
+            text += f" (default: {field.default})"
+        option: dict[str, Any] = {"help": text.replace("%", "%%")}
+        if kind is bool:
+            option["action"] = argparse.BooleanOptionalAction
+        else:
+            option["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
+            option["type"] = kind
+        # Left out unless given, so that a recipe file is not overridden by defaults.
+        settings.add_argument(
+            f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **option
         )
+    machine = parser.add_argument_group("devices")
+    machine.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="devices that share each batch (default: 1)",
+    )
+    machine.add_argument(
+        "--model-devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="devices over which the classifier is spread, for very many classes; JAX",
+    )
+    machine.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="where process 0 runs; JAX"
+    )
+    machine.add_argument("--processes", type=int, default=1, metavar="N")
+    machine.add_argument("--process-index", type=int, default=0, metavar="I")
     output = parser.add_mutually_exclusive_group()
     for mode, text in (
         ("bar", "progress bar even if the output is no terminal"),
@@ -81,19 +91,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def prepare(args: argparse.Namespace) -> bool:
+    """Reads the recipe, before the backend starts: it may name one.
+
+    Returns:
+        Whether that was all: the recipe was to be printed.
+
+    Raises:
+        APINetError: For a recipe that does not fit, or a backend that is not there.
+    """
+    from keras_apinet.errors import APINetError
+    from keras_apinet.train.recipe import Recipe
+    from keras_apinet.train.recipe_files import (
+        parse_assignments,
+        read_settings,
+        to_toml,
+    )
+
+    given = vars(args)
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    changes = {k: v for k, v in given.items() if k in names}
+    changes |= parse_assignments(args.set)
+    args.changes = changes
+    if args.resume:
+        if args.recipe or args.out:
+            raise APINetError(
+                f"--resume {args.resume} goes on in its own folder with its own "
+                "recipe; leave --out and the recipe file out, or leave --resume out."
+            )
+        return False
+    stored = read_settings(args.recipe) if args.recipe else {}
+    args.settings = Recipe.of({**stored, **changes}, args.recipe or "the recipe")
+    if args.print_recipe:
+        print(to_toml(args.settings), end="")
+        return True
+    if not args.out:
+        raise APINetError("There is no place for the run; give --out FOLDER.")
+    if args.settings.backend:
+        _choose_backend(args.settings.backend)
+    return False
+
+
+def _choose_backend(name: str) -> None:
+    import importlib.util
+    import os
+
+    from keras_apinet.errors import APINetError
+
+    if importlib.util.find_spec(name) is None:
+        raise APINetError(
+            f"This recipe is for the backend {name!r}, which is not installed; "
+            f"pip install 'keras-apinet[{name}]'."
+        )
+    os.environ.setdefault("KERAS_BACKEND", name)
+
+
 def run(args: argparse.Namespace) -> int:
     """Trains, then says where everything lies."""
-    from keras_apinet.train import Recipe, train
+    from keras_apinet.train import Devices, resume, train
+    from keras_apinet.train.callbacks import TrainingStopped
+    from keras_apinet.train.devices import start_processes
 
-    names = {f.name for f in dataclasses.fields(Recipe)}
-    recipe = Recipe(**{k: v for k, v in vars(args).items() if k in names})
+    devices = Devices(
+        args.devices,
+        args.model_devices,
+        args.coordinator,
+        args.processes,
+        args.process_index,
+    )
+    start_processes(devices)
     verbose = args.verbose or "auto"
-    finished = train(recipe, args.out, verbose)
-    if verbose != "quiet":
+    try:
+        if args.resume:
+            done = resume(args.resume, args.changes, verbose, devices, args.force)
+        else:
+            done = train(args.settings, args.out, verbose, devices)
+    except TrainingStopped:
+        folder = args.resume or args.out
         print(
-            f"Run folder: {finished.folder}\n"
-            f"Next: keras-apinet evaluate {finished.folder}\n"
-            f"      keras-apinet predict {finished.folder} PHOTO ...\n"
-            f"      keras-apinet export {finished.folder} --format tflite"
+            "Stopped, and saved. Go on with: keras-apinet train --resume " + str(folder)
+        )
+        return 130
+    if verbose != "quiet" and not args.process_index:
+        print(
+            f"Run folder: {done.folder}\n"
+            f"Next: keras-apinet evaluate {done.folder}\n"
+            f"      keras-apinet predict {done.folder} PHOTO ...\n"
+            f"      keras-apinet export {done.folder} --format tflite"
         )
     return 0

@@ -1,89 +1,219 @@
-"""What happens after every epoch: models kept, one line of progress."""
+"""What happens after steps and epochs: models and checkpoints kept, progress told."""
 
+import csv
+import io
 import math
+import signal
+import threading
 import time
+from types import FrameType
 from typing import Any
 
 import keras
 
 from keras_apinet.errors import APINetError
-from keras_apinet.runs import Run, save_atomically
+from keras_apinet.runs import Run, save_atomically, write_atomically
+from keras_apinet.train import checkpoints
+from keras_apinet.train.devices import peak_memory
+from keras_apinet.train.recipe import Recipe
+
+# A loss is looked at this often: asking for it makes the program wait for the device.
+_LOOK_EVERY = 20
 
 
-class KeepModels(keras.callbacks.Callback):
-    """Keeps `last.keras` and, by validation accuracy, `best.keras`.
+class TrainingStopped(KeyboardInterrupt):
+    """The user asked to stop; a checkpoint was written first."""
 
-    Equal accuracies are settled by the lower validation loss. Without a validation
-    split the best model is the last one.
+
+class Keeper(keras.callbacks.Callback):
+    """Keeps the best and the last model, the log, and checkpoints to go on from.
+
+    The best model has the highest validation accuracy; equal ones are settled by the
+    lower validation loss. Without a validation split it is the last. A loss that is no
+    number ends the training before it can be kept.
+
+    Args:
+        run: Where to keep them.
+        recipe: How often, how many, and when to give up.
+        progress: How far the run had come.
+        writes: Whether this process writes; of several, only the first does.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(
+        self,
+        run: Run,
+        recipe: Recipe,
+        progress: checkpoints.Progress,
+        writes: bool = True,
+    ) -> None:
         super().__init__()
-        self.run = run
-        self.best: tuple[float, float] | None = None
-        self.best_epoch = 0
-        self.epochs_seen = 0
+        self.run, self.recipe, self.writes = run, recipe, writes
+        self.progress = progress
+        self.values: list[Any] = []
+        self.partial: list[Any] | None = None
+        self.stop_asked = False
+        self.first_step = 0
+        self._saved = time.monotonic()
+        # Keras's own way to put the averaged weights in and out again.
+        self.average = keras.callbacks.SwapEMAWeights() if recipe.ema else None
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves after an epoch."""
-        logs = logs or {}
-        if not math.isfinite(logs.get("loss", 0.0)):
-            return  # never over a good model
-        self.epochs_seen += 1
-        score = (logs.get("val_accuracy", 0.0), -logs.get("val_loss", 0.0))
-        save_atomically(self.model, self.run.folder / "last.keras")
-        if self.best is None or score > self.best or "val_accuracy" not in logs:
-            self.best, self.best_epoch = score, self.epochs_seen
-            save_atomically(self.model, self.run.folder / "best.keras")
+    def set_model(self, model: Any) -> None:
+        """Takes the model to keep."""
+        super().set_model(model)
+        if self.average is not None:
+            self.average.set_model(model)
 
-
-class StopOnNaN(keras.callbacks.Callback):
-    """Ends a training whose loss is no number; what was saved before stays.
-
-    `check()` after `fit` raises the error, so that every callback ends in order first.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.problem = ""
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Goes on with the figures of an epoch that had been begun."""
+        self.first_step = self.progress.step
+        if self.partial is not None:
+            checkpoints.restore(self.partial, self.model)
+            self.partial = None
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        """Looks at the loss of a step."""
+        """Stops if asked to, looks at the loss, and saves when it is time."""
+        done = self.first_step + batch + 1
+        late = time.monotonic() - self._saved > 60 * self.recipe.checkpoint_minutes
+        if done % _LOOK_EVERY == 0 or late or self.stop_asked:
+            self.look(done, logs)
+        if late or self.stop_asked:
+            self.progress.step = done
+            self.checkpoint()
+        if self.stop_asked:
+            raise TrainingStopped
+
+    def look(self, step: int, logs: dict[str, Any] | None) -> None:
+        """Raises an `APINetError` if the loss is no number."""
         loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss) and not self.problem:
-            self.model.stop_training = True
-            self.problem = (
-                f"The loss became {loss} at step {batch + 1} of an epoch: lower "
-                "--learning-rate, or check that every label lies within the classes; "
-                "the models saved before are kept."
+        if not math.isfinite(loss):
+            phase = f"epoch {self.progress.epoch + 1}" if self.values else "the warm-up"
+            raise APINetError(
+                f"The loss became {loss} in {phase}, at or "
+                f"shortly before step {step}: most often the learning rate is too "
+                "high (lower --learning-rate), or float16 overflowed (take "
+                "--dtype mixed_bfloat16); the models and checkpoints saved before are "
+                "kept."
             )
 
-    def check(self) -> None:
-        """Raises an `APINetError` if the loss became no number."""
-        if self.problem:
-            raise APINetError(self.problem)
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Validates the averaged weights, if there are any."""
+        if self.average is not None:
+            self.average.on_test_begin()
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Puts the weights that are being trained back."""
+        if self.average is not None:
+            self.average.on_test_end()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keeps what an epoch brought."""
+        logs = {k: float(v) for k, v in (logs or {}).items()}
+        self.look(0, logs)
+        self.progress.rows.append({"epoch": epoch + 1, **logs})
+        self.progress.epoch, self.progress.step = epoch + 1, 0
+        self.keep(logs)
+        since = self.progress.epoch - self.progress.best_epoch
+        if self.recipe.patience and since >= self.recipe.patience:
+            self.model.stop_training = True
+        if self.model.stop_training or epoch + 1 == self.recipe.epochs:
+            self.progress.ended = True
+        self.checkpoint()
+        if self.stop_asked and not self.progress.ended:
+            raise TrainingStopped
+
+    def keep(self, scores: dict[str, float]) -> None:
+        """Saves the model as the last, and as the best if it is."""
+        score = (scores.get("val_accuracy", 0.0), -scores.get("val_loss", 0.0))
+        best = self.progress.best
+        better = best is None or score > best or "val_accuracy" not in scores
+        if better:
+            self.progress.best = score
+            self.progress.best_epoch = self.progress.epoch
+        if not self.writes:
+            return
+        self.on_test_begin()
+        try:
+            save_atomically(self.model, self.run.folder / "last.keras")
+            if better:
+                save_atomically(self.model, self.run.folder / "best.keras")
+        except OSError as error:
+            raise APINetError(
+                f"The model cannot be written to {str(self.run.folder)!r} "
+                f"({error.strerror or error}); what was saved before is whole: make "
+                f"room, then go on with --resume {self.run.folder}."
+            ) from error
+        finally:
+            self.on_test_end()
+        if self.progress.rows:
+            write_atomically(self.run.folder / "log.csv", _table(self.progress.rows))
+
+    def checkpoint(self) -> None:
+        """Writes a checkpoint now."""
+        self.values = checkpoints.values_of(self.model)
+        if self.writes:
+            folder, keep = self.run.folder, self.recipe.keep_checkpoints
+            checkpoints.save(folder, self.values, self.progress, keep)
+        self._saved = time.monotonic()
+
+
+def _table(rows: list[dict[str, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+class StopSignals:
+    """Ctrl-C, and SIGTERM as a scheduler sends it, stop after the step.
+
+    A second one stops at once. Signals reach the main thread only; elsewhere this does
+    nothing.
+    """
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._ask)
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.keeper.stop_asked:
+            raise KeyboardInterrupt
+        self.keeper.stop_asked = True
+        print("\nStopping after this step (once more: at once) ...", flush=True)
 
 
 class EpochLine(keras.callbacks.Callback):
-    """One line for each epoch: figures, images per second, time left."""
+    """One line for each epoch: figures, images per second, time left, GPU memory."""
 
-    def __init__(self, title: str, epochs: int, images_per_epoch: int) -> None:
+    def __init__(self, epochs: int, steps: int, batch_size: int) -> None:
         super().__init__()
-        self.title = title
-        self.epochs = epochs
-        self.images_per_epoch = images_per_epoch
-        self.started = self.epoch_started = 0.0
-        self.training_s = 0.0
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Starts the clock."""
-        self.started = time.monotonic()
+        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
+        self.started = self.epoch_started = self.training_s = 0.0
+        self.steps_done = 0
+        self.seen = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Starts the epoch's clock."""
+        """Starts the clocks."""
         self.epoch_started = time.monotonic()
+        self.started = self.started or self.epoch_started
+        self.training_s, self.steps_done = 0.0, 0
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Counts the steps, of which a resumed epoch has fewer."""
+        self.steps_done = batch + 1
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Training of this epoch is over; what follows is validation."""
@@ -94,19 +224,22 @@ class EpochLine(keras.callbacks.Callback):
         logs = logs or {}
         now = time.monotonic()
         took = self.training_s or now - self.epoch_started
-        left = (now - self.started) / (epoch + 1) * (self.epochs - epoch - 1)
+        self.seen += self.steps_done
+        left = (now - self.started) / max(self.seen, 1)
+        left *= (self.epochs - epoch - 1) * self.steps
         figures = [f"loss {logs['loss']:.3f}"]
         if "ranking_loss" in logs:
             figures.append(f"ranking {logs['ranking_loss']:.4f}")
         figures.append(f"accuracy {logs['accuracy']:.1%}")
         if "val_accuracy" in logs:
             figures.append(f"validation {logs['val_accuracy']:.1%}")
-        print(
-            f"{self.title} {epoch + 1:>3}/{self.epochs}  {'  '.join(figures)}  "
-            f"{self.images_per_epoch / max(took, 1e-9):,.0f} images/s  "
-            f"{clock(left)} left",
-            flush=True,
-        )
+        images = self.steps_done * self.batch_size
+        figures.append(f"{images / max(took, 1e-9):,.0f} images/s")
+        memory = peak_memory()
+        if memory is not None:
+            figures.append(f"{memory / 2**30:.1f} GiB on the GPU")
+        figures.append(f"{clock(left)} left")
+        print(f"Epoch {epoch + 1:>3}/{self.epochs}  {'  '.join(figures)}", flush=True)
 
 
 def clock(seconds: float) -> str:

@@ -2,135 +2,230 @@
 
 import dataclasses
 import difflib
+import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from keras_apinet.errors import APINetError
 
-METHODS = ("pairwise", "baseline")
-OPTIMIZERS = ("adamw", "sgd")
-DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A field of `Recipe`: its default, what it means, and which values it takes."""
+    rules = {"choices": choices, "low": low, "above": above, "below": below}
+    return dataclasses.field(default=default, metadata={"text": text, **rules})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to train on what, and how; `None` means: chosen from the data or backbone.
+    """What to train on what, and how.
 
-    Attributes:
-        data: Data set, see `keras_apinet.data.load`.
-        data_dir: Where TensorFlow Datasets keeps its sets.
-        download: Whether TensorFlow Datasets may download.
-        validation: Share of the training images held out, if the set has no own split.
-        backbone: Name of the backbone, see `keras_apinet.build`.
-        weights: `"imagenet"`, `"none"` or a weights file. Default: `"imagenet"`, and
-            random weights for `"tiny"`.
-        image_size: px. Default: the backbone's own.
-        method: `"pairwise"`, or `"baseline"`: plain cross-entropy, everything else
-            equal.
-        classes_per_batch: P, classes in a batch (fewer if the set has fewer).
-        images_per_class: K, images of each class in a batch.
-        warmup_epochs: Passes in which only the head learns, on features of the frozen
-            backbone computed once. Default: 30 for pretrained weights, else 0.
-        epochs: Passes over the training images in which everything learns.
-        steps_per_epoch: Batches in a pass. Default: training images // batch size.
-        optimizer: `"adamw"` or `"sgd"` (momentum 0.9).
-        learning_rate: Peak learning rate; rises over the first 5 % of the steps, then
-            falls to 0 along a cosine. Default: 1e-4 for pretrained weights, else 2e-3.
-        head_learning_rate: Learning rate of the warm-up (AdamW).
-        weight_decay: Decay of kernels; biases and norms have none.
-        clipnorm: Largest norm of the whole gradient.
-        batch_norm: `"train"` or `"inference"`, see `APINet`. Default: `"inference"` for
-            pretrained weights, else `"train"`.
-        augmentation: `"paper"`, `"light"`, `"strong"` or `"none"`.
-        resize: `"fit"` or `"squash"`.
-        mutual_units: Width of the mutual MLP.
-        dropout_rate: Dropout in the mutual MLP and before the classifier.
-        margin: Margin of the ranking loss, in probability.
-        ranking_weight: Weight of the ranking loss.
-        label_smoothing: Share of the target spread over all classes.
-        dtype: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
-        seed: Of everything random.
+    Every setting is described where it is defined, below; `keras-apinet train --help`
+    shows the same texts. `None` means: chosen from the data or the backbone.
+    "Pretrained" means that the backbone starts from weights rather than at random.
+
+    Raises:
+        APINetError: For a value that a setting does not take, or settings that
+            contradict each other.
+
+    >>> Recipe(data="photos/", backbone="mobilenet_v2", epochs=20).epochs
+    20
     """
 
-    data: str = "synthetic_birds"
-    data_dir: str | None = None
-    download: bool = False
-    validation: float = 0.1
-    backbone: str = "tiny"
-    weights: str | None = None
-    image_size: int | None = None
-    method: str = "pairwise"
-    classes_per_batch: int = 12
-    images_per_class: int = 4
-    warmup_epochs: int | None = None
-    epochs: int = 12
-    steps_per_epoch: int | None = None
-    optimizer: str = "adamw"
-    learning_rate: float | None = None
-    head_learning_rate: float = 1e-3
-    weight_decay: float = 5e-4
-    clipnorm: float = 1.0
-    batch_norm: str | None = None
-    augmentation: str = "paper"
-    resize: str = "fit"
-    mutual_units: int = 512
-    dropout_rate: float = 0.5
-    margin: float = 0.05
-    ranking_weight: float = 1.0
-    label_smoothing: float = 0.0
-    dtype: str = "float32"
-    seed: int = 0
+    data: str = setting(
+        "synthetic_birds", "folder, CSV, archive, TFDS name or synthetic_birds"
+    )
+    data_dir: str | None = setting(None, "where TensorFlow Datasets keeps its sets")
+    level: str | None = setting(
+        None, "which labels of FGVC-Aircraft: variant, family or manufacturer"
+    )
+    download: bool = setting(False, "let TensorFlow Datasets download the set")
+    validation: float = setting(
+        0.1,
+        "share of the training images held out, if the set has no validation split",
+        low=0,
+        below=1,
+    )
+    box_crop: bool = setting(
+        False, "crop to the object's box first, where the set has boxes"
+    )
+
+    backend: str | None = setting(
+        None,
+        "backend this recipe is for (default: any; KERAS_BACKEND decides)",
+        choices=("tensorflow", "jax", "torch"),
+    )
+    backbone: str = setting("tiny", "backbone by name, see keras_apinet.backbones")
+    weights: str | None = setting(
+        None, "imagenet, none or a weights file (default: imagenet; none for tiny)"
+    )
+    image_size: int | None = setting(
+        None,
+        "side of the square images in px (default: the backbone's own)",
+        low=1,
+    )
+    pooling: str = setting(
+        "average",
+        "average over places or tokens, or token: the class token",
+        choices=("average", "token"),
+    )
+    batch_norm: str | None = setting(
+        None,
+        "train: batch statistics; inference: statistics stay as they are "
+        "(default: train)",
+        choices=("train", "inference"),
+    )
+    batch_norm_momentum: float = setting(
+        0.9, "momentum of the moving statistics under train", low=0, below=1
+    )
+
+    method: str = setting(
+        "pairwise",
+        "pairwise, or baseline: plain cross-entropy, everything else equal",
+        choices=("pairwise", "baseline"),
+    )
+    classes_per_batch: int = setting(
+        12, "classes in a batch, P (fewer if the set has fewer)", low=1
+    )
+    images_per_class: int = setting(4, "images of each class in a batch, K", low=1)
+    class_sampling: str = setting(
+        "uniform",
+        "how often a class is drawn, by the number of its images",
+        choices=("uniform", "sqrt", "proportional"),
+    )
+    intra: str = setting(
+        "nearest",
+        "partner of the same class",
+        choices=("nearest", "farthest", "random", "none"),
+    )
+    inter: str = setting(
+        "nearest",
+        "partner of another class",
+        choices=("nearest", "farthest", "random", "none"),
+    )
+    memory: int = setting(
+        0,
+        "recent features, beyond the batch, among which partners are sought",
+        low=0,
+    )
+    mutual_units: int = setting(512, "width of the mutual MLP", low=1)
+    dropout_rate: float = setting(
+        0.5, "dropout in the mutual MLP and before the classifier", low=0, below=1
+    )
+    margin: float = setting(0.05, "margin of the ranking loss, in probability", low=0)
+    ranking_weight: float = setting(1.0, "weight of the ranking loss", low=0)
+    label_smoothing: float = setting(
+        0.0, "share of the target spread over all classes", low=0, below=1
+    )
+
+    warmup_epochs: int | None = setting(
+        None,
+        "epochs in which only the head learns (default: 30 if pretrained, else 0)",
+        low=0,
+    )
+    warmup_cached: bool = setting(
+        True, "warm up on features of un-augmented images, computed once"
+    )
+    epochs: int = setting(12, "epochs in which all layers learn", low=0)
+    steps_per_epoch: int | None = setting(
+        None, "batches in an epoch (default: training images // batch size)", low=1
+    )
+    augmentation: str = setting(
+        "paper",
+        "random crop and flip; light and strong add more; none has no chance in it",
+        choices=("paper", "light", "strong", "none"),
+    )
+    resize: str = setting(
+        "fit", "fit: keep the aspect ratio; squash: do not", choices=("fit", "squash")
+    )
+
+    optimizer: str = setting(
+        "adamw", "adamw, or sgd with momentum 0.9", choices=("adamw", "sgd")
+    )
+    learning_rate: float | None = setting(
+        None, "peak learning rate (default: 3e-4 if pretrained, else 2e-3)", above=0
+    )
+    head_learning_rate: float = setting(
+        1e-3, "peak learning rate of the warm-up (AdamW)", above=0
+    )
+    schedule: str = setting(
+        "cosine",
+        "how the rate falls over the run, step by step",
+        choices=("cosine", "linear", "constant", "one_cycle"),
+    )
+    rising: float = setting(
+        0.05, "share of the steps over which the rate rises first", low=0, below=1
+    )
+    layer_decay: float = setting(
+        1.0,
+        "learning rate of the backbone's first layer as a share of the head's, "
+        "rising layer by layer",
+        above=0,
+    )
+    weight_decay: float = setting(5e-4, "decay of kernels", low=0)
+    decay_all: bool = setting(False, "decay biases and norms as well")
+    clipnorm: float = setting(1.0, "largest norm of the whole gradient", above=0)
+    accumulate: int = setting(
+        1, "steps whose gradients are averaged before the weights change", low=1
+    )
+    ema: float = setting(
+        0.0,
+        "momentum of the average of the weights that is validated and kept, per step; "
+        "0: none",
+        low=0,
+        below=1,
+    )
+    patience: int = setting(
+        0, "epochs without a better validation before it stops; 0: never", low=0
+    )
+    steps_per_execution: int = setting(
+        1, "steps handed to the backend at a time", low=1
+    )
+    jit: bool | None = setting(
+        None, "compile the step with XLA (default: what the backend does best)"
+    )
+    dtype: str = setting(
+        "float32",
+        "arithmetic of the layers",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+
+    checkpoint_minutes: float = setting(
+        10.0, "minutes between checkpoints inside an epoch", above=0
+    )
+    keep_checkpoints: int = setting(2, "newest checkpoints kept", low=1)
+    seed: int = setting(0, "seed of everything random", low=0)
 
     def __post_init__(self) -> None:
-        for key, choices in (
-            ("method", METHODS),
-            ("optimizer", OPTIMIZERS),
-            ("dtype", DTYPES),
-            ("batch_norm", ("train", "inference", None)),
-            ("augmentation", ("paper", "light", "strong", "none")),
-            ("resize", ("fit", "squash")),
-        ):
-            value = getattr(self, key)
-            if value not in choices:
-                known = [c for c in choices if c]
-                near = difflib.get_close_matches(str(value), known, 1)
-                raise APINetError(
-                    f"{key}={value!r} is not one of {', '.join(known)}"
-                    + (f"; did you mean {near[0]!r}?" if near else ".")
-                )
-        for key, lowest in (
-            ("classes_per_batch", 1),
-            ("images_per_class", 1),
-            ("epochs", 0),
-            ("warmup_epochs", 0),
-            ("steps_per_epoch", 1),
-            ("image_size", 1),
-            ("mutual_units", 1),
-        ):
-            value = getattr(self, key)
-            if value is not None and (not isinstance(value, int) or value < lowest):
-                raise APINetError(
-                    f"{key}={value!r} must be a whole number of at least {lowest}."
-                )
-        for key, above in (
-            ("learning_rate", True),
-            ("head_learning_rate", True),
-            ("clipnorm", True),
-            ("weight_decay", False),
-            ("margin", False),
-            ("ranking_weight", False),
-        ):
-            value = getattr(self, key)
-            if value is not None and not (value > 0 or (value == 0 and not above)):
-                bound = "above 0" if above else "at least 0"
-                raise APINetError(f"{key}={value!r} must be {bound}.")
-        for key in ("validation", "dropout_rate", "label_smoothing"):
-            value = getattr(self, key)
-            if not 0 <= value < 1:
-                raise APINetError(f"{key}={value!r} must lie in [0, 1).")
+        for field in dataclasses.fields(self):
+            check(field, getattr(self, field.name))
         if self.epochs == 0 and self.warmup_epochs in (0, None):
             raise APINetError(
                 "epochs=0 and no warmup_epochs: there is nothing to train."
+            )
+        if self.intra == self.inter == "none":
+            raise APINetError(
+                "intra='none' and inter='none': there is no pair to learn from; choose "
+                "one, or method='baseline'."
+            )
+        if self.memory and self.method == "baseline":
+            raise APINetError(
+                f"memory={self.memory} is for pairs, and method='baseline' has none; "
+                "set memory=0."
+            )
+        if self.accumulate > 1 and self.ema:
+            # Keras averages after every step, of which most change nothing.
+            raise APINetError(
+                f"accumulate={self.accumulate} and ema={self.ema} do not go together; "
+                "set accumulate=1 or ema=0."
             )
 
     @property
@@ -150,3 +245,82 @@ class Recipe:
     def asdict(self) -> dict[str, Any]:
         """All settings as plain values."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], where: str = "the recipe") -> "Recipe":
+        """A recipe of plain values, such as `asdict` gives.
+
+        Args:
+            settings: Values by name.
+            where: What to call the source in an error.
+
+        Raises:
+            APINetError: For an unknown setting, with the nearest known one.
+        """
+        check_names(settings, where)
+        return cls(**settings)
+
+
+def check_names(names: Iterable[str], where: str) -> None:
+    """Checks that settings exist.
+
+    Raises:
+        APINetError: For the first that does not, with the nearest that does.
+    """
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+            raise APINetError(
+                f"There is no setting {name!r} in {where}"
+                + (f"; did you mean {near[0]!r}?" if near else ".")
+            )
+
+
+TYPES = typing.get_type_hints(Recipe)
+
+
+def kind_of(name: str) -> tuple[type, bool]:
+    """The type of a setting, and whether it may be `None`."""
+    kinds = typing.get_args(TYPES[name]) or (TYPES[name],)
+    return next(k for k in kinds if k is not type(None)), type(None) in kinds
+
+
+def check(field: Any, value: Any) -> None:
+    """Checks one value of a setting.
+
+    Raises:
+        APINetError: With the name, the value and what it should be.
+    """
+    name, rules = field.name, field.metadata
+    kind, optional = kind_of(name)
+    if value is None and optional:
+        return
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    fits = {
+        bool: isinstance(value, bool),
+        int: whole,
+        float: whole or isinstance(value, float),
+        str: isinstance(value, str),
+    }[kind]
+    if not fits:
+        words = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise APINetError(f"{name}={value!r} must be {words.get(kind, 'a text')}.")
+    choices = rules["choices"]
+    if choices and value not in choices:
+        near = difflib.get_close_matches(value, choices, 1)
+        raise APINetError(
+            f"{name}={value!r} is not one of {', '.join(choices)}"
+            + (f"; did you mean {near[0]!r}?" if near else ".")
+        )
+    bounds = []
+    if rules["low"] is not None:
+        bounds.append((value >= rules["low"], f"at least {rules['low']}"))
+    if rules["above"] is not None:
+        bounds.append((value > rules["above"], f"above {rules['above']}"))
+    if rules["below"] is not None:
+        bounds.append((value < rules["below"], f"below {rules['below']}"))
+    if not all(good for good, _ in bounds):
+        raise APINetError(
+            f"{name}={value!r} must be {' and '.join(words for _, words in bounds)}."
+        )

@@ -1,0 +1,130 @@
+"""Optimizers and schedules that Keras does not have: a rate for each layer, and rises.
+
+They stand here and not in `keras_apinet.train` so that a saved model finds them.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_apinet.replicas import whole_gradients
+
+
+@keras.saving.register_keras_serializable(package="keras_apinet")
+class Rising(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear rise from 0 to the peak, then another schedule from its own start.
+
+    Args:
+        peak: The rate at the end of the rise.
+        steps: Updates in the rise.
+        after: The schedule that follows.
+    """
+
+    def __init__(self, peak: float, steps: int, after: Any) -> None:
+        self.peak, self.steps, self.after = peak, steps, after
+
+    def __call__(self, step: Any) -> Any:
+        """The rate of an update."""
+        step = ops.cast(step, "float32")
+        rising = self.peak * step / max(1, self.steps)
+        after = self.after(ops.maximum(step - self.steps, 0.0))
+        return ops.where(step < self.steps, rising, after)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        after = keras.saving.serialize_keras_object(self.after)
+        return {"peak": self.peak, "steps": self.steps, "after": after}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Rising":
+        """The schedule of a `get_config()`."""
+        after = keras.saving.deserialize_keras_object(config["after"])
+        return cls(**{**config, "after": after})
+
+
+@keras.saving.register_keras_serializable(package="keras_apinet")
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """From a 25th of the peak up in 30 % of the steps, then down to a 10,000th of that.
+
+    Both ways along a cosine (Smith and Topin 2018, in the form of fastai).
+
+    Args:
+        peak: The highest rate.
+        steps: Updates in the whole cycle.
+    """
+
+    def __init__(self, peak: float, steps: int) -> None:
+        self.peak, self.steps = peak, steps
+
+    def __call__(self, step: Any) -> Any:
+        """The rate of an update."""
+        place = ops.cast(step, "float32") / max(1, self.steps)
+        low, last = self.peak / 25, self.peak / 25 / 1e4
+        up = _cosine(low, self.peak, place / 0.3)
+        down = _cosine(self.peak, last, (place - 0.3) / 0.7)
+        return ops.where(place < 0.3, up, down)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"peak": self.peak, "steps": self.steps}
+
+
+def _cosine(start: float, end: float, place: Any) -> Any:
+    place = ops.clip(place, 0.0, 1.0)
+    return end + (start - end) * 0.5 * (1.0 + ops.cos(place * 3.141592653589793))
+
+
+class _Layerwise:
+    """Gives each variable its share of the learning rate; clips the whole gradient."""
+
+    def __init__(
+        self, *args: Any, layer_shares: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.layer_shares = dict(layer_shares or {})
+
+    def _backend_update_step(
+        self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
+    ) -> None:
+        # Keras has one rate for all variables. This is the one place through which
+        # every backend's updates go, torch's batched ones too.
+        groups: dict[float, tuple[list[Any], list[Any]]] = {}
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            share = self.layer_shares.get(variable.path, 1.0)
+            group = groups.setdefault(share, ([], []))
+            group[0].append(gradient)
+            group[1].append(variable)
+        for share, (gradients, variables) in groups.items():
+            super()._backend_update_step(  # type: ignore[misc]
+                gradients, variables, learning_rate * share
+            )
+
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
+        # Keras clips what one replica has of a gradient, and adds up afterwards.
+        whole, replicas = whole_gradients(grads)
+        clipped = super()._clip_gradients(whole)  # type: ignore[misc]
+        return [g if g is None else g / replicas for g in clipped]
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        config: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        return {**config, "layer_shares": self.layer_shares}
+
+
+@keras.saving.register_keras_serializable(package="keras_apinet")
+class LayerwiseAdamW(_Layerwise, keras.optimizers.AdamW):
+    """AdamW with a learning rate for each layer.
+
+    Args:
+        layer_shares: For paths of variables, what their rate is multiplied by.
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_apinet")
+class LayerwiseSGD(_Layerwise, keras.optimizers.SGD):
+    """SGD with a learning rate for each layer.
+
+    Args:
+        layer_shares: For paths of variables, what their rate is multiplied by.
+    """

@@ -1,0 +1,281 @@
+"""Many devices and hosts, by the engines that exist: `keras.distribution` on JAX,
+`tf.distribute` on TensorFlow.
+
+The batch of the recipe is the global one: devices share it, and pairs are mined over
+all of it, so that a run on many devices is the run on one.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_apinet.errors import APINetError
+from keras_apinet.types import Dataset, Tensor
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where to train.
+
+    Attributes:
+        count: Devices of this process that share each batch. Default: 1; all that
+            there are where there are several processes.
+        model: Devices over which the classifier's classes are spread, a divisor of
+            `count`; for JAX and very many classes. Default 1.
+        coordinator: `host:port` of process 0, where there are several processes.
+        processes: Processes in all. Default 1.
+        process_index: Which of them this is, from 0.
+
+    Raises:
+        APINetError: For numbers that do not fit each other or the backend.
+    """
+
+    count: int | None = None
+    model: int = 1
+    coordinator: str | None = None
+    processes: int = 1
+    process_index: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("count", "model", "processes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise APINetError(f"devices: {name}={value} must be at least 1.")
+        if not 0 <= self.process_index < self.processes:
+            raise APINetError(
+                f"process_index={self.process_index} must lie in 0 to "
+                f"{self.processes - 1} for processes={self.processes}."
+            )
+        if (self.processes > 1) != (self.coordinator is not None):
+            raise APINetError(
+                f"processes={self.processes} and coordinator={self.coordinator!r} do "
+                "not fit: several processes need the HOST:PORT of the first, one needs "
+                "none."
+            )
+        if self.model > 1 and ((self.count or 1) % self.model or self.processes > 1):
+            raise APINetError(
+                f"model={self.model} devices for the classifier must divide "
+                f"count={self.count} devices of a single process."
+            )
+
+    @property
+    def several(self) -> bool:
+        """Whether there is anything to share."""
+        return (self.count or 1) > 1 or self.processes > 1
+
+
+class Placement:
+    """How batches and variables lie on the devices; made by `place`.
+
+    Attributes:
+        shares: Parts into which a global batch is cut.
+        processes: Processes in all.
+        process_index: Which of them this is.
+    """
+
+    def __init__(self, devices: Devices, shares: int, strategy: Any = None) -> None:
+        self.shares = shares
+        self.processes = devices.processes
+        self.process_index = devices.process_index
+        self._strategy = strategy
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the run folder."""
+        return self.process_index == 0
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Where the model and its optimizer are made."""
+        if self._strategy is None:
+            return contextlib.nullcontext()
+        scope: AbstractContextManager[Any] = self._strategy.scope()
+        return scope
+
+    def check_batch(self, size: int) -> None:
+        """Checks that a global batch can be shared.
+
+        Raises:
+            APINetError: If it cannot.
+        """
+        if size % self.shares:
+            raise APINetError(
+                f"A batch of {size} images cannot be shared by {self.shares} devices; "
+                "choose --classes-per-batch and --images-per-class so that it divides."
+            )
+
+    def filled(self, batches: Dataset, batch_size: int, images: int) -> Dataset:
+        """Evaluation batches that every device gets an equal part of.
+
+        The last batch is filled up with copies of weight 0. Of several processes, each
+        gets its own rows.
+
+        Args:
+            batches: `(images, labels)`, all of `batch_size` but the last.
+            batch_size: A multiple of `shares`.
+            images: Images in all.
+
+        Returns:
+            `(images, labels, weights)`; or `batches` where nothing is shared.
+        """
+        import tensorflow as tf
+
+        if self.shares == 1:
+            return batches
+        part = batch_size // self.processes
+        mine = slice(self.process_index * part, (self.process_index + 1) * part)
+        # Keras divides by all rows; this makes it a mean over the real ones again.
+        weight = -(-images // batch_size) * batch_size / images
+
+        def fill(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            count = tf.shape(pixels)[0]
+            rows = tf.range(batch_size)[mine]
+            weights = tf.where(rows < count, tf.constant(weight, tf.float32), 0.0)
+            rows = tf.minimum(rows, count - 1)
+            shape = [part, *pixels.shape[1:]]
+            return (
+                tf.ensure_shape(tf.gather(pixels, rows), shape),
+                tf.ensure_shape(tf.gather(labels, rows), [part]),
+                tf.ensure_shape(weights, [part]),
+            )
+
+        return batches.map(fill)
+
+
+@contextlib.contextmanager
+def place(devices: Devices) -> Iterator[Placement]:
+    """Spreads what is built inside over the devices.
+
+    Raises:
+        APINetError: If the backend cannot, or has fewer devices.
+    """
+    backend = keras.backend.backend()
+    if not devices.several:
+        yield Placement(devices, 1)
+    elif backend == "jax":
+        before = keras.distribution.distribution()
+        distribution = _on_jax(devices)
+        keras.distribution.set_distribution(distribution)
+        try:
+            shares = distribution.device_mesh.devices.size // devices.model
+            yield Placement(devices, shares)
+        finally:
+            keras.distribution.set_distribution(before)
+    elif backend == "tensorflow" and devices.processes == 1:
+        yield Placement(devices, devices.count or 1, _on_tensorflow(devices))
+    else:
+        what = "processes" if devices.processes > 1 else "devices"
+        number = devices.processes if devices.processes > 1 else devices.count
+        raise APINetError(
+            f"{number} {what} cannot train together on the backend {backend!r}; set "
+            + (
+                "KERAS_BACKEND=jax."
+                if devices.processes > 1 or devices.model > 1
+                else "KERAS_BACKEND=jax or tensorflow."
+            )
+        )
+
+
+def start_processes(devices: Devices) -> None:
+    """Connects the processes of a training; before anything else uses the backend.
+
+    Raises:
+        APINetError: If the backend is not JAX, or the coordinator does not answer.
+    """
+    if devices.processes == 1:
+        return
+    if keras.backend.backend() != "jax":
+        raise APINetError(
+            f"{devices.processes} processes cannot train together on the backend "
+            f"{keras.backend.backend()!r}; set KERAS_BACKEND=jax."
+        )
+    try:
+        keras.distribution.initialize(
+            devices.coordinator, devices.processes, devices.process_index
+        )
+    except Exception as error:
+        raise APINetError(
+            f"Process {devices.process_index} of {devices.processes} cannot reach the "
+            f"coordinator {devices.coordinator!r} ({_first_line(error)}); start "
+            "process 0 there, and all others with the same --coordinator and "
+            "--processes."
+        ) from error
+
+
+def _on_jax(devices: Devices) -> Any:
+    found = keras.distribution.list_devices()
+    if devices.count is not None and devices.processes == 1:
+        found = _enough(found, devices.count)
+    if devices.model == 1:
+        # Every process draws its own rows already.
+        return keras.distribution.DataParallel(devices=found, auto_shard_dataset=False)
+    mesh = keras.distribution.DeviceMesh(
+        (len(found) // devices.model, devices.model), ("batch", "classes"), found
+    )
+    layout = keras.distribution.LayoutMap(mesh)
+    layout[".*classifier/kernel"] = (None, "classes")
+    layout[".*classifier/bias"] = ("classes",)
+    return keras.distribution.ModelParallel(
+        layout_map=layout, batch_dim_name="batch", auto_shard_dataset=False
+    )
+
+
+def _on_tensorflow(devices: Devices) -> Any:
+    import tensorflow as tf
+
+    if devices.model > 1:
+        raise APINetError(
+            f"model={devices.model}: only JAX spreads the classifier over devices; set "
+            "KERAS_BACKEND=jax, or leave it out."
+        )
+    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices(
+        "CPU"
+    )
+    names = _enough([device.name for device in found], devices.count or 1)
+    return tf.distribute.MirroredStrategy(names)
+
+
+def _enough(found: list[str], wanted: int) -> list[str]:
+    if len(found) < wanted:
+        raise APINetError(
+            f"{wanted} devices were asked for, and there are {len(found)} "
+            f"({', '.join(found[:4])}); ask for fewer with --devices."
+        )
+    return found[:wanted]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of a backend says that memory ran out."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return (
+        bool(names & {"MemoryError", "OutOfMemoryError", "ResourceExhaustedError"})
+        or "RESOURCE_EXHAUSTED" in str(error)
+        or "out of memory" in str(error).lower()
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+
+
+def peak_memory() -> int | None:
+    """Bytes that the first GPU has held at most; `None` without one."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        device = jax.local_devices()[0]
+        stats = device.memory_stats() if device.platform != "cpu" else None
+        return stats.get("peak_bytes_in_use") if stats else None
+    if backend == "torch":
+        torch = sys.modules["torch"]
+        return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    import tensorflow as tf
+
+    if not tf.config.list_logical_devices("GPU"):
+        return None
+    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])

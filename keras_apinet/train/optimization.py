@@ -1,0 +1,90 @@
+"""Optimizer and learning-rate schedule of a recipe."""
+
+from typing import Any
+
+import keras
+
+from keras_apinet.model import APINet
+from keras_apinet.optimizers import LayerwiseAdamW, LayerwiseSGD, OneCycle, Rising
+from keras_apinet.train.recipe import Recipe
+
+
+def schedule(
+    recipe: Recipe, peak: float, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate of every update of a run.
+
+    Args:
+        recipe: Its `schedule` and `rising`.
+        peak: The highest rate.
+        steps: Updates in the whole run.
+    """
+    rising = round(recipe.rising * steps)
+    falling = max(1, steps - rising)
+    schedules = keras.optimizers.schedules
+    if recipe.schedule == "cosine":
+        return schedules.CosineDecay(
+            0.0 if rising else peak,
+            falling,
+            warmup_target=peak if rising else None,
+            warmup_steps=rising,
+        )
+    if recipe.schedule == "one_cycle":
+        return OneCycle(peak, steps)
+    end = 0.0 if recipe.schedule == "linear" else peak
+    return Rising(peak, rising, schedules.PolynomialDecay(peak, falling, end))
+
+
+def optimizer(
+    recipe: Recipe, model: APINet, rate: Any, *, warmup: bool = False
+) -> keras.optimizers.Optimizer:
+    """The optimizer of a phase.
+
+    Args:
+        recipe: What was asked for.
+        model: Its layers say which learning rates they get.
+        rate: Learning rate or schedule.
+        warmup: Whether it is for the head warm-up: AdamW, and nothing special.
+    """
+    options: dict[str, Any] = {
+        "learning_rate": rate,
+        "weight_decay": recipe.weight_decay,
+        "global_clipnorm": recipe.clipnorm,
+    }
+    name = "adamw" if warmup else recipe.optimizer
+    if not warmup:
+        if recipe.ema:
+            options |= {"use_ema": True, "ema_momentum": recipe.ema}
+        if recipe.accumulate > 1:
+            options["gradient_accumulation_steps"] = recipe.accumulate
+    if name == "sgd":
+        options["momentum"] = 0.9
+    if recipe.layer_decay != 1 and not warmup:
+        options["layer_shares"] = layer_shares(model, recipe.layer_decay)
+    made = (LayerwiseSGD if name == "sgd" else LayerwiseAdamW)(**options)
+    if not recipe.decay_all:
+        made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return made
+
+
+def layer_shares(model: APINet, first: float) -> dict[str, float]:
+    """For each variable of the backbone, its share of the head's learning rate.
+
+    The backbone's layers that have weights lie on a geometric line from `first`, in
+    their order, to the head's 1 (Howard and Ruder 2018 call that discriminative
+    fine-tuning).
+
+    Args:
+        model: The model.
+        first: The share of the first layer.
+    """
+    layers = [
+        layer
+        for layer in model.backbone._flatten_layers(include_self=False)
+        if layer._trainable_variables
+    ]
+    return {
+        variable.path: first ** (1 - depth / len(layers))
+        for depth, layer in enumerate(layers)
+        for variable in layer._trainable_variables
+    }

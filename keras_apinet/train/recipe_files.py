@@ -1,0 +1,89 @@
+"""Recipes as TOML files and on the command line."""
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from keras_apinet.errors import APINetError
+from keras_apinet.train.recipe import Recipe, check_names, kind_of
+
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings in a recipe file.
+
+    Raises:
+        APINetError: If the file is missing or is no TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise APINetError(
+            f"The recipe {str(path)!r} cannot be read ({error.strerror or error}); "
+            "give a .toml file such as `keras-apinet train --print-recipe` prints."
+        ) from error
+    except ValueError as error:  # TOML or UTF-8
+        raise APINetError(
+            f"The recipe {str(path)!r} is no TOML ({error}); mend it, or start from "
+            "what `keras-apinet train --print-recipe` prints."
+        ) from error
+
+
+def to_toml(recipe: Recipe) -> str:
+    """A recipe as TOML, every setting with what it means; read back it is equal."""
+    lines = []
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        words = field.metadata["text"]
+        if field.metadata["choices"]:
+            words += f" ({', '.join(field.metadata['choices'])})"
+        lines.append(f"# {words}")
+        # TOML has no null: what is left open is shown as a comment.
+        lines.append(
+            f"# {field.name} =" if value is None else f"{field.name} = {_toml(value)}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    # TOML's strings, numbers and booleans are written as JSON's, but for `1e-05`.
+    return repr(value) if isinstance(value, float) else json.dumps(value)
+
+
+def parse_value(name: str, text: str) -> Any:
+    """A setting's value from text, as the command line gives it.
+
+    Raises:
+        APINetError: If the text is not of the setting's type.
+    """
+    kind, optional = kind_of(name)
+    if optional and text.lower() in ("", "default"):
+        return None
+    try:
+        if kind is bool:
+            return _WORDS[text.lower()]
+        return kind(text)
+    except (KeyError, ValueError) as error:
+        words = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise APINetError(f"{name}={text!r} must be {words[kind]}.") from error
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Settings from `name=value` texts.
+
+    Raises:
+        APINetError: For a text without `=`, an unknown setting or a bad value.
+    """
+    texts = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise APINetError(
+                f"--set {assignment!r} is no assignment; write --set name=value."
+            )
+        texts[name.strip().replace("-", "_")] = text.strip()
+    check_names(texts, "--set")
+    return {name: parse_value(name, text) for name, text in texts.items()}

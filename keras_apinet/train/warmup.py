@@ -1,0 +1,125 @@
+"""Head warm-up: interaction and classifier learn while the backbone stands still."""
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet import data
+from keras_apinet.train.optimization import optimizer
+
+if TYPE_CHECKING:
+    from keras_apinet.train.callbacks import Keeper
+    from keras_apinet.train.fitting import _Job
+
+
+def warm_up(job: "_Job", epochs: int, keeper: "Keeper") -> None:
+    """Trains interaction and classifier on a frozen backbone.
+
+    The backbone runs in inference mode and gets no gradient. If the recipe allows it,
+    its features of the un-augmented images are computed once, so that an epoch costs
+    what the head costs.
+
+    Args:
+        job: What to train.
+        epochs: Passes over the training images.
+        keeper: Asked whether to stop; nothing is kept before the end.
+    """
+    model, recipe = job.model, job.recipe
+    # Features cannot be collected from other processes' devices.
+    cached = recipe.warmup_cached and job.placement.processes == 1
+    batches = _cached(job, epochs) if cached else job.batches()
+    # Statistics that other data will move are not what the head should learn from.
+    policy, model.batch_norm = model.batch_norm, "inference"
+    model.backbone.trainable = False
+    try:
+        steps = epochs * batches.plan.epoch_steps
+        rate = keras.optimizers.schedules.CosineDecay(recipe.head_learning_rate, steps)
+        with job.placement.scope():
+            model.compile(optimizer(recipe, model, rate, warmup=True), loss=job.loss())
+        model.fit(
+            batches,
+            steps_per_epoch=steps,
+            shuffle=False,
+            verbose=0,
+            callbacks=[_Watch(keeper)],
+        )
+    finally:
+        model.backbone.trainable = True
+        model.batch_norm = policy
+
+
+class _Watch(keras.callbacks.Callback):
+    """Stops a warm-up if asked to, or when its loss is no number."""
+
+    def __init__(self, keeper: "Keeper") -> None:
+        super().__init__()
+        self.keeper = keeper
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Looks after every step."""
+        self.keeper.look(batch + 1, logs)
+        if self.keeper.stop_asked:
+            # Nothing to keep yet: a run that goes on begins with the warm-up.
+            raise KeyboardInterrupt
+
+
+def _cached(job: "_Job", epochs: int) -> "_FeatureBatches":
+    recipe, split = job.recipe, job.images.splits["train"]
+    shares = job.placement.shares
+    size = -(-64 // shares) * shares
+    ordered = data.evaluation_batches(
+        split,
+        image_size=job.image_size,
+        batch_size=size,
+        resize=recipe.resize,
+        box_crop=recipe.box_crop,
+        on_error="skip",
+    )
+    features, labels = [], []
+    extractor = job.model.feature_model()
+    progress = keras.utils.Progbar(len(split), verbose=1 if job.say.bar else 0)
+    for batch, batch_labels in ordered:
+        pixels = np.asarray(batch)
+        # Devices share whole batches: the last one is filled up.
+        filled = np.resize(pixels, (size, *pixels.shape[1:])) if shares > 1 else pixels
+        found = keras.ops.convert_to_numpy(extractor.predict_on_batch(filled))
+        features.append(np.asarray(found[: len(pixels)], "float32"))
+        labels.append(np.asarray(batch_labels))
+        progress.add(len(batch_labels))
+    plan = data.BatchPlan(
+        np.concatenate(labels),
+        min(recipe.classes_per_batch, len(job.images.class_names)),
+        recipe.images_per_class,
+        seed=recipe.seed,
+        epoch_steps=recipe.steps_per_epoch,
+        class_sampling=recipe.class_sampling,
+    )
+    return _FeatureBatches(
+        np.concatenate(features), np.concatenate(labels), plan, epochs
+    )
+
+
+class _FeatureBatches(keras.utils.PyDataset):
+    """Balanced batches of features that lie in memory, of all epochs in a row."""
+
+    def __init__(
+        self,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int32],
+        plan: data.BatchPlan,
+        epochs: int,
+    ) -> None:
+        super().__init__()
+        self.features, self.labels, self.plan = features, labels, plan
+        self.epochs = epochs
+
+    def __len__(self) -> int:
+        return self.epochs * self.plan.epoch_steps
+
+    def __getitem__(self, step: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        rows = self.plan.indices(0, step)
+        return self.features[rows], self.labels[rows]

@@ -1,0 +1,59 @@
+"""A child process of test_devices: the same short training on several devices.
+
+    python device_runs.py FOLDER DEVICES[:MODEL] ... [PORT INDEX]
+
+JAX's and TensorFlow's devices have to be split before the first one is used, and so in
+a process of their own.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+folder, *asked = sys.argv[1:]
+joined = int(asked[0]) if len(asked) == 2 and int(asked[0]) > 1000 else None
+most = 1 if joined else max(int(a.split(":")[0]) for a in asked)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={most}"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import keras  # noqa: E402
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * most,
+    )
+
+from keras_apinet.train import Devices, Recipe, train  # noqa: E402
+from keras_apinet.train.devices import start_processes  # noqa: E402
+
+# What differs between replicas by construction is off: dropout, batch statistics.
+RECIPE = Recipe(
+    image_size=32,
+    epochs=2,
+    steps_per_epoch=3,
+    warmup_epochs=1,
+    warmup_cached=joined is None and "--uncached" not in os.environ.get("RUNS", ""),
+    batch_norm="inference",
+    dropout_rate=0.0,
+    mutual_units=16,
+    classes_per_batch=8,
+    images_per_class=4,
+    memory=16,
+    optimizer="sgd",
+    learning_rate=1e-3,
+)
+
+if joined:
+    devices = Devices(None, 1, f"localhost:{asked[0]}", 2, int(asked[1]))
+    start_processes(devices)
+    train(RECIPE, Path(folder, "joined"), "quiet", devices)
+else:
+    for name in asked:
+        count, _, model = name.partition(":")
+        keras.utils.clear_session()
+        devices = Devices(int(count), int(model or 1))
+        train(RECIPE, Path(folder, name), "quiet", devices)
