@@ -14,6 +14,8 @@ from keras_apinet.version import __version__
 # web pages.
 INFO_FILE = "classifier.json"
 LABELS_FILE = "labels.txt"
+# TFLite files only: SHA-256 of the model before the archive.
+CHECKSUM_FILE = "sha256.txt"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ wrong is written to `error.json`.
 """
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -175,8 +176,15 @@ def _to_tflite(model: Any, info: ClassifierInfo, target: Path, photos: Path) -> 
 
 
 def _to_onnx(model: Any, info: ClassifierInfo, target: Path) -> None:
-    import onnx
+    try:
+        import onnx
 
+        importlib.import_module("tf2onnx")  # Keras calls it
+    except ImportError as error:
+        raise APINetError(
+            f"ONNX needs the package {error.name!r}, which is not installed: "
+            "pip install 'keras-apinet[onnx]'"
+        ) from error
     model.export(
         str(target),
         format="onnx",
@@ -247,7 +255,10 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
     archive.add_endpoint("features", embeddings, [photos])
     encoded = tf.TensorSpec([None], tf.string, name="encoded")
     archive.add_endpoint("serve_encoded", serve_encoded, [encoded])
-    archive.write_out(str(target), verbose=False)
+    try:
+        archive.write_out(str(target), verbose=False)
+    except tf.errors.ResourceExhaustedError as error:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
     extra = target / "assets.extra"
     extra.mkdir()
     (extra / INFO_FILE).write_text(info.to_json(), "utf-8")
@@ -273,6 +284,8 @@ def attempt(folder: Path) -> None:
         )
     else:
         return
+    for path in (MODEL, PHOTOS):
+        (folder / path).unlink(missing_ok=True)  # a full disk has room for the reason
     (folder / ERROR).write_text(json.dumps(reason), "utf-8")
 
 

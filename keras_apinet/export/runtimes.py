@@ -1,5 +1,6 @@
 """What runs each format: images in, probabilities out."""
 
+import hashlib
 import os
 import zipfile
 from collections.abc import Callable
@@ -11,7 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.export.classifier_info import INFO_FILE, ClassifierInfo
+from keras_apinet.export.classifier_info import (
+    CHECKSUM_FILE,
+    INFO_FILE,
+    ClassifierInfo,
+)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,9 @@ def _open_tflite(path: Path) -> Runtime:
         if INFO_FILE not in archive.namelist():
             raise _foreign(path)
         info = ClassifierInfo.from_json(archive.read(INFO_FILE), str(path))
+        model = content[: archive.infolist()[0].header_offset]
+        if archive.read(CHECKSUM_FILE).decode() != hashlib.sha256(model).hexdigest():
+            raise _damaged(path, "its checksum is another")
     interpreter = _interpreter()(
         model_content=content, num_threads=min(4, os.cpu_count() or 1)
     )

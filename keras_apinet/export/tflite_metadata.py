@@ -6,6 +6,7 @@ file. The schema's few tables that an image classifier needs are written slot by
 because the packages that hold its generated classes bring half a gigabyte of others.
 """
 
+import hashlib
 import io
 import zipfile
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.export.classifier_info import (
+    CHECKSUM_FILE,
     INFO_FILE,
     LABELS_FILE,
     ClassifierInfo,
@@ -45,10 +47,17 @@ def with_metadata(model: bytes, info: ClassifierInfo) -> bytes:
     content.metadata = [*(content.metadata or []), entry]
     builder = _compact_builder(len(model) + 65536)
     builder.Finish(content.Pack(builder), b"TFL3")
+    output = bytes(builder.Output())
+    parts = {
+        LABELS_FILE: info.labels,
+        INFO_FILE: info.to_json(),
+        # Interpreters compute with damaged weights without a word.
+        CHECKSUM_FILE: hashlib.sha256(output).hexdigest(),
+    }
     file = io.BytesIO()
-    file.write(builder.Output())
+    file.write(output)
     with zipfile.ZipFile(file, "a") as archive:
-        for name, text in ((LABELS_FILE, info.labels), (INFO_FILE, info.to_json())):
+        for name, text in parts.items():
             # A fixed date, so that equal models are equal files.
             archive.writestr(zipfile.ZipInfo(name), text)
     return file.getvalue()

@@ -1,5 +1,6 @@
 """The proof: the written file, in its own runtime, against the Keras model."""
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -167,21 +168,22 @@ def check(
     difference, agreement = report.difference, report.agreement
     if difference is None or agreement is None:
         return
-    found = way_out = ""
+    found = accepting = ""
     if tolerance.difference is not None and not difference <= tolerance.difference:
         found = f"differs from the Keras model by {difference:.2g} in a probability"
-        way_out = "--max-difference"
+        if np.isfinite(difference):
+            accepting = f"--max-difference {math.ceil(1000 * difference) / 1000:g}"
     elif agreement < tolerance.agreement:
         found = (
             f"agrees with the Keras model on {agreement:.1%} of {report.photos} photos"
         )
         if report.accuracy_drop is not None:
             found += f" (accuracy drop {100 * report.accuracy_drop:+.2f} points)"
-        way_out = "--min-agreement"
+        accepting = f"--min-agreement {math.floor(100 * agreement) / 100:g}"
     if found:
         raise APINetError(
             f"The {report.format} file of {backbone!r} in {report.precision} {found}, "
             f"but must have {tolerance}; nothing was written. Choose another precision "
-            "or backbone (docs/quantisation.md says which lose little), or accept less "
-            f"with {way_out}."
+            "or backbone (docs/quantisation.md says which lose little)"
+            + (f", or accept this with {accepting}." if accepting else ".")
         )

@@ -1,0 +1,120 @@
+"""Damaged files, full disks and missing packages: said clearly, nothing left behind."""
+
+import errno
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+from export_models import clear_classifier, patterns
+
+from keras_apinet.errors import APINetError
+from keras_apinet.export import Exporter, export_classifier, load_classifier
+from keras_apinet.export.targets import Target
+
+pytestmark = pytest.mark.one_backend
+
+
+@pytest.fixture(scope="module")
+def model():
+    return clear_classifier(*patterns(), list("abcde"), weights=None)
+
+
+@pytest.fixture(scope="module")
+def good(model, tmp_path_factory):
+    """One file of each kind."""
+    folder = tmp_path_factory.mktemp("good")
+    names = ("good.tflite", "good.onnx", "good")
+    Exporter(model, verify=False).write([Target.of(folder / name) for name in names])
+    model.save(folder / "good.keras")
+    return folder
+
+
+@pytest.mark.parametrize("kept", [0, 3, 100, 0.5, 0.99])
+@pytest.mark.parametrize("ending", [".tflite", ".onnx", ".keras"])
+def test_cut_off_files(ending, kept, good, tmp_path):
+    content = (good / f"good{ending}").read_bytes()
+    cut = tmp_path / f"cut{ending}"
+    cut.write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
+    with pytest.raises(APINetError, match=re.escape(cut.name)) as caught:
+        load_classifier(cut)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "part", ["saved_model.pb", "variables/variables.data-00000-of-00001"]
+)
+def test_saved_models_cut_off(part, good, tmp_path):
+    folder = tmp_path / "cut"
+    shutil.copytree(good / "good", folder)
+    content = (folder / part).read_bytes()
+    (folder / part).write_bytes(content[: len(content) // 2])
+    with pytest.raises(APINetError, match="cut"):
+        load_classifier(folder)
+
+
+def test_a_weight_that_was_changed_on_the_way(good, tmp_path):
+    content = bytearray((good / "good.tflite").read_bytes())
+    content[len(content) // 2] ^= 0x40
+    (tmp_path / "changed.tflite").write_bytes(content)
+    with pytest.raises(APINetError, match=r"changed\.tflite.*checksum"):
+        load_classifier(tmp_path / "changed.tflite")
+
+
+def test_files_of_others_and_of_no_kind(tmp_path):
+    (tmp_path / "x.tflite").write_bytes(b"no model at all")
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04N.")
+    for name in ("x.tflite", "x.pkl", "missing.onnx"):
+        with pytest.raises(APINetError, match=re.escape(name)):
+            load_classifier(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x.tflite", "x.onnx", "x"])
+def test_a_disk_that_is_full_after_the_model(name, model, tmp_path, monkeypatch):
+    """There is room for the reason only once the intermediate files are gone."""
+    import onnx
+    import tensorflow as tf
+
+    space = OSError(errno.ENOSPC, "No space left on device")
+    write_text = Path.write_text
+
+    def full(self, *args):
+        raise space
+
+    def full_until_freed(self, *args):
+        if self.name == "error.json" and (self.parent / "model.keras").exists():
+            raise space
+        return write_text(self, *args)
+
+    def full_in_tensorflow(*args, **options):
+        raise tf.errors.ResourceExhaustedError(None, None, "part-0.temp")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_text", full_until_freed)
+    monkeypatch.setattr(onnx, "save", full)
+    if name == "x":
+        archive = type(keras.export.ExportArchive())
+        monkeypatch.setattr(archive, "write_out", full_in_tensorflow)
+    with pytest.raises(APINetError, match="No space left on device"):
+        export_classifier(model, tmp_path / name, verify=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_before_the_model(model, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", full)
+    with pytest.raises(APINetError, match=r"x\.tflite.*No space left"):
+        export_classifier(model, tmp_path / "x.tflite", verify=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["onnx", "tf2onnx"])
+def test_onnx_without_its_packages(package, model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(APINetError, match=r"keras-apinet\[onnx\]"):
+        export_classifier(model, tmp_path / "x.onnx", verify=False)
+    assert list(tmp_path.iterdir()) == []
