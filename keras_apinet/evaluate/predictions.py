@@ -1,6 +1,7 @@
 """One pass of a model over a split: logits and features of every image, in order."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,8 @@ def predict_split(
 
     if tta is not None and tta not in TTA:
         raise APINetError(f"tta={tta!r} is not one of {', '.join(TTA)}.")
+    if not len(split):
+        raise APINetError("The split has no images: there is nothing to evaluate.")
     if tta == "five_crop":
         crops = _five_crops(split, image_size, resize, max(1, batch_size // 5))
         return _mean_over_views(_collect(model, crops, split), 5)
@@ -107,33 +110,30 @@ def predict_split(
     )
     with batches.report:
         if tta == "flip":
-            pairs = ((_with_mirrored(x), np.repeat(y, 2)) for x, y in batches)
+            pairs = batches.map(lambda images, _: _with_mirrored(images))
             return _mean_over_views(_collect(model, pairs, split, batches.report), 2)
-        return _collect(model, batches, split, batches.report)
+        images = batches.map(lambda images, _: images)
+        return _collect(model, images, split, batches.report)
 
 
 def _collect(
-    model: "APINet", batches: Iterable[Any], split: "Split", report: Any = None
+    model: "APINet", images: Any, split: "Split", report: Any = None
 ) -> Predictions:
-    network = outputs_model(model)
-    features, logits, labels = [], [], []
-    for images, batch_labels in batches:
-        x, scores = network.predict_on_batch(np.asarray(images))
-        features.append(np.asarray(x, np.float32))
-        logits.append(np.asarray(scores, np.float32))
-        labels.append(np.asarray(batch_labels, np.int64))
-    if not labels:
-        raise APINetError("The split has no images: there is nothing to evaluate.")
-    positions = np.arange(len(split))
+    """What the model says about batches of images; Keras keeps none of the pixels."""
+    with warnings.catch_warnings():
+        # Where photos may be unreadable, the number of batches is known at the end.
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        features, logits = outputs_model(model).predict(images, verbose=0)
     failed = {} if report is None else dict(report.failed)
+    positions = np.arange(len(split))
     if failed:
         positions = np.array(
             [i for i in range(len(split)) if split.reference(i) not in failed]
         )
     result = Predictions(
-        np.concatenate(labels),
-        np.concatenate(logits),
-        np.concatenate(features),
+        np.asarray(split.labels[positions], np.int64),
+        np.asarray(logits, np.float32),
+        np.asarray(features, np.float32),
         positions,
         failed,
     )
@@ -153,27 +153,27 @@ def _mean_over_views(seen: Predictions, views: int) -> Predictions:
     features = seen.features.reshape(-1, views, seen.features.shape[1]).mean(axis=1)
     return replace(
         seen,
-        labels=seen.labels[::views],
         logits=mean.astype(np.float32),
         features=features,
     )
 
 
-def _with_mirrored(images: Any) -> NDArray[np.uint8]:
-    pixels = np.asarray(images)
-    both = np.stack([pixels, pixels[:, :, ::-1]], axis=1)
-    return np.reshape(both, (-1, *pixels.shape[1:]))
+def _with_mirrored(images: Any) -> Any:
+    """Each image of a `tf.data` batch, and after it its mirror image."""
+    import tensorflow as tf
+
+    both = tf.stack([images, images[:, :, ::-1]], axis=1)
+    return tf.reshape(both, (-1, *images.shape[1:]))
 
 
 def _five_crops(
     split: "Split", image_size: int, resize: str, batch_size: int
-) -> Iterable[Any]:
+) -> Iterator[tuple[NDArray[np.uint8]]]:
     """Batches with the centre and the four corners of each image, one after another."""
     for start in range(0, len(split), batch_size):
         rows = range(start, min(start + batch_size, len(split)))
         views = [five_crop(split.read(i), image_size, resize) for i in rows]
-        labels = split.labels[start : start + batch_size]
-        yield np.concatenate(views), np.repeat(labels, 5)
+        yield (np.concatenate(views),)
 
 
 def five_crop(
