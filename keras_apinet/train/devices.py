@@ -65,8 +65,8 @@ class Devices:
 
         if self.processes > 1:
             raise APINetError(
-                f"processes={self.processes} are not supported yet: a model that several "
-                "hosts hold cannot be saved; use the devices of one with --devices."
+                f"processes={self.processes} are not supported yet: a model of several "
+                "hosts cannot be saved; use the devices of one with --devices."
             )
 
     @property
