@@ -219,3 +219,18 @@ def test_the_interaction_costs_nothing(exported, tmp_path):
 
     plain.export(tmp_path / "saved", verbose=False)
     assert operations(exported[0] / "saved") == operations(tmp_path / "saved")
+
+
+@pytest.mark.one_backend
+def test_onnx_of_a_backbone_that_keeps_constants_as_tensors(photos, tmp_path):
+    """As EfficientNetV2 does, whose first layer is a `Normalization`."""
+    import keras_apinet
+
+    image = keras.Input((32, 32, 3))
+    scaled = keras.layers.Normalization(mean=[120.0] * 3, variance=[900.0] * 3)(image)
+    maps = keras.layers.Conv2D(8, 3, activation="relu")(scaled)
+    model = keras_apinet.build(keras.Model(image, maps), num_classes=3)
+    keras_apinet.export.export_classifier(model, tmp_path / "a.onnx")
+    given = load_classifier(tmp_path / "a.onnx").probabilities(photos[0])
+    logits = np.asarray(model.predict(photos[0], verbose=0))
+    np.testing.assert_allclose(given, np.asarray(keras.ops.softmax(logits)), atol=1e-5)

@@ -176,6 +176,8 @@ def _to_tflite(model: Any, info: ClassifierInfo, target: Path, photos: Path) -> 
 
 
 def _to_onnx(model: Any, info: ClassifierInfo, target: Path) -> None:
+    import keras
+
     try:
         import onnx
 
@@ -185,6 +187,11 @@ def _to_onnx(model: Any, info: ClassifierInfo, target: Path) -> None:
             f"ONNX needs the package {error.name!r}, which is not installed: "
             "pip install 'keras-apinet[onnx]'"
         ) from error
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization) and layer.built:
+            # As tensors, tf2onnx would make these constants inputs of the graph.
+            layer.mean = np.asarray(layer.mean)
+            layer.variance = np.asarray(layer.variance)
     model.export(
         str(target),
         format="onnx",
@@ -192,6 +199,13 @@ def _to_onnx(model: Any, info: ClassifierInfo, target: Path) -> None:
         verbose=False,
     )
     content = onnx.load(str(target))
+    inputs = [given.name for given in content.graph.input]
+    if len(inputs) != 1:
+        raise APINetError(
+            f"The ONNX converter makes {inputs[1:]} inputs beside the image: the "
+            f"backbone {info.backbone!r} keeps constants as tensors; keep them as NumPy "
+            "arrays or weights, or export it as saved_model or tflite."
+        )
     properties = {INFO_FILE: info.to_json(), LABELS_FILE: info.labels}
     onnx.helper.set_model_props(content, properties)
     content.producer_name, content.producer_version = "keras-apinet", info.version

@@ -156,6 +156,8 @@ def _open_onnx(path: Path) -> Runtime:
     if INFO_FILE not in properties:
         raise _foreign(path)
     info = ClassifierInfo.from_json(properties[INFO_FILE], str(path))
+    if len(session.get_inputs()) != 1:
+        raise _damaged(path, "it takes more than one input")
     taken, given = session.get_inputs()[0], session.get_outputs()[0]
     _check_shape(path, info, taken.shape[1:], given.shape[-1])
 
