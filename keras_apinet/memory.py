@@ -66,10 +66,9 @@ class FeatureMemory(keras.layers.Layer):
 
     def recent(self) -> tuple[Tensor, Tensor]:
         """What it holds: features `[M, D]`, classes `[M]`; -1 is an empty place."""
-        return (
-            ops.convert_to_tensor(self.features),
-            ops.convert_to_tensor(self.classes),
-        )
+        # Copies: TensorFlow would read the variables only where they are used, and
+        # torch would hand out what `assign` writes into.
+        return ops.copy(self.features), ops.copy(self.classes)
 
     def call(
         self, features: Tensor, labels: Tensor, training: bool | None = None

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -55,12 +56,23 @@ def test_many_devices_train_as_one(tmp_path):
         same(tmp_path / "1", tmp_path / name)
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="several processes are JAX's")
+def test_two_processes_train_as_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    finish(
+        start(tmp_path, 1, RUNS="--uncached"),
+        *(start(tmp_path, port, index) for index in (0, 1)),
+    )
+    same(tmp_path / "1", tmp_path / "joined")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"count": 0}, "count=0"),
         ({"processes": 2}, "coordinator=None"),
-        ({"processes": 2, "coordinator": "a:1"}, "processes=2 are not supported"),
         ({"coordinator": "a:1"}, "processes=1"),
         ({"processes": 2, "coordinator": "a:1", "process_index": 2}, "process_index=2"),
         ({"count": 3, "model": 2}, "model=2"),

@@ -203,7 +203,7 @@ def _to_onnx(model: Any, info: ClassifierInfo, target: Path) -> None:
     if len(inputs) != 1:
         raise APINetError(
             f"The ONNX converter makes {inputs[1:]} inputs beside the image: the "
-            f"backbone {info.backbone!r} keeps constants as tensors; keep them as NumPy "
+            f"backbone {info.backbone!r} keeps constants as tensors; make them NumPy "
             "arrays or weights, or export it as saved_model or tflite."
         )
     properties = {INFO_FILE: info.to_json(), LABELS_FILE: info.labels}

@@ -1,11 +1,14 @@
 """What happens after steps and epochs: models and checkpoints kept, progress told."""
 
+import contextlib
 import csv
 import io
 import math
 import signal
 import threading
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -75,6 +78,8 @@ class Keeper(keras.callbacks.Callback):
     ) -> None:
         """Stops if asked to, looks at the loss, and saves when it is time."""
         done = self.first_step + batch + 1
+        if batch + 1 == self.params["steps"]:
+            return  # the epoch's end looks, saves and stops
         late = time.monotonic() - self._saved > 60 * self.recipe.checkpoint_minutes
         if done % _LOOK_EVERY == 0 or late or self.stop_asked:
             self.look(done, logs)
@@ -131,13 +136,16 @@ class Keeper(keras.callbacks.Callback):
         if better:
             self.progress.best = score
             self.progress.best_epoch = self.progress.epoch
-        if not self.writes:
-            return
         self.on_test_begin()
         try:
-            save_atomically(self.model, self.run.folder / "last.keras")
-            if better:
-                save_atomically(self.model, self.run.folder / "best.keras")
+            with contextlib.ExitStack() as stack:
+                folder = self.run.folder
+                if not self.writes:
+                    # Saving a model that lies on several hosts takes all of them.
+                    folder = Path(stack.enter_context(TemporaryDirectory()))
+                save_atomically(self.model, folder / "last.keras")
+                if better:
+                    save_atomically(self.model, folder / "best.keras")
         except OSError as error:
             raise APINetError(
                 f"The model cannot be written to {str(self.run.folder)!r} "
@@ -146,7 +154,7 @@ class Keeper(keras.callbacks.Callback):
             ) from error
         finally:
             self.on_test_end()
-        if self.progress.rows:
+        if self.progress.rows and self.writes:
             write_atomically(self.run.folder / "log.csv", _table(self.progress.rows))
 
     def checkpoint(self) -> None:

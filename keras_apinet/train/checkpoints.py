@@ -109,7 +109,8 @@ def read_newest(folder: Path) -> tuple[Progress, list[NDArray[Any]]] | None:
     """
     for path in reversed(everything(folder)):
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # NumPy leaves a damaged file open, if it opened it.
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 described, *arrays = (file[name] for name in file.files)
             progress = Progress(**json.loads(bytes(described)))
         except (OSError, ValueError, TypeError, zipfile.BadZipFile):

@@ -63,12 +63,6 @@ class Devices:
                 f"count={self.count} devices of a single process."
             )
 
-        if self.processes > 1:
-            raise APINetError(
-                f"processes={self.processes} are not supported yet: a model of several "
-                "hosts cannot be saved; use the devices of one with --devices."
-            )
-
     @property
     def several(self) -> bool:
         """Whether there is anything to share."""

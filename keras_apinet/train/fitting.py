@@ -99,10 +99,14 @@ def resume(
                 f"{'; '.join(differences)}. Go on all the same with --force, or start "
                 "a new run."
             )
-        if differences and placement.is_first:
-            run.write("run.json", description)
-            run = Run.open(folder)
-        return _fit(job, run, checkpoints.read_newest(run.folder))
+        stored = checkpoints.read_newest(run.folder)
+        if differences:
+            if placement.is_first:
+                run.write("run.json", description)
+            run = Run(run.folder, description)
+            if stored:  # more epochs, or fewer, may have been asked for
+                stored[0].ended = stored[0].epoch >= recipe.epochs
+        return _fit(job, run, stored)
 
 
 @dataclass(frozen=True)
@@ -267,6 +271,8 @@ def _fit(job: _Job, run: Run, stored: Any) -> Run:
         return run
     validation, plan = job.validation(), job.batches().plan
     steps, batch_size = plan.epoch_steps, plan.batch_size
+    if progress.step >= steps:  # with --force, epochs may have become shorter
+        progress.step = 0
     keeper = Keeper(run, recipe, progress, job.placement.is_first)
     warmup = recipe.or_else("warmup_epochs", 30, 0)
     with StopSignals(keeper), _explained(recipe):

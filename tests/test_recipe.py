@@ -1,0 +1,114 @@
+import dataclasses
+import tomllib
+
+import pytest
+
+from keras_apinet import APINetError
+from keras_apinet.cli import main
+from keras_apinet.train.recipe import Recipe
+from keras_apinet.train.recipe_files import parse_assignments, read_settings, to_toml
+
+pytestmark = pytest.mark.one_backend
+
+ODD = Recipe(
+    data='C:\\photos "of" birds é',
+    weights="none",
+    image_size=224,
+    weight_decay=1e-05,
+    learning_rate=1.0,
+    jit=False,
+    download=True,
+    level="family",
+)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), ODD])
+def test_a_recipe_written_as_toml_is_read_back_equal(recipe, tmp_path):
+    (tmp_path / "r.toml").write_text(to_toml(recipe), "utf-8")
+    assert Recipe.of(read_settings(tmp_path / "r.toml")) == recipe
+
+
+def test_the_file_explains_every_setting():
+    lines = to_toml(Recipe()).splitlines()
+    for field in dataclasses.fields(Recipe):
+        place = next(
+            i
+            for i, line in enumerate(lines)
+            if line.startswith(f"{field.name} = ") or line == f"# {field.name} ="
+        )
+        assert field.metadata["text"] in lines[place - 1]
+
+
+def test_files_options_and_set_come_on_top_of_each_other(tmp_path, capsys):
+    (tmp_path / "r.toml").write_text('epochs = 5\nseed = 3\nbackbone = "resnet50"\n')
+    options = ["--seed", "4", "--set", "epochs=7", "--set", "weight-decay=1e-3"]
+    assert main(["train", str(tmp_path / "r.toml"), *options, "--print-recipe"]) == 0
+    printed = tomllib.loads(capsys.readouterr().out)
+    assert (printed["epochs"], printed["seed"]) == (7, 4)
+    assert (printed["backbone"], printed["weight_decay"]) == ("resnet50", 0.001)
+    assert not list(tmp_path.glob("*/run.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("epochs=3", {"epochs": 3}),
+        ("learning_rate = 3e-4", {"learning_rate": 3e-4}),
+        ("jit=yes", {"jit": True}),
+        ("jit=default", {"jit": None}),
+        ("box-crop=false", {"box_crop": False}),
+        ("data=a=b", {"data": "a=b"}),
+    ],
+)
+def test_assignments(text, value):
+    assert parse_assignments([text]) == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "epochs"], "--set 'epochs' is no assignment"),
+        (["--set", "epoch=3"], "no setting 'epoch' in --set; did you mean 'epochs'?"),
+        (["--set", "epochs=many"], "epochs='many' must be a whole number"),
+        (["--set", "jit=perhaps"], "jit='perhaps' must be true or false"),
+        (["missing.toml"], "'missing.toml' cannot be read"),
+        (["bad.toml"], "'bad.toml' is no TOML"),
+        (["typo.toml"], "'learning_rat' in typo.toml; did you mean 'learning_rate'?"),
+        (["kind.toml"], "epochs='ten' must be a whole number"),
+        (["--memory", "9", "--method", "baseline"], "memory=9 is for pairs"),
+        (["--accumulate", "2", "--ema", "0.9"], "accumulate=2 and ema=0.9"),
+        (["--intra", "none", "--inter", "none"], "no pair to learn from"),
+        (["--resume", "run", "--out", "other"], "leave --out and the recipe file out"),
+        ([], "give --out FOLDER"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.toml").write_text("epochs = \n")
+    (tmp_path / "typo.toml").write_text("learning_rat = 1.0\n")
+    (tmp_path / "kind.toml").write_text('epochs = "ten"\n')
+    assert main(["train", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert "Traceback" not in printed
+
+
+def test_a_recipe_for_a_backend_that_is_absent(tmp_path, monkeypatch, capsys):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda n, *a: None if n == "jax" else found(n, *a)
+    )
+    arguments = ["train", "--backend", "jax", "--out", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    assert "'jax', which is not installed; pip install" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_for_another_backend_than_the_one_that_runs(tmp_path):
+    from keras_apinet.train import train
+
+    with pytest.raises(APINetError, match=r"for the backend 'jax'.*KERAS_BACKEND=jax"):
+        train(Recipe(backend="jax"), tmp_path / "run", "quiet")
+    assert not (tmp_path / "run").exists()
