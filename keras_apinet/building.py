@@ -26,9 +26,7 @@ def build(
         image_size: Height and width of the images in px. Default: the backbone's own.
         weights: `"imagenet"`, `None` (random), or a weights file. Not used when `name`
             is a model.
-        **options: See `APINet`. `batch_norm` defaults to `"inference"` for pretrained
-            weights, whose statistics a short run on small batches would spoil, and to
-            `"train"` for random ones.
+        **options: See `APINet`.
 
     Returns:
         An `APINet`, ready to `compile`.
@@ -48,5 +46,4 @@ def build(
             f"num_classes={num_classes!r} must be a whole number of at least 2."
         )
     backbone = backbones.create(name, image_size, weights)
-    options.setdefault("batch_norm", "inference" if backbone.pretrained else "train")
     return APINet(backbone.model, num_classes, scaling=backbone.scaling, **options)

@@ -1,25 +1,18 @@
 """A training from start to end: head warm-up, then all layers; and resuming one."""
 
-import importlib.metadata
 import importlib.util
-import platform
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_apinet import data
-from keras_apinet.building import build
 from keras_apinet.errors import APINetError
-from keras_apinet.losses import CrossEntropy, PairwiseLoss
-from keras_apinet.model import APINet
 from keras_apinet.runs import Run
 from keras_apinet.train import checkpoints, curves
 from keras_apinet.train.callbacks import EpochLine, Keeper, StopSignals
-from keras_apinet.train.devices import Devices, Placement, out_of_memory, place
+from keras_apinet.train.devices import Devices, out_of_memory, place
+from keras_apinet.train.job import Job, Speaker, prepare
 from keras_apinet.train.optimization import optimizer, schedule
 from keras_apinet.train.recipe import Recipe
 from keras_apinet.train.warmup import warm_up
@@ -55,7 +48,7 @@ def train(
     ```
     """
     with place(devices) as placement:
-        job = _prepare(recipe, placement, _Speaker(verbose, placement.is_first))
+        job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
         description = job.description()
         if placement.is_first:
             run = Run.create(out, description)
@@ -90,7 +83,7 @@ def resume(
     run = Run.open(folder)
     recipe = Recipe.of({**run.settings, **(changes or {})}, str(run.folder))
     with place(devices) as placement:
-        job = _prepare(recipe, placement, _Speaker(verbose, placement.is_first))
+        job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
         description = job.description()
         differences = _differences(run.description, description)
         if differences and not force:
@@ -109,160 +102,7 @@ def resume(
         return _fit(job, run, stored)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A training that is ready to begin."""
-
-    recipe: Recipe
-    images: data.ImageData
-    load: dict[str, Any]
-    model: APINet
-    image_size: int
-    placement: Placement
-    say: "_Speaker"
-
-    def description(self) -> dict[str, Any]:
-        """What `run.json` says."""
-        splits = self.images.splits.items()
-        return {
-            "settings": self.recipe.asdict(),
-            "class_names": list(self.images.class_names),
-            "image_size": self.image_size,
-            "data": {
-                "load": self.load,
-                "images": {name: len(split) for name, split in splits},
-                "fingerprint": self.images.fingerprint(),
-                "held_out": self.images.held_out,
-            },
-            "versions": _versions(),
-        }
-
-    def batches(self, start_step: int = 0, **options: Any) -> Any:
-        """The training batches from a step on, counted over all epochs."""
-        recipe, placement = self.recipe, self.placement
-        classes = min(recipe.classes_per_batch, len(self.images.class_names))
-        placement.check_batch(classes * recipe.images_per_class)
-        if classes % placement.processes:
-            raise APINetError(
-                f"{classes} classes in a batch cannot be shared by "
-                f"{placement.processes} processes; change --classes-per-batch."
-            )
-        settings = {
-            "augmentation": recipe.augmentation,
-            "box_crop": recipe.box_crop,
-            **options,
-        }
-        return data.balanced_batches(
-            self.images.splits["train"],
-            classes_per_batch=classes // placement.processes,
-            images_per_class=recipe.images_per_class,
-            image_size=self.image_size,
-            resize=recipe.resize,
-            seed=recipe.seed,
-            epoch_steps=recipe.steps_per_epoch,
-            start_step=start_step,
-            repeat=True,
-            class_sampling=recipe.class_sampling,
-            num_replicas=placement.processes,
-            process_index=placement.process_index,
-            process_count=placement.processes,
-            **settings,
-        )
-
-    def validation(self) -> Any:
-        """The validation batches, or `None`."""
-        if "val" not in self.images.splits:
-            return None
-        split = self.images.splits["val"]
-        shares = self.placement.shares
-        size = -(-64 // shares) * shares
-        batches = data.evaluation_batches(
-            split,
-            image_size=self.image_size,
-            batch_size=size,
-            resize=self.recipe.resize,
-            box_crop=self.recipe.box_crop,
-        )
-        return self.placement.filled(batches, size, len(split))
-
-    def loss(self) -> keras.losses.Loss:
-        """The loss of the method."""
-        recipe = self.recipe
-        if recipe.method == "pairwise":
-            return PairwiseLoss(
-                recipe.margin, recipe.ranking_weight, recipe.label_smoothing
-            )
-        return CrossEntropy(recipe.label_smoothing)
-
-
-def _prepare(recipe: Recipe, placement: Placement, say: "_Speaker") -> _Job:
-    """Opens the data and builds the model."""
-    backend = keras.backend.backend()
-    if recipe.backend not in (None, backend):
-        raise APINetError(
-            f"This recipe is for the backend {recipe.backend!r}, and Keras runs on "
-            f"{backend!r}; set KERAS_BACKEND={recipe.backend}."
-        )
-    keras.utils.set_random_seed(recipe.seed)
-    load: dict[str, Any] = {
-        "name": recipe.data,
-        "data_dir": recipe.data_dir,
-        "validation": recipe.validation,
-        "seed": recipe.seed,
-    }
-    if recipe.level is not None:
-        load["level"] = recipe.level
-    images = data.load(**load, download=recipe.download)
-    classes = len(images.class_names)
-    if classes < 2:
-        raise APINetError(
-            f"The data set {recipe.data!r} has {classes} class; telling classes apart "
-            "needs at least 2."
-        )
-    if Path(recipe.data).exists():
-        load["name"] = str(Path(recipe.data).resolve())
-    keras.config.set_dtype_policy(recipe.dtype)
-    with placement.scope():
-        model = _model(recipe, images)
-    image_size = model.image_size or recipe.image_size
-    if not image_size:
-        raise APINetError(
-            f"The backbone {recipe.backbone!r} takes images of any size; give "
-            "--image-size."
-        )
-    counts = ", ".join(f"{len(s):,} {name}" for name, s in images.splits.items())
-    say(
-        f"{recipe.data}: {classes} classes, {counts} images\n"
-        f"{recipe.backbone} at {image_size} px, {model.count_params():,} parameters, "
-        f"{recipe.method}, on {backend}"
-        + (f", {placement.shares} devices" if placement.shares > 1 else "")
-    )
-    return _Job(recipe, images, load, model, image_size, placement, say)
-
-
-def _model(recipe: Recipe, images: data.ImageData) -> APINet:
-    kinds = (recipe.intra, recipe.inter)
-    first, second = ("nearest" if kind == "none" else kind for kind in kinds)
-    counts = tuple(int(kind != "none") for kind in kinds)
-    return build(
-        recipe.backbone,
-        len(images.class_names),
-        image_size=recipe.image_size,
-        weights=recipe.backbone_weights,
-        pooling=recipe.pooling,
-        strategy=(first, second),
-        partners=(counts[0], counts[1]),
-        memory=recipe.memory,
-        mutual_units=recipe.mutual_units,
-        dropout_rate=recipe.dropout_rate,
-        batch_norm=recipe.or_else("batch_norm", "train", "train"),
-        batch_norm_momentum=recipe.batch_norm_momentum,
-        class_names=images.class_names,
-        seed=recipe.seed,
-    )
-
-
-def _fit(job: _Job, run: Run, stored: Any) -> Run:
+def _fit(job: Job, run: Run, stored: Any) -> Run:
     """Runs the phases that are left, from a checkpoint if there is one."""
     recipe, model, say = job.recipe, job.model, job.say
     progress = stored[0] if stored else checkpoints.Progress()
@@ -338,7 +178,7 @@ def _tensorboard(folder: Path, writes: bool) -> list[keras.callbacks.Callback]:
     return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
 
 
-def _finish(job: _Job, run: Run, keeper: Keeper) -> Run:
+def _finish(job: Job, run: Run, keeper: Keeper) -> Run:
     """Writes what the training came to."""
     progress, say = keeper.progress, job.say
     validated = "val" in job.images.splits
@@ -393,27 +233,3 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
             if old.get(name) != new.get(name):
                 found.append(f"{what}{name} was {old.get(name)}, is {new.get(name)}")
     return found
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
-    for package in ("keras-apinet", "keras", keras.backend.backend(), "numpy"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
-class _Speaker:
-    """What a person sees: a bar, lines, or nothing."""
-
-    def __init__(self, verbose: str, speaks: bool = True) -> None:
-        if verbose == "auto":
-            verbose = "bar" if sys.stdout.isatty() else "plain"
-        self.bar = verbose == "bar" and speaks
-        self.lines = verbose != "quiet" and speaks
-
-    def __call__(self, text: str) -> None:
-        if self.lines:
-            print(text, flush=True)

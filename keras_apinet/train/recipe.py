@@ -77,10 +77,9 @@ class Recipe:
         "average over places or tokens, or token: the class token",
         choices=("average", "token"),
     )
-    batch_norm: str | None = setting(
-        None,
-        "train: batch statistics; inference: statistics stay as they are "
-        "(default: train)",
+    batch_norm: str = setting(
+        "train",
+        "train: batch statistics; inference: statistics stay as they are",
         choices=("train", "inference"),
     )
     batch_norm_momentum: float = setting(

@@ -11,10 +11,10 @@ from keras_apinet.train.optimization import optimizer
 
 if TYPE_CHECKING:
     from keras_apinet.train.callbacks import Keeper
-    from keras_apinet.train.fitting import _Job
+    from keras_apinet.train.job import Job
 
 
-def warm_up(job: "_Job", epochs: int, keeper: "Keeper") -> None:
+def warm_up(job: "Job", epochs: int, keeper: "Keeper") -> None:
     """Trains interaction and classifier on a frozen backbone.
 
     The backbone runs in inference mode and gets no gradient. If the recipe allows it,
@@ -67,18 +67,10 @@ class _Watch(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def _cached(job: "_Job", epochs: int) -> "_FeatureBatches":
+def _cached(job: "Job", epochs: int) -> "_FeatureBatches":
     recipe, split = job.recipe, job.images.splits["train"]
+    ordered, size = job.in_order(split, on_error="skip")
     shares = job.placement.shares
-    size = -(-64 // shares) * shares
-    ordered = data.evaluation_batches(
-        split,
-        image_size=job.image_size,
-        batch_size=size,
-        resize=recipe.resize,
-        box_crop=recipe.box_crop,
-        on_error="skip",
-    )
     features, labels = [], []
     extractor = job.model.feature_model()
     progress = keras.utils.Progbar(len(split), verbose=1 if job.say.bar else 0)

@@ -1,0 +1,91 @@
+"""Does the default recipe learn on every family of backbones?
+
+    python -m benchmarks.families [NAME ...] [--weights NAME=FILE ...] [--steps 150]
+
+One short run of the default recipe on drawn birds (18 species) for the smallest member
+of each family, with random weights, or from files by `--weights`. What must not be seen
+is a validation that stays at chance while the training gets better: that is how
+batch-norm statistics that lag show themselves.
+"""
+
+import argparse
+import csv
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+FAMILIES = (
+    "tiny",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_b0",
+    "inception_resnet_v2",
+    "inception_v3",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "nasnet_mobile",
+    "resnet50",
+    "resnet50_v2",
+    "vgg16",
+    "xception",
+)
+
+
+def measure(name: str, weights: str, steps: int, folder: Path) -> None:
+    """Prints the row of one backbone."""
+    from keras_apinet.backbones import available
+    from keras_apinet.train import Recipe, train
+
+    smallest = next(b for b in available() if b.name == name).smallest_image_size
+    epochs = 6
+    recipe = Recipe(
+        backbone=name,
+        weights=weights,
+        image_size=max(64, smallest),
+        epochs=epochs,
+        steps_per_epoch=-(-steps // epochs),
+        classes_per_batch=9,
+        images_per_class=4,
+    )
+    began = time.monotonic()
+    run = train(recipe, folder / name, "quiet")
+    rows = list(csv.DictReader((run.folder / "log.csv").read_text().splitlines()))
+    rate = recipe.or_else("learning_rate", 3e-4, 2e-3)
+    first, last = (float(rows[i]["accuracy"]) for i in (0, -1))
+    best = run.read("training.json")["val_accuracy"]
+    validated = [float(row["val_accuracy"]) for row in rows]
+    stuck = last > 3 / 18 and max(validated) < 1.5 / 18
+    print(
+        f"| {name} | {'random' if weights == 'none' else 'given'} | {recipe.image_size} "
+        f"| {recipe.batch_norm}, {recipe.batch_norm_momentum} | {rate:g} "
+        f"| {first:.1%} | {last:.1%} | {validated[-1]:.1%} | {best:.1%} "
+        f"| {time.monotonic() - began:.0f} s | {'STUCK' if stuck else ''} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("names", nargs="*", default=list(FAMILIES))
+    parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE")
+    parser.add_argument("--steps", type=int, default=150)
+    args = parser.parse_args()
+    files = dict(pair.split("=", 1) for pair in args.weights)
+    print(
+        "| backbone | weights | px | batch-norm, momentum | learning rate | training, "
+        "first epoch | training, last | validation, last | validation, best | time | |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.names:
+            measure(name, files.get(name, "none"), args.steps, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

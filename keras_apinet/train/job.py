@@ -1,0 +1,210 @@
+"""What a training needs, made ready from its recipe: data, model, batches, loss."""
+
+import importlib.metadata
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_apinet import data
+from keras_apinet.building import build
+from keras_apinet.errors import APINetError
+from keras_apinet.losses import CrossEntropy, PairwiseLoss
+from keras_apinet.model import APINet
+from keras_apinet.train.devices import Placement
+from keras_apinet.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training that is ready to begin."""
+
+    recipe: Recipe
+    images: data.ImageData
+    load: dict[str, Any]
+    model: APINet
+    image_size: int
+    placement: Placement
+    say: "Speaker"
+
+    def description(self) -> dict[str, Any]:
+        """What `run.json` says."""
+        splits = self.images.splits.items()
+        return {
+            "settings": self.recipe.asdict(),
+            "class_names": list(self.images.class_names),
+            "image_size": self.image_size,
+            "data": {
+                "load": self.load,
+                "images": {name: len(split) for name, split in splits},
+                "fingerprint": self.images.fingerprint(),
+                "held_out": self.images.held_out,
+            },
+            "versions": _versions(),
+        }
+
+    def batches(self, start_step: int = 0, **options: Any) -> Any:
+        """The training batches from a step on, counted over all epochs."""
+        recipe, placement = self.recipe, self.placement
+        classes = min(recipe.classes_per_batch, len(self.images.class_names))
+        placement.check_batch(classes * recipe.images_per_class)
+        if classes % placement.processes:
+            raise APINetError(
+                f"{classes} classes in a batch cannot be shared by "
+                f"{placement.processes} processes; change --classes-per-batch."
+            )
+        settings = {
+            "augmentation": recipe.augmentation,
+            "box_crop": recipe.box_crop,
+            **options,
+        }
+        return data.balanced_batches(
+            self.images.splits["train"],
+            classes_per_batch=classes // placement.processes,
+            images_per_class=recipe.images_per_class,
+            image_size=self.image_size,
+            resize=recipe.resize,
+            seed=recipe.seed,
+            epoch_steps=recipe.steps_per_epoch,
+            start_step=start_step,
+            repeat=True,
+            class_sampling=recipe.class_sampling,
+            num_replicas=placement.processes,
+            process_index=placement.process_index,
+            process_count=placement.processes,
+            **settings,
+        )
+
+    def validation(self) -> Any:
+        """The validation batches, or `None`."""
+        if "val" not in self.images.splits:
+            return None
+        split = self.images.splits["val"]
+        batches, size = self.in_order(split)
+        return self.placement.filled(batches, size, len(split))
+
+    def in_order(self, split: data.Split, on_error: Any = "raise") -> tuple[Any, int]:
+        """Every image of a split once, in batches that all devices can share.
+
+        Args:
+            split: Which.
+            on_error: See `evaluation_batches`.
+
+        Returns:
+            The batches, and the size of all but the last.
+        """
+        shares = self.placement.shares
+        size = -(-64 // shares) * shares
+        batches = data.evaluation_batches(
+            split,
+            image_size=self.image_size,
+            batch_size=size,
+            resize=self.recipe.resize,
+            box_crop=self.recipe.box_crop,
+            on_error=on_error,
+        )
+        return batches, size
+
+    def loss(self) -> keras.losses.Loss:
+        """The loss of the method."""
+        recipe = self.recipe
+        if recipe.method == "pairwise":
+            return PairwiseLoss(
+                recipe.margin, recipe.ranking_weight, recipe.label_smoothing
+            )
+        return CrossEntropy(recipe.label_smoothing)
+
+
+def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
+    """Opens the data and builds the model."""
+    backend = keras.backend.backend()
+    if recipe.backend not in (None, backend):
+        raise APINetError(
+            f"This recipe is for the backend {recipe.backend!r}, and Keras runs on "
+            f"{backend!r}; set KERAS_BACKEND={recipe.backend}."
+        )
+    keras.utils.set_random_seed(recipe.seed)
+    load: dict[str, Any] = {
+        "name": recipe.data,
+        "data_dir": recipe.data_dir,
+        "validation": recipe.validation,
+        "seed": recipe.seed,
+    }
+    if recipe.level is not None:
+        load["level"] = recipe.level
+    images = data.load(**load, download=recipe.download)
+    classes = len(images.class_names)
+    if classes < 2:
+        raise APINetError(
+            f"The data set {recipe.data!r} has {classes} class; telling classes apart "
+            "needs at least 2."
+        )
+    if Path(recipe.data).exists():
+        load["name"] = str(Path(recipe.data).resolve())
+    keras.config.set_dtype_policy(recipe.dtype)
+    with placement.scope():
+        model = _model(recipe, images)
+    image_size = model.image_size or recipe.image_size
+    if not image_size:
+        raise APINetError(
+            f"The backbone {recipe.backbone!r} takes images of any size; give "
+            "--image-size."
+        )
+    counts = ", ".join(f"{len(s):,} {name}" for name, s in images.splits.items())
+    say(
+        f"{recipe.data}: {classes} classes, {counts} images\n"
+        f"{recipe.backbone} at {image_size} px, {model.count_params():,} parameters, "
+        f"{recipe.method}, on {backend}"
+        + (f", {placement.shares} devices" if placement.shares > 1 else "")
+    )
+    return Job(recipe, images, load, model, image_size, placement, say)
+
+
+def _model(recipe: Recipe, images: data.ImageData) -> APINet:
+    kinds = (recipe.intra, recipe.inter)
+    first, second = ("nearest" if kind == "none" else kind for kind in kinds)
+    counts = tuple(int(kind != "none") for kind in kinds)
+    return build(
+        recipe.backbone,
+        len(images.class_names),
+        image_size=recipe.image_size,
+        weights=recipe.backbone_weights,
+        pooling=recipe.pooling,
+        strategy=(first, second),
+        partners=(counts[0], counts[1]),
+        memory=recipe.memory,
+        mutual_units=recipe.mutual_units,
+        dropout_rate=recipe.dropout_rate,
+        batch_norm=recipe.batch_norm,
+        batch_norm_momentum=recipe.batch_norm_momentum,
+        class_names=images.class_names,
+        seed=recipe.seed,
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    for package in ("keras-apinet", "keras", keras.backend.backend(), "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+class Speaker:
+    """What a person sees: a bar, lines, or nothing."""
+
+    def __init__(self, verbose: str, speaks: bool = True) -> None:
+        if verbose == "auto":
+            verbose = "bar" if sys.stdout.isatty() else "plain"
+        self.bar = verbose == "bar" and speaks
+        self.lines = verbose != "quiet" and speaks
+
+    def __call__(self, text: str) -> None:
+        """Prints a line, unless it is quiet."""
+        if self.lines:
+            print(text, flush=True)
