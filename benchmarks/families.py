@@ -59,9 +59,10 @@ def measure(name: str, weights: str, steps: int, folder: Path) -> None:
     first, last = (float(rows[i]["accuracy"]) for i in (0, -1))
     best = run.read("training.json")["val_accuracy"]
     validated = [float(row["val_accuracy"]) for row in rows]
+    kind = "random" if weights == "none" else "given"
     stuck = last > 3 / 18 and max(validated) < 1.5 / 18
     print(
-        f"| {name} | {'random' if weights == 'none' else 'given'} | {recipe.image_size} "
+        f"| {name} | {kind} | {recipe.image_size} "
         f"| {recipe.batch_norm}, {recipe.batch_norm_momentum} | {rate:g} "
         f"| {first:.1%} | {last:.1%} | {validated[-1]:.1%} | {best:.1%} "
         f"| {time.monotonic() - began:.0f} s | {'STUCK' if stuck else ''} |",
