@@ -2,11 +2,13 @@ import os
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from keras_apinet.cli import COMMANDS, main
+from keras_apinet.runs import Run
 
 pytestmark = pytest.mark.one_backend
 
@@ -93,6 +95,8 @@ QUICK = ["--image-size", "32", "--epochs", "1", "--mutual-units", "4", "--quiet"
         (["--backbone", "tinny"], "tiny"),
         (["--weights", "no.weights.h5"], "no.weights.h5"),
         (["--weights", "{junk}"], "junk.weights.h5"),
+        (["--weights", "{other}"], "arrays, but backbone 'tiny' without"),
+        (["--data", "{broken}"], "0.png"),
         (["--image-size", "3"], "image_size=3"),
         (["--out", "{file}/run"], "cannot be written"),
         (["--method", "pairs"], "method='pairs'"),
@@ -103,13 +107,19 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, arguments, 
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "junk.weights.h5").write_text("not weights")
+    other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    other.save_weights(tmp_path / "other.weights.h5")
     places = {
         "empty": tmp_path / "empty",
         "file": tmp_path / "file",
         "junk": tmp_path / "junk.weights.h5",
+        "other": tmp_path / "other.weights.h5",
+        "broken": folder(tmp_path / "broken"),
         "one": folder(tmp_path / "one", ["a"]),
         "two": folder(tmp_path / "two"),
     }
+    for path in (tmp_path / "broken").glob("*/0.png"):
+        path.write_bytes(path.read_bytes()[:60])
     defaults = ["--data", "{two}", "--out", str(tmp_path / "run")]
     given = [a.format(**places) for a in [*defaults, *QUICK, *arguments]]
     assert main(["train", *given]) == 2
@@ -118,6 +128,14 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, arguments, 
     assert said.format(**places) in error
     assert "Traceback" not in error
     assert error.count("\n") == 0
+
+
+def test_a_class_with_one_image_is_trained_on(tmp_path):
+    photos = folder(tmp_path / "photos", images=6)
+    folder(tmp_path / "photos", ["rare"], images=1)
+    arguments = ["train", "--data", str(photos), "--out", str(tmp_path / "run")]
+    assert main([*arguments, *QUICK]) == 0
+    assert Run.open(tmp_path / "run").class_names == ["a", "b", "rare"]
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -238,7 +238,7 @@ def test_what_a_card_tells_strangers():
 
 
 @pytest.mark.parametrize("name", ['a: "b" #c', "'", "- x", "\u00e9\u2028", "{y}"])
-def test_front_matter_holds_any_name(run, tmp_path, name):
+def test_front_matter_holds_any_name(run, report, tmp_path, name):
     yaml = pytest.importorskip("yaml")
     copy = shutil.copytree(run, tmp_path / name)
     card = write_card(copy, license_name=name).read_text("utf-8")
