@@ -208,9 +208,9 @@ def augmenter(name: str) -> Callable[[Tensor, Tensor], Tensor]:
             )
         ]
         # keras.layers.RandAugment computes all its operations for every image and keeps
-        # two; choosing first does the same for a tenth of the time. Equalization is left
-        # out: with JAX, Keras 3.15 counts its histogram in 256 steps per channel, which
-        # takes ten times as long to build as all the others together.
+        # two; choosing first does the same for a tenth of the time. Equalization is not
+        # among them: with JAX, Keras 3.15 counts its histogram in 256 steps a channel,
+        # which takes ten times as long to build as all the others together.
         one_of = [
             make.RandomRotation(30 / 360, **place),
             make.RandomShear(0.3, 0.3, **place),
