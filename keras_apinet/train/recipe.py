@@ -8,20 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_apinet.errors import APINetError
-
-
-def setting(
-    default: Any,
-    text: str,
-    *,
-    choices: tuple[str, ...] = (),
-    low: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-) -> Any:
-    """A field of `Recipe`: its default, what it means, and which values it takes."""
-    rules = {"choices": choices, "low": low, "above": above, "below": below}
-    return dataclasses.field(default=default, metadata={"text": text, **rules})
+from keras_apinet.train.settings import check, setting
 
 
 @dataclass(frozen=True)
@@ -205,7 +192,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            check(field, getattr(self, field.name))
+            check(field, getattr(self, field.name), *kind_of(field.name))
         if self.epochs == 0 and self.warmup_epochs in (0, None):
             raise APINetError(
                 "epochs=0 and no warmup_epochs: there is nothing to train."
@@ -283,43 +270,3 @@ def kind_of(name: str) -> tuple[type, bool]:
     """The type of a setting, and whether it may be `None`."""
     kinds = typing.get_args(TYPES[name]) or (TYPES[name],)
     return next(k for k in kinds if k is not type(None)), type(None) in kinds
-
-
-def check(field: Any, value: Any) -> None:
-    """Checks one value of a setting.
-
-    Raises:
-        APINetError: With the name, the value and what it should be.
-    """
-    name, rules = field.name, field.metadata
-    kind, optional = kind_of(name)
-    if value is None and optional:
-        return
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    fits = {
-        bool: isinstance(value, bool),
-        int: whole,
-        float: whole or isinstance(value, float),
-        str: isinstance(value, str),
-    }[kind]
-    if not fits:
-        words = {bool: "true or false", int: "a whole number", float: "a number"}
-        raise APINetError(f"{name}={value!r} must be {words.get(kind, 'a text')}.")
-    choices = rules["choices"]
-    if choices and value not in choices:
-        near = difflib.get_close_matches(value, choices, 1)
-        raise APINetError(
-            f"{name}={value!r} is not one of {', '.join(choices)}"
-            + (f"; did you mean {near[0]!r}?" if near else ".")
-        )
-    bounds = []
-    if rules["low"] is not None:
-        bounds.append((value >= rules["low"], f"at least {rules['low']}"))
-    if rules["above"] is not None:
-        bounds.append((value > rules["above"], f"above {rules['above']}"))
-    if rules["below"] is not None:
-        bounds.append((value < rules["below"], f"below {rules['below']}"))
-    if not all(good for good, _ in bounds):
-        raise APINetError(
-            f"{name}={value!r} must be {' and '.join(words for _, words in bounds)}."
-        )
