@@ -48,6 +48,15 @@ def test_every_command_has_help(command, capsys):
     assert "usage: keras-apinet " + command in capsys.readouterr().out
 
 
+def test_an_unknown_option_is_told_its_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--wieghts", "x", "--out", "run"])
+    assert stop.value.code == 2
+    assert (
+        "no argument '--wieghts'; did you mean '--weights'?" in capsys.readouterr().err
+    )
+
+
 def test_importing_the_package_loads_no_more_than_keras():
     code = (
         "import sys, keras; before = set(sys.modules)\n"

@@ -7,7 +7,9 @@ all. `STARTS_KERAS = False` says that the command decides itself.
 """
 
 import argparse
+import difflib
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -44,13 +46,28 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--debug", action="store_true", help="show the traceback of an error"
         )
-        command.set_defaults(module=module)
+        command.set_defaults(module=module, options=command.format_help)
     return root
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments; ends with exit code 2 and the nearest option for an unknown one."""
+    root = parser()
+    args, unknown = root.parse_known_args(arguments)
+    if unknown:
+        known = re.findall(r"--[a-z][a-z0-9-]*", args.options())
+        near = difflib.get_close_matches(unknown[0].split("=")[0], known, 1)
+        root.error(
+            f"{args.command} has no argument {unknown[0]!r}; "
+            + (f"did you mean {near[0]!r}? " if near else "")
+            + f"See keras-apinet {args.command} --help."
+        )
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0 if it did what was asked, 2 for a mistake in the request."""
-    args = parser().parse_args(arguments)
+    args = parse(arguments)
     try:
         if hasattr(args.module, "prepare") and args.module.prepare(args):
             return 0

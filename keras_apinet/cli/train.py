@@ -13,6 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds one option for every setting of the recipe."""
     from keras_apinet.train.recipe import Recipe, kind_of
 
+    # argparse's own would list some fifty options before it says what is usual.
+    parser.usage = (
+        "keras-apinet train [RECIPE.toml] --out FOLDER [OPTION ...]\n"
+        "       keras-apinet train --resume RUN\n"
+        "       keras-apinet train [RECIPE.toml] --print-recipe [OPTION ...]"
+    )
     parser.add_argument(
         "recipe",
         nargs="?",
