@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments; ends with exit code 2 and the nearest option for an unknown one."""
+    """The arguments; an unknown one ends it with exit code 2 and the nearest known."""
     root = parser()
     args, unknown = root.parse_known_args(arguments)
     if unknown:
