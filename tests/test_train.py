@@ -66,6 +66,14 @@ def test_a_run_tells_everything(photos, tmp_path, capsys):
     assert again.model().class_names == ["blue", "green", "red"]
 
 
+def test_the_summary_of_an_epoch_follows_its_bar(photos, tmp_path, capsys):
+    train(Recipe(data=str(photos), **QUICK), tmp_path / "run", verbose="bar")
+    printed = capsys.readouterr().out.replace("\r", "\n").splitlines()
+    (place,) = (i for i, line in enumerate(printed) if line.startswith("Epoch   2/2"))
+    assert "3/3" in printed[place - 1]
+    assert "val_accuracy" in printed[place - 1]
+
+
 def test_the_same_seed_trains_the_same_model(photos, tmp_path):
     weights = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

@@ -162,6 +162,8 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
                     callbacks=[
                         keeper,
                         *_tensorboard(run.folder, keeper.writes),
+                        # Keras would add its bar last, and end it after our line.
+                        *([keras.callbacks.ProgbarLogger()] if say.bar else []),
                         *([lines] if say.lines else []),
                     ],
                 )
