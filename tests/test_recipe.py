@@ -112,3 +112,10 @@ def test_a_recipe_for_another_backend_than_the_one_that_runs(tmp_path):
     with pytest.raises(APINetError, match=r"for the backend 'jax'.*KERAS_BACKEND=jax"):
         train(Recipe(backend="jax"), tmp_path / "run", "quiet")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_head_alone_learns_from_pretrained_weights():
+    recipe = Recipe(backbone="mobilenet_v2", epochs=0)
+    assert recipe.head_epochs == 30
+    assert Recipe(backbone="mobilenet_v2", weights="none", epochs=1).head_epochs == 0
+    assert Recipe(epochs=0, warmup_epochs=3).head_epochs == 3

@@ -171,6 +171,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         ({"method": "pairwize"}, "did you mean 'pairwise'"),
         ({"optimizer": "adam"}, "optimizer='adam'"),
         ({"epochs": -1}, "epochs=-1"),
+        ({"epochs": 0}, "nothing to train"),  # tiny has no weights to warm up on
         ({"epochs": 0, "warmup_epochs": 0}, "nothing to train"),
         ({"images_per_class": 0}, "images_per_class=0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),

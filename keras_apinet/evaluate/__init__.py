@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     )
     from keras_apinet.evaluate.card import write_card
     from keras_apinet.evaluate.comparison import compare
-    from keras_apinet.evaluate.contrast import Contrast, class_activation, contrast
+    from keras_apinet.evaluate.contrasting import Contrast, class_activation, contrast
     from keras_apinet.evaluate.evaluation import calibrate_run, evaluate_run
     from keras_apinet.evaluate.measuring import measure
     from keras_apinet.evaluate.predictions import Predictions, predict_split
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from keras_apinet.evaluate.retrieval import retrieval_scores
 
 _HOME = {
-    "Contrast": "contrast",
+    "Contrast": "contrasting",
     "Predictions": "predictions",
     "calibrate_run": "evaluation",
     "calibration_error": "calibration",
-    "class_activation": "contrast",
+    "class_activation": "contrasting",
     "compare": "comparison",
-    "contrast": "contrast",
+    "contrast": "contrasting",
     "evaluate_run": "evaluation",
     "fit_temperature": "calibration",
     "measure": "measuring",

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.contrast import class_activation
+from keras_apinet.evaluate.contrasting import class_activation
 from keras_apinet.evaluate.levels import EvidenceLevels
 from keras_apinet.evaluate.pictures import with_heat
 from keras_apinet.runs import Run

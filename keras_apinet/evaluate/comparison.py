@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.channels import channel_patches
-from keras_apinet.evaluate.contrast import Contrast, contrast
+from keras_apinet.evaluate.contrasting import Contrast, contrast
 from keras_apinet.evaluate.evaluation import CALIBRATION
 from keras_apinet.evaluate.extras import need, templates
 from keras_apinet.evaluate.pictures import data_uri, with_heat, with_signs

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.contrast import contrast
+from keras_apinet.evaluate.contrasting import contrast
 from keras_apinet.evaluate.levels import EvidenceLevels
 from keras_apinet.evaluate.pictures import data_uri, with_heat
 from keras_apinet.evaluate.predictions import Predictions

@@ -114,7 +114,7 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
     if progress.step >= steps:  # with --force, epochs may have become shorter
         progress.step = 0
     keeper = Keeper(run, recipe, progress, job.placement.is_first)
-    warmup = recipe.or_else("warmup_epochs", 30, 0)
+    warmup = recipe.head_epochs
     with StopSignals(keeper), _explained(recipe):
         if not stored and warmup:
             say(f"Head warm-up: {warmup} epochs")

@@ -193,7 +193,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name), *kind_of(field.name))
-        if self.epochs == 0 and self.warmup_epochs in (0, None):
+        if self.epochs == 0 and not self.head_epochs:
             raise APINetError(
                 "epochs=0 and no warmup_epochs: there is nothing to train."
             )
@@ -220,6 +220,11 @@ class Recipe:
         if self.weights is None:
             return None if self.backbone == "tiny" else "imagenet"
         return None if self.weights.lower() == "none" else self.weights
+
+    @property
+    def head_epochs(self) -> int:
+        """Epochs of the head warm-up; without being asked, 30 if pretrained."""
+        return int(self.or_else("warmup_epochs", 30, 0))
 
     def or_else(self, key: str, pretrained: Any, random: Any) -> Any:
         """A setting, or its default for pretrained or random weights."""
