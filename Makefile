@@ -2,16 +2,18 @@ PYTHON ?= python3
 VENV := .venv
 DEMO := build/demo
 
-.PHONY: help test lint demo benchmarks clean
+.PHONY: help test lint docs demo benchmarks clean
 
 help:
 	@echo "make demo   fresh environment, train on drawn birds, evaluate, export, predict"
 	@echo "make test   environment, then every test on TensorFlow, JAX and (if installed) torch"
 	@echo "make lint   ruff and mypy"
+	@echo "make docs   the pages of docs/, into build/site/index.html"
+	@echo "make benchmarks   the quick benchmarks, then benchmarks/RESULTS.md and README"
 
 $(VENV)/.installed: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --editable ".[jax,hub,onnx,report,dev]"
+	$(VENV)/bin/python -m pip install --quiet --editable ".[jax,hub,onnx,report,docs,dev]"
 	touch $@
 
 test: $(VENV)/.installed
@@ -25,6 +27,12 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+benchmarks: $(VENV)/.installed
+	$(VENV)/bin/python -m benchmarks --quick
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 demo:
 	rm -rf $(DEMO)

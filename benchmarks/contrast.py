@@ -17,8 +17,9 @@ from collections import defaultdict
 
 import numpy as np
 
+from benchmarks.results import record
 from keras_apinet.data.synthetic import SPECIES, distinguishing_parts
-from keras_apinet.evaluate.contrast import Contrast, class_activation, contrast
+from keras_apinet.evaluate.contrasting import Contrast, class_activation, contrast
 from keras_apinet.evaluate.levels import EvidenceLevels, enlarged
 from keras_apinet.evaluate.predictions import predict_split
 from keras_apinet.runs import Run
@@ -79,12 +80,23 @@ def main() -> None:
             )
 
     print(f"\n{'peak inside the part':26}{'pictures':>10}{'both of a pair':>16}")
+    rows = []
     for method, values in hits.items():
         table = np.array(values)
-        print(f"{method:26}{table.mean():10.1%}{table.prod(axis=1).mean():16.1%}")
+        shares = [f"{x:.1%}" for x in (table.mean(), table.prod(axis=1).mean())]
+        rows.append([method, *shares])
+        print(f"{method:26}{shares[0]:>10}{shares[1]:>16}")
     print("\ncontrast map, by part")
     for part, values in sorted(by_part.items()):
         print(f"  {part:24}{np.mean(values):10.1%} of {len(values)}")
+    record(
+        "contrast",
+        "Peaks of contrast maps inside the part that differs",
+        ["map", "pictures", "both of a pair"],
+        rows,
+        f"{args.pairs} pairs of correctly classified test pictures of every two "
+        f"sibling species; {run.settings['backbone']} at {size} px.",
+    )
 
 
 def siblings() -> list[tuple[int, int]]:

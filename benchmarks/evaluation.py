@@ -23,6 +23,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import numpy as np
 
 from benchmarks.pipeline import draw_photos
+from benchmarks.results import record
 
 CLASSES, BATCH = 40, 64
 
@@ -81,6 +82,21 @@ def main() -> None:
     print(
         f"peak memory grew by {grown:.0f} MB; all pixels are {pixels:.0f} MB, features "
         f"and scores {kept:.0f} MB, a batch {pixels * BATCH / args.images:.0f} MB"
+    )
+    record(
+        "evaluation",
+        "Evaluating many images against a plain predict",
+        ["", "measured"],
+        [
+            ["plain predict", f"{args.images / plain_s:.1f} images/s"],
+            ["evaluation", f"{args.images / spent:.1f} images/s"],
+            ["figures and intervals", f"{figures:.1f} s"],
+            ["speed of evaluation / plain", f"{plain_s / spent:.2f}"],
+            ["the same with all figures", f"{plain_s / (spent + figures):.2f}"],
+            ["growth of peak memory", f"{grown:.0f} MB"],
+            ["features and scores", f"{kept:.0f} MB"],
+        ],
+        f"{args.images:,} JPEG files, {args.backbone} at {size} px, batch {BATCH}.",
     )
 
 

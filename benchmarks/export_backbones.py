@@ -22,6 +22,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import numpy as np
 
+from benchmarks.results import line, record, table
+
 BACKBONES = (
     "tiny",
     "mobilenet_v2",
@@ -145,12 +147,10 @@ def main() -> None:
     else:
         images, labels, names = drawn_birds(args.image_size, 480)
         images, compared, labels = images[:320], images[320:], labels[:320]
-    print(
-        "| backbone | weights | float32 | int8 | size ratio | accuracy float32 | "
-        "accuracy int8 | top-1 agreement | time ratio |\n"
-        "|---|---|---|---|---|---|---|---|---|",
-        flush=True,
-    )
+    columns = ["backbone", "weights", "float32", "int8", "size ratio"]
+    columns += ["accuracy float32", "accuracy int8", "top-1 agreement", "time ratio"]
+    rows = []
+    print(table(columns, []), flush=True)
     for name in args.backbones:
         model = solved(name, images, labels, names, files.get(name))
         kind = "pretrained" if name in files else "random"
@@ -165,15 +165,29 @@ def main() -> None:
             try:
                 whole, small = exporter.write(targets)
             except APINetError as error:
-                print(f"| {name} | {kind} | {error} |", flush=True)
+                rows.append([name, kind, str(error), *[""] * 6])
+                print(line(rows[-1]), flush=True)
                 continue
-        print(
-            f"| {name} | {kind} | {whole.size / 1e6:.2f} MB | {small.size / 1e6:.2f} MB"
-            f" | {small.size / whole.size:.3f} | {share(whole.accuracy)}"
-            f" | {share(small.accuracy)} | {small.agreement:.1%}"
-            f" | {small.latency_ms / whole.latency_ms:.2f} |",
-            flush=True,
+        rows.append(
+            [
+                *(name, kind),
+                *(f"{one.size / 1e6:.2f} MB" for one in (whole, small)),
+                f"{small.size / whole.size:.3f}",
+                *(share(one.accuracy) for one in (whole, small)),
+                f"{small.agreement:.1%}",
+                f"{small.latency_ms / whole.latency_ms:.2f}",
+            ]
         )
+        print(line(rows[-1]), flush=True)
+    record(
+        "export_backbones",
+        "Full int8 against float32, backbone by backbone",
+        columns,
+        rows,
+        f"TFLite, {args.image_size} px, heads solved for on training images of "
+        f"{Path(args.photos).name if args.photos else 'drawn birds'}.",
+        variant=Path(args.photos).name if args.photos else "",
+    )
 
 
 if __name__ == "__main__":

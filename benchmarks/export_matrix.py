@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.results import backend, record
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 BACKBONES = ("mobilenet_v2", "efficientnetv2b0", "resnet50")
@@ -50,7 +52,20 @@ def measure(backbones: list[str], image_size: int) -> None:
                 model, photos=images, min_agreement=0.0, max_difference=1
             )
             reports += exporter.write(targets)
-    print(reports_table(reports), flush=True)
+    shown = reports_table(reports)
+    print(shown, flush=True)
+    lines = [
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in shown.splitlines()
+    ]
+    record(
+        "export_matrix",
+        "Every export format against Keras, from every training backend",
+        lines[0],
+        lines[2:],
+        f"{image_size} px, random weights, heads solved for on drawn birds.",
+        variant=backend(),
+    )
 
 
 def main() -> None:
@@ -61,13 +76,14 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
+        sys.argv.remove("--here")  # no part of the command that is recorded
         measure(args.backbones, args.image_size)
         return
-    for backend in ("tensorflow", "jax", "torch"):
-        print(f"\nTrained on {backend}:\n", flush=True)
+    for trained_on in ("tensorflow", "jax", "torch"):
+        print(f"\nTrained on {trained_on}:\n", flush=True)
         subprocess.run(
             [sys.executable, "-m", "benchmarks.export_matrix", *sys.argv[1:], "--here"],
-            env={**os.environ, "KERAS_BACKEND": backend},
+            env={**os.environ, "KERAS_BACKEND": trained_on},
             stderr=subprocess.DEVNULL,
             check=True,
         )

@@ -1,27 +1,38 @@
-"""The exported classifier against a plain classifier on the same backbone.
+"""What is shipped against a plain classifier on the same backbone.
 
-    python -m benchmarks.export_latency [--backbones NAME ...] [--image-size 128]
+    python -m benchmarks.inference [--backbones NAME ...] [--image-size 128]
 
-Prints whether the operation lists are equal, the ratio of the sizes, and the ratio of
-the median times of one image, measured in turns so that the machine's moods cancel out.
+`predict` on a batch of 32, and SavedModel, TFLite and ONNX on one image with one
+thread; ours by `export_classifier`, the plain one by Keras's own export. Prints the
+ratio of the sizes and of the times, measured in turns so that the machine's moods
+cancel out; the plain one against itself shows what is left of them. TensorFlow only:
+Keras's exports are.
 """
 
 import argparse
 import os
-import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import numpy as np
 
+from benchmarks.results import record
+from benchmarks.turns import in_turns, medians
 
-def plain_file(name: str, side: int, classes: int, path: Path) -> None:
-    """Writes scaling, backbone, pooling and classifier with Keras's own export."""
+CLASSES = 81
+# Ending of the file, and what Keras calls the format.
+FORMATS = {"TFLite": (".tflite", "litert"), "ONNX": (".onnx", "onnx")}
+FORMATS |= {"SavedModel": ("", "tf_saved_model")}
+
+
+def plain_model(name: str, side: int) -> Any:
+    """Scaling, backbone, pooling and classifier, as one builds them by hand."""
     import keras
 
     from keras_apinet import backbones
@@ -32,82 +43,131 @@ def plain_file(name: str, side: int, classes: int, path: Path) -> None:
     features = backbone.model(pixels)
     if len(features.shape) == 4:
         features = keras.layers.GlobalAveragePooling2D()(features)
-    outputs = keras.layers.Dense(classes, activation="softmax")(features)
-    signature = [keras.InputSpec(shape=(1, side, side, 3), dtype="float32")]
-    keras.Model(image, outputs).export(
-        str(path), format="litert", input_signature=signature, verbose=False
-    )
+    outputs = keras.layers.Dense(CLASSES, activation="softmax")(features)
+    return keras.Model(image, outputs)
 
 
-def opened(path: Path) -> Any:
-    """An interpreter with an image set."""
+def opened(path: Path, side: int) -> Callable[[], Any]:
+    """A function that runs a file on one image, with one thread."""
+    image = np.random.default_rng(0).uniform(0, 255, (1, side, side, 3))
+    image = image.astype("float32")
+    if path.suffix == ".tflite":
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(path), num_threads=1)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
+        return interpreter.invoke
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(str(path), options)
+        inputs = {session.get_inputs()[0].name: image}
+        return lambda: session.run(None, inputs)
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    serve, tensor = loaded.signatures["serve"], tf.constant(image)
+    (name,) = serve.structured_input_signature[1]
+    # The default arguments keep the loaded object alive.
+    return lambda loaded=loaded: serve(**{name: tensor})
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def operations(path: Path) -> list[str]:
+    """The names of a TFLite file's operations, in order."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path), num_threads=1)
-    interpreter.allocate_tensors()
-    taken = interpreter.get_input_details()[0]
-    image = np.random.default_rng(0).uniform(0, 255, taken["shape"])
-    interpreter.set_tensor(taken["index"], image.astype(taken["dtype"]))
-    return interpreter
+    details = Interpreter(str(path))._get_ops_details()
+    return [detail["op_name"] for detail in details]
 
 
-def time_ratio(ours: Any, plain: Any, rounds: int) -> float:
-    """Median of the ratios of two short runs each, first one first, then the other."""
+def ratios(
+    ours: Callable[[], Any], plain: Callable[[], Any], again: Callable[[], Any], n: int
+) -> list[str]:
+    """Our median over the plain one's, and the plain one's over its twin's."""
+    found = medians(in_turns({"ours": ours, "plain": plain, "again": again}, n))
+    return [
+        f"{found['ours'] / found['plain']:.3f}",
+        f"{found['again'] / found['plain']:.3f}",
+    ]
 
-    def run(interpreter: Any) -> float:
-        start = time.perf_counter()
-        for _ in range(3):
-            interpreter.invoke()
-        return time.perf_counter() - start
 
-    for interpreter in (ours, plain):
-        run(interpreter)
-    ratios = []
-    for i in range(rounds):
-        if i % 2:
-            ratios.append(run(ours) / run(plain))
-        else:
-            ratios.append(1 / (run(plain) / run(ours)))
-    return statistics.median(ratios)
+def measure(name: str, side: int, rounds: int, folder: Path) -> list[list[str]]:
+    """The rows of one backbone."""
+    import keras
+
+    import keras_apinet
+    from keras_apinet.export import export_classifier
+
+    model = keras_apinet.build(name, CLASSES, image_size=side, weights=None)
+    plain = plain_model(name, side)
+    images = np.random.default_rng(0).integers(0, 256, (32, side, side, 3), "uint8")
+    times = ratios(
+        lambda: model.predict(images, verbose=0),
+        lambda: plain.predict(images, verbose=0),
+        lambda: plain.predict(images, verbose=0),
+        max(3, rounds // 10),
+    )
+    rows = [[name, "predict", "", "", *times]]
+    signature = [keras.InputSpec(shape=(1, side, side, 3), dtype="float32")]
+    for title, (ending, kind) in FORMATS.items():
+        files = [folder / f"{name}-{who}{ending}" for who in ("ours", "plain")]
+        options = {} if ending else {"format": "saved_model"}
+        export_classifier(model, files[0], verify=False, **options)
+        plain.export(
+            str(files[1]), format=kind, input_signature=signature, verbose=False
+        )
+        runs = [opened(file, side) for file in (*files, files[1])]
+        sizes = f"{size_of(files[0]) / size_of(files[1]):.4f}"
+        same = ""
+        if ending == ".tflite":
+            lists = [operations(file) for file in files]
+            same = (
+                f"{len(lists[0])}, {'equal' if lists[0] == lists[1] else 'DIFFERENT'}"
+            )
+        rows.append([name, title, same, sizes, *ratios(*runs, rounds)])
+    return rows
 
 
 def main() -> None:
-    """Prints one line for each backbone."""
+    """Prints and records a line for each backbone and format."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = ["mobilenet_v2", "efficientnetv2b0", "resnet50"]
     parser.add_argument("--backbones", nargs="+", default=known)
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=150)
     args = parser.parse_args()
-    import keras_apinet
-    from keras_apinet.export import export_classifier
-
-    print(
-        "| backbone | operations | size ratio | time ratio | plain against itself |\n"
-        "|---|---|---|---|---|",
-        flush=True,
-    )
+    columns = ["backbone", "as", "operations", "size ratio", "time ratio"]
+    columns.append("plain against itself")
+    rows = []
     for name in args.backbones:
         with tempfile.TemporaryDirectory() as folder:
-            ours, plain = Path(folder) / "ours.tflite", Path(folder) / "plain.tflite"
-            model = keras_apinet.build(
-                name, 81, image_size=args.image_size, weights=None
+            found = measure(name, args.image_size, args.rounds, Path(folder))
+        rows += found
+        for row in found:
+            print(" | ".join(row), flush=True)
+    record(
+        "inference",
+        "Prediction and exported files against a plain classifier",
+        columns,
+        rows,
+        f"{args.image_size} px, {CLASSES} classes, {args.rounds} rounds, one thread "
+        "for the files; target 1.02.",
+        headline={
+            f"inference time / plain classifier, {title}, largest": max(
+                (row[4] for row in rows if row[1] == title), key=float
             )
-            export_classifier(model, ours, verify=False)
-            plain_file(name, args.image_size, 81, plain)
-            first, second, again = opened(ours), opened(plain), opened(plain)
-            lists = [
-                [detail["op_name"] for detail in interpreter._get_ops_details()]
-                for interpreter in (first, second)
-            ]
-            same = "equal" if lists[0] == lists[1] else "DIFFERENT"
-            sizes = ours.stat().st_size / plain.stat().st_size
-            print(
-                f"| {name} | {len(lists[0])}, {same} | {sizes:.4f} | "
-                f"{time_ratio(first, second, args.rounds):.3f} | "
-                f"{time_ratio(again, second, args.rounds):.3f} |",
-                flush=True,
-            )
+            for title in ("predict", *FORMATS)
+        },
+    )
 
 
 if __name__ == "__main__":

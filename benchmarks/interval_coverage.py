@@ -13,6 +13,7 @@ import argparse
 
 import numpy as np
 
+from benchmarks.results import record
 from keras_apinet.evaluate.intervals import with_intervals
 from keras_apinet.evaluate.measuring import class_rows
 from keras_apinet.evaluate.metrics import Scores
@@ -69,6 +70,14 @@ def main() -> None:
     found = coverage(args.sets, args.repeats, args.sharpness)
     for name, share in found.items():
         print(f"{name:26}{share:8.1%}")
+    record(
+        "interval_coverage",
+        "How often the 95 % intervals hold the truth",
+        ["figure", "share of the test sets"],
+        [[name, f"{share:.1%}"] for name, share in found.items()],
+        f"{args.sets} simulated test sets of {IMAGES} images, {args.repeats} bootstrap "
+        f"samples each, sharpness {args.sharpness:g}.",
+    )
 
 
 if __name__ == "__main__":

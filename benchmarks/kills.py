@@ -9,7 +9,6 @@ bit, and after every kill the folder has to be one that can be resumed, or start
 """
 
 import argparse
-import os
 import random
 import signal
 import subprocess
@@ -19,6 +18,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.results import backend, record
 
 RECIPE = {
     "data": "synthetic_birds",
@@ -65,7 +66,7 @@ def main() -> None:
         began = time.monotonic()
         assert start(whole).wait() == 0
         took = time.monotonic() - began
-        print(f"uninterrupted: {took:.0f} s, on {os.environ.get('KERAS_BACKEND')}")
+        print(f"uninterrupted: {took:.0f} s, on {backend()}")
         kills = 0
         while True:
             process = start(killed)
@@ -91,6 +92,14 @@ def main() -> None:
             subprocess.run(["rm", "-r", str(killed)], check=True)
         same(whole, killed)
         print(f"equal, bit for bit, after {kills} kills: weights, optimizer and log")
+    record(
+        "kills",
+        "A training killed at random moments against an uninterrupted one",
+        ["backend", "kills", "weights, optimizer and log"],
+        [[backend(), str(kills), "equal, bit for bit"]],
+        f"Drawn birds, seed {args.seed} of the moments.",
+        variant=backend(),
+    )
 
 
 def same(whole: Path, killed: Path) -> None:

@@ -22,6 +22,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import numpy as np
 
+from benchmarks.results import record
+
 CLASSES, IMAGES = 30, 4
 
 
@@ -119,8 +121,8 @@ def rate(batches: Iterator[Any], seconds: float) -> float:
     return count / (time.perf_counter() - start)
 
 
-def speed(folder: Path, seconds: float, rounds: int) -> None:
-    """Prints balanced batches against the two others, at two image sizes."""
+def speed(folder: Path, seconds: float, rounds: int) -> list[list[str]]:
+    """Balanced batches against the two others, at two image sizes."""
     from keras_apinet.data import load
 
     split = load(folder, validation=0).splits["train"]
@@ -129,6 +131,7 @@ def speed(folder: Path, seconds: float, rounds: int) -> None:
         "plain": plain_batches,
         "torch": torch_batches,
     }
+    rows = []
     for size in (224, 448):
         rates: dict[str, list[float]] = {name: [] for name in makers}
         for _ in range(rounds):
@@ -138,13 +141,16 @@ def speed(folder: Path, seconds: float, rounds: int) -> None:
             ratios = [
                 a / b for a, b in zip(rates["balanced"], rates[other], strict=True)
             ]
-            print(
-                f"{size} px: balanced / {other} = {statistics.median(ratios):.2f} "
-                f"({min(ratios):.2f} to {max(ratios):.2f}; at least {least}; "
-                f"{statistics.median(rates['balanced']):.0f} against "
-                f"{statistics.median(rates[other]):.0f} img/s)",
-                flush=True,
+            rows.append(
+                [
+                    f"speed at {size} px, balanced / {other}",
+                    f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to "
+                    f"{max(ratios):.2f}), {statistics.median(rates['balanced']):.0f} "
+                    f"against {statistics.median(rates[other]):.0f} images/s",
+                    f"at least {least}",
+                ]
             )
+    return rows
 
 
 MEMORY = """
@@ -160,8 +166,8 @@ print(len(split), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
-def memory(folder: Path) -> None:
-    """Prints the peak memory of 20 steps over 5,000 and over 200,000 files."""
+def memory(folder: Path) -> list[list[str]]:
+    """The peak memory of 20 steps over 5,000 and over 200,000 files."""
     photos = sorted(folder.rglob("*.jpg"))[:10]
     peaks = {}
     for count in (5_000, 200_000):
@@ -181,20 +187,20 @@ def memory(folder: Path) -> None:
             )
         found, peak = map(int, result.stdout.split()[-2:])
         peaks[found] = peak
-        print(f"{found} files: peak {peak} MB", flush=True)
     low, high = peaks.values()
-    print(f"200,000 against 5,000 files: {high - low:+d} MB (at most 100)")
+    found = f"{high - low:+d} MB (peak {low} and {high} MB)"
+    return [["memory, 200,000 against 5,000 files", found, "at most +100 MB"]]
 
 
-def indexing() -> None:
-    """Prints the time for a million labels, to the first batch of indices."""
+def indexing() -> list[list[str]]:
+    """The time for a million labels, to the first batch of indices."""
     from keras_apinet.data import BatchPlan
 
     labels = np.random.default_rng(0).integers(0, 10_000, 1_000_000)
     start = time.perf_counter()
     BatchPlan(labels, CLASSES, IMAGES).indices(0, 0)
     passed = time.perf_counter() - start
-    print(f"1,000,000 labels to the first batch: {passed:.2f} s (at most 5)")
+    return [["1,000,000 labels to the first batch", f"{passed:.2f} s", "at most 5 s"]]
 
 
 def main() -> None:
@@ -208,12 +214,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         drawn = Path(scratch, "photos")
         draw_photos(drawn)
-        if args.only in (None, "indexing"):
-            indexing()
-        if args.only in (None, "memory"):
-            memory(drawn)
-        if args.only in (None, "speed"):
-            speed(args.photos or drawn, args.seconds, args.rounds)
+        parts: dict[str, Callable[[], list[list[str]]]] = {
+            "indexing": indexing,
+            "memory": lambda: memory(drawn),
+            "speed": lambda: speed(args.photos or drawn, args.seconds, args.rounds),
+        }
+        rows = []
+        for name in [args.only] if args.only else parts:
+            found = parts[name]()
+            rows += found
+            for row in found:
+                print(": ".join(row[:2]), f"({row[2]})", flush=True)
+    record(
+        "pipeline",
+        "The input pipeline against two plain ones",
+        ["", "measured", "target"],
+        rows,
+        "Medians (and ranges) of rounds in which all take turns; plain: tf.data in the "
+        "usual order; torch: a DataLoader with two workers.",
+        variant=args.only or "",
+    )
 
 
 if __name__ == "__main__":

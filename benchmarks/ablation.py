@@ -1,0 +1,116 @@
+"""What each part of the method is worth, as the paper's ablations have it.
+
+    python -m benchmarks.ablation --data FOLDER --weights FILE [--seeds 0]
+        [--arms NAME ...] [--set NAME=VALUE ...] [--out runs/ablation]
+
+One change to the recipe at a time, all else equal; every arm gets the same epochs. With
+`--set epochs=0` only the head learns, on features that are computed once: minutes on a
+CPU. Stopped, the same command goes on.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import results
+from benchmarks.trainings import (
+    FIGURES,
+    Arm,
+    add_arguments,
+    difference,
+    measured,
+    points,
+    protocol,
+    recipe_of,
+    spread,
+    variant_of,
+)
+
+# P x K of 120 images, as in the paper's 30 x 4.
+SHAPES = ((8, 15), (12, 10), (15, 8), (20, 6), (30, 4), (40, 3), (60, 2))
+
+ARMS = [
+    Arm("full"),
+    Arm("baseline", {"method": "baseline"}),
+    Arm("without gates", variant="without_gates"),
+    Arm("without ranking loss", {"ranking_weight": 0.0}),
+    Arm("self only", variant="self_only"),
+    Arm("intra pairs only", {"inter": "none"}),
+    Arm("inter pairs only", {"intra": "none"}),
+    Arm("farthest partners", {"intra": "farthest", "inter": "farthest"}),
+    Arm("random partners", {"intra": "random", "inter": "random"}),
+    *(
+        Arm(f"{p} x {k} images", {"classes_per_batch": p, "images_per_class": k})
+        for p, k in SHAPES
+    ),
+    *(Arm(f"margin {m:g}", {"margin": m}) for m in (0.0, 0.02, 0.1, 0.2)),
+    *(Arm(f"ranking weight {w:g}", {"ranking_weight": w}) for w in (0.5, 2.0, 5.0)),
+]
+
+
+def draw(
+    found: dict[str, dict[str, np.ndarray]], arms: Sequence[Arm], path: Path
+) -> None:
+    """Test accuracy of each arm: its mean, every seed, and the full method's mean."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    # The same figures give the same file.
+    matplotlib.rcParams["svg.hashsalt"] = "ablation"
+    figure, axes = pyplot.subplots(figsize=(7, 0.27 * len(arms) + 1))
+    for row, arm in enumerate(arms):
+        values = 100 * found[arm.name]["top1"]
+        axes.plot(values, [row] * len(values), ".", color="tab:gray")
+        axes.plot(values.mean(), row, "o", color="tab:blue")
+    full = 100 * found[arms[0].name]["top1"].mean()
+    axes.axvline(full, color="tab:blue", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(arms)), [arm.name for arm in arms])
+    axes.invert_yaxis()
+    axes.set_xlabel("test top-1, %")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Prints and records table and figure."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    add_arguments(parser, "runs/ablation", [0])
+    names = [arm.name for arm in ARMS]
+    parser.add_argument("--arms", nargs="+", choices=names, default=names)
+    args = parser.parse_args()
+    recipe = recipe_of(args)
+    arms = [arm for arm in ARMS if arm.name in {"full", *args.arms}]
+    found = measured(recipe, arms, args.seeds, args.out)
+    full = found["full"]
+    rows = [
+        [arm.name]
+        + [spread(found[arm.name][key]) for key in FIGURES]
+        + [points(difference(found[arm.name]["top1"], full["top1"]))]
+        for arm in arms
+    ]
+    for row in rows:
+        print(f"{row[0]:24}" + "".join(f"{cell:18}" for cell in row[1:]))
+    name = f"{results.stem('ablation', variant_of(recipe))}.svg"
+    draw(found, arms, results.FOLDER / name)
+    results.record(
+        "ablation",
+        "What each part is worth",
+        ["arm", *(f"{title}, %" for title in FIGURES.values()), "test top-1 - full"],
+        rows,
+        f"{protocol(recipe, args.seeds)} Full is {recipe.classes_per_batch} x "
+        f"{recipe.images_per_class} images, margin {recipe.margin:g}, ranking weight "
+        f"{recipe.ranking_weight:g}, {recipe.intra} and {recipe.inter} partners. "
+        "Every arm sees as many images; larger batches mean fewer steps.",
+        variant=variant_of(recipe),
+        figure=name,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Accuracy: the pairwise method against the plain baseline, everything else equal.
+
+    python -m benchmarks.accuracy --data FOLDER --weights FILE [--seeds 0 1 2]
+        [--recipe FILE.toml] [--set NAME=VALUE ...] [--out runs/accuracy]
+
+Both methods are trained with each seed on the recipe's data (the Grocery Store photos,
+MobileNetV2), on the backend and device that `KERAS_BACKEND` chooses. Stopped, the same
+command goes on: runs that have ended are not done again.
+"""
+
+import argparse
+
+from benchmarks.results import record
+from benchmarks.trainings import (
+    FIGURES,
+    Arm,
+    add_arguments,
+    difference,
+    measured,
+    points,
+    protocol,
+    recipe_of,
+    spread,
+    variant_of,
+)
+
+ARMS = [Arm(method, {"method": method}) for method in ("pairwise", "baseline")]
+
+
+def main() -> None:
+    """Prints and records the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    add_arguments(parser, "runs/accuracy", [0, 1, 2])
+    args = parser.parse_args()
+    recipe = recipe_of(args)
+    found = measured(recipe, ARMS, args.seeds, args.out)
+    rows = []
+    for name, figures in found.items():
+        for i, seed in enumerate(args.seeds):
+            row = [f"{100 * figures[key][i]:.2f}" for key in FIGURES]
+            rows.append([name, str(seed), *row])
+        rows.append([name, "mean ± sd", *(spread(figures[key]) for key in FIGURES)])
+    gains = {
+        key: points(difference(found["pairwise"][key], found["baseline"][key]))
+        for key in FIGURES
+    }
+    rows.append(["pairwise - baseline", "mean (95 %)", *gains.values()])
+    for row in rows:
+        print(f"{row[0]:22}{row[1]:14}" + "".join(f"{cell:26}" for cell in row[2:]))
+    where = f"test top-1, {protocol(recipe, args.seeds).split(',')[0]}"
+    record(
+        "accuracy",
+        "Accuracy against a matched baseline",
+        ["method", "seed", *(f"{title}, %" for title in FIGURES.values())],
+        rows,
+        protocol(recipe, args.seeds)
+        + " The interval is a paired t-interval over the seeds.",
+        variant=variant_of(recipe),
+        headline={
+            **{
+                f"{where}, {name}": f"{spread(found[name]['top1'])} %" for name in found
+            },
+            f"{where}, difference": f"{gains['top1']} points",
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Several trainings under one protocol, each in a child process and a run folder.
+
+A training that has been evaluated is not done again; one that was cut off goes on.
+The best epoch is chosen on validation, and the test split is seen once, at the end.
+`accuracy` and `ablation` are made of this.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_apinet.runs import Run
+from keras_apinet.train import Recipe
+from keras_apinet.train.recipe_files import parse_assignments, read_settings
+
+RECIPE = Path(__file__).parent.parent / "training" / "grocery_mobilenet_v2.toml"
+# What is measured of a run, and what it is called in tables.
+FIGURES = {
+    "val_top1": "validation top-1",
+    "top1": "test top-1",
+    "mean_per_class_accuracy": "test per-class",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        name: What it is called; also in its run folders.
+        changes: Settings that differ from the recipe.
+        variant: What the recipe has no setting for, see `VARIANTS`.
+    """
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser, out: str, seeds: list[int]) -> None:
+    """Adds the arguments of a benchmark that trains."""
+    parser.add_argument(
+        "--recipe",
+        default=str(RECIPE),
+        help="TOML file, or none: the defaults of the package",
+    )
+    parser.add_argument("--data", help="where the data set is")
+    parser.add_argument("--weights", help="weights file of the backbone")
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="for all arms"
+    )
+    parser.add_argument("--out", default=out, help="folder of the run folders")
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """The recipe that all arms start from."""
+    settings = {} if args.recipe == "none" else read_settings(args.recipe)
+    settings |= parse_assignments(args.set)
+    given = {"data": args.data, "weights": args.weights}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    return Recipe.of(settings, args.recipe)
+
+
+def measured(
+    recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], out: str | Path
+) -> dict[str, dict[str, np.ndarray]]:
+    """Trains every arm with every seed, and evaluates it.
+
+    Args:
+        recipe: What all arms share.
+        arms: Their differences.
+        seeds: Each arm is trained with each; the arms of one seed come in a row.
+        out: Where the run folders are, or will be.
+
+    Returns:
+        For each arm, each of `FIGURES` over the seeds, as shares.
+    """
+    found: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
+    for seed in seeds:
+        for arm in arms:
+            folder = Path(out) / f"{arm.name.replace(' ', '_')}-{seed}"
+            settings = {**recipe.asdict(), **arm.changes, "seed": seed}
+            figures = figures_of(folder, settings, arm.variant)
+            shown = ", ".join(
+                f"{FIGURES[name]} {value:.1%}" for name, value in figures.items()
+            )
+            print(f"{arm.name}, seed {seed}: {shown}", flush=True)
+            found[arm.name].append(figures)
+    return {
+        name: {key: np.array([one[key] for one in runs]) for key in FIGURES}
+        for name, runs in found.items()
+    }
+
+
+def figures_of(
+    folder: Path, settings: Mapping[str, Any], variant: str = ""
+) -> dict[str, float]:
+    """The figures of one run, which is trained or gone on with if need be."""
+    settings = Recipe.of(settings).asdict()
+    if (folder / "run.json").exists() and Run.open(folder).settings != settings:
+        sys.exit(
+            f"The run in {str(folder)!r} has other settings; give another --out, or "
+            "remove it."
+        )
+    if not (folder / "evaluation_test.json").exists():
+        asked = [str(folder), variant, json.dumps(settings)]
+        if subprocess.run([sys.executable, "-m", __spec__.name, *asked]).returncode:
+            sys.exit("A training did not end; the same command goes on from there.")
+    run = Run(folder, {})
+    metrics = run.read("evaluation_test.json")["metrics"]
+    return {
+        "val_top1": run.read("training.json")["val_accuracy"],
+        **{key: metrics[key]["value"] for key in list(FIGURES)[1:]},
+    }
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+    """Mean of `first - second` over the seeds, and its paired 95 % t-interval.
+
+    With a single seed there is no interval: its ends are NaN.
+    """
+    from scipy import stats
+
+    differences = np.asarray(first) - np.asarray(second)
+    n, mean = len(differences), float(differences.mean())
+    if n < 2:
+        return mean, float("nan"), float("nan")
+    width = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n))
+    return mean, mean - width, mean + width
+
+
+def points(value: tuple[float, float, float]) -> str:
+    """A difference and its interval, in percentage points."""
+    mean, low, high = (100 * x for x in value)
+    if np.isnan(low):
+        return f"{mean:+.2f}"
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def spread(values: np.ndarray) -> str:
+    """Mean and standard deviation of shares, in percent."""
+    mean = f"{100 * values.mean():.2f}"
+    return f"{mean} ± {100 * values.std(ddof=1):.2f}" if len(values) > 1 else mean
+
+
+def variant_of(recipe: Recipe) -> str:
+    """What was trained on what, for the name of a record."""
+    return f"{Path(recipe.data).name}_{recipe.backbone}"
+
+
+def protocol(recipe: Recipe, seeds: Sequence[int]) -> str:
+    """What all arms share, in words."""
+    return (
+        f"{Path(recipe.data).name}, {recipe.backbone} at "
+        f"{recipe.image_size or 'its own'} px, "
+        f"{recipe.head_epochs} epochs of the head and "
+        f"{recipe.epochs} of all layers, seeds {', '.join(map(str, seeds))}; the epoch "
+        "is chosen on validation, the test split seen once."
+    )
+
+
+# What no setting expresses. The single-image classifier is the same in all of them, so
+# that their runs are evaluated like any other.
+
+
+def without_gates() -> None:
+    """All four features of a pair are the images' own; pairs still fill the batch."""
+    from keras_apinet import interaction
+
+    def ungated(x1: Any, x2: Any, mutual: Any) -> tuple[Any, Any, Any, Any]:
+        nothing = 0.0 * mutual  # the MLP keeps a gradient, of zero
+        return x1 + nothing, x1 + nothing, x2 + nothing, x2 + nothing
+
+    interaction.interact = ungated
+
+
+def self_only() -> None:
+    """Only the features seen through their own gates are classified; no ranking."""
+    from keras import ops
+
+    from keras_apinet.losses import PairwiseLoss
+
+    both = PairwiseLoss.terms
+
+    def own(self: Any, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+        if len(y_pred.shape) == 3:
+            y_pred = y_pred[:, 0]
+        cross_entropy, _ = both(self, y_true, y_pred)
+        return cross_entropy, ops.zeros_like(cross_entropy)
+
+    PairwiseLoss.terms = own  # type: ignore[method-assign]
+
+
+VARIANTS: dict[str, Callable[[], None]] = {
+    "": lambda: None,
+    "without_gates": without_gates,
+    "self_only": self_only,
+}
+
+
+def main(folder: str, variant: str, settings: str) -> None:
+    """The child: trains or goes on, then evaluates."""
+    from keras_apinet.cli.startup import start_backend
+
+    start_backend()
+    from keras_apinet.evaluate import evaluate_run
+    from keras_apinet.train import resume, train
+
+    VARIANTS[variant]()
+    if (Path(folder) / "run.json").exists():
+        run = resume(folder, verbose="plain")
+    else:
+        run = train(Recipe.of(json.loads(settings)), folder, "plain")
+    evaluate_run(run, "test", bootstrap=0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,199 @@
+"""The benchmarks' own arithmetic and bookkeeping; nothing here measures."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import reference
+from scipy import stats
+
+from benchmarks import results, trainings
+from benchmarks.__main__ import commands
+from benchmarks.ablation import ARMS
+from benchmarks.mining import exponent
+from benchmarks.turns import in_turns, medians
+from keras_apinet.train import Recipe
+
+pytestmark = pytest.mark.one_backend
+
+
+def test_pages_agree_with_the_recorded_figures():
+    records = results.recorded()
+    assert results.PAGE.read_text("utf-8") == results.page(records)
+    assert results.readme_block(records) in results.README.read_text("utf-8")
+
+
+def test_records_hold_no_paths_of_a_machine():
+    for path in results.FOLDER.glob("*.json"):
+        words = json.loads(path.read_text("utf-8"))["command"].replace("=", " ").split()
+        assert not [word for word in words if word.startswith(("/", "~"))]
+
+
+def test_a_record_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    arguments = ["--data", "/home/me/photos", "--set", "weights=/home/me/w.h5"]
+    monkeypatch.setattr(sys, "argv", ["x", *arguments, "--arms", "self only"])
+    path = results.record(
+        *("head", "Speed", ["a", "b"], [["c", 1.5]], "Why."),
+        variant="jax, 3 px",
+        headline={"ratio": "0.5"},
+    )
+    assert path.name == "head_jax_3_px.json"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    page = results.page(results.recorded())
+    assert "| a | b |\n| --- | --- |\n| c | 1.5 |\n" in page
+    assert (
+        "KERAS_BACKEND=tensorflow python -m benchmarks.head --data photos "
+        "--set weights=w.h5 --arms 'self only'"
+    ) in page
+    block = results.readme_block(results.recorded())
+    assert "| ratio | 0.5 | `head` |" in block
+    readme = f"before\n{results.MARKS[0]}\nold\n{results.MARKS[1]}\nafter\n"
+    assert results.with_block(readme, block) == f"before\n{block}\nafter\n"
+
+
+def test_exponent_of_the_last_points():
+    """y = 5 x**1.5 from the second point on; the first lies far off."""
+    sizes = [1, 10, 100, 1000]
+    assert exponent(sizes, [99, *(5 * x**1.5 for x in sizes[1:])]) == pytest.approx(1.5)
+
+
+def test_turns_change_who_is_first():
+    calls = []
+    runs = {name: lambda name=name: calls.append(name) for name in "ab"}
+    times = in_turns(runs, rounds=3, warm_up=1)
+    assert calls == list("abbaabba")
+    assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
+    assert medians({"a": [3.0, 1.0, 2.0]}) == {"a": 2.0}
+
+
+def test_interval_of_a_paired_difference(rng):
+    first, second = rng.normal(0.8, 0.02, 3), rng.normal(0.7, 0.02, 3)
+    mean, low, high = trainings.difference(first, second)
+    expected = stats.ttest_rel(first, second).confidence_interval(0.95)
+    assert mean == pytest.approx((first - second).mean())
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+    assert np.isnan(trainings.difference(first[:1], second[:1])[1:]).all()
+
+
+def test_arms_are_recipes_that_differ():
+    assert len({arm.name for arm in ARMS}) == len(ARMS)
+    made = {(Recipe(**arm.changes), arm.variant) for arm in ARMS}
+    assert len(made) == len(ARMS)
+    assert {arm.variant for arm in ARMS} <= set(trainings.VARIANTS)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_commands_name_benchmarks(quick):
+    for _, line in commands(quick, "--data photos", "runs"):
+        assert (results.HERE / f"{line.split()[0]}.py").is_file()
+
+
+@pytest.fixture
+def child(monkeypatch):
+    """In place of the child process: writes what it would, and notes that it ran."""
+    ran = []
+
+    def run(command):
+        folder = trainings.Path(command[3])
+        ran.append("resume" if (folder / "run.json").exists() else "train")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in {
+            "run.json": {"settings": json.loads(command[5])},
+            "training.json": {"val_accuracy": 0.5},
+            "evaluation_test.json": {
+                "metrics": {
+                    "top1": {"value": 0.25},
+                    "mean_per_class_accuracy": {"value": 0.125},
+                }
+            },
+        }.items():
+            (folder / name).write_text(json.dumps(content))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(trainings.subprocess, "run", run)
+    return ran
+
+
+def test_finished_runs_are_skipped_and_others_gone_on_with(tmp_path, child):
+    arms = [trainings.Arm("a"), trainings.Arm("b", {"method": "baseline"})]
+    found = trainings.measured(Recipe(), arms, [0, 1], tmp_path)
+    assert child == ["train"] * 4
+    assert found["b"]["top1"].tolist() == [0.25, 0.25]
+    assert found["a"]["val_top1"].tolist() == [0.5, 0.5]
+    (tmp_path / "b-1" / "evaluation_test.json").unlink()  # as a run that was cut off
+    again = trainings.measured(Recipe(), arms, [0, 1], tmp_path)
+    assert child == ["train"] * 4 + ["resume"]
+    assert again["a"]["top1"].tolist() == found["a"]["top1"].tolist()
+    with pytest.raises(SystemExit, match="other settings"):
+        trainings.measured(Recipe(epochs=3), arms, [0], tmp_path)
+
+
+def test_the_child_resumes_what_is_there(tmp_path, monkeypatch):
+    """A run folder without evaluation is resumed, a new one trained, then evaluated."""
+    import keras_apinet.evaluate
+    import keras_apinet.train
+
+    called = []
+
+    def note(name):
+        return lambda *args, **kwargs: called.append(name)
+
+    for module, name in (
+        (keras_apinet.train, "train"),
+        (keras_apinet.train, "resume"),
+        (keras_apinet.evaluate, "evaluate_run"),
+    ):
+        monkeypatch.setattr(module, name, note(name), raising=False)
+    trainings.main(str(tmp_path), "", "{}")
+    (tmp_path / "run.json").write_text("{}")
+    trainings.main(str(tmp_path), "", "{}")
+    assert called == ["train", "evaluate_run", "resume", "evaluate_run"]
+
+
+def test_variants_change_what_they_say(monkeypatch, rng):
+    from keras_apinet import interaction
+    from keras_apinet.losses import PairwiseLoss
+
+    monkeypatch.setattr(interaction, "interact", interaction.interact)
+    monkeypatch.setattr(PairwiseLoss, "terms", PairwiseLoss.terms)
+    trainings.without_gates()
+    x1, x2, mutual = rng.normal(size=(3, 4, 5)).astype("float32")
+    features = interaction.interact(x1, x2, mutual)
+    for found, expected in zip(features, (x1, x1, x2, x2)):
+        np.testing.assert_array_equal(found, expected)
+    trainings.self_only()
+    labels, logits = np.array([0, 2, 1]), rng.normal(size=(3, 2, 4))
+    cross_entropy, ranking = PairwiseLoss().terms(labels, logits)
+    expected = [-np.log(reference.softmax(row[0])[c]) for row, c in zip(logits, labels)]
+    np.testing.assert_allclose(np.asarray(cross_entropy), expected, rtol=1e-5)
+    assert not np.asarray(ranking).any()
+
+
+def test_torch_head_is_the_paper(rng):
+    """Without dropout, against loops over the equations."""
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_head import TorchHead, mine
+
+    labels = np.repeat([0, 1, 2], 2)
+    features = rng.normal(size=(6, 4)).astype("float32")
+    anchors, partners, valid = reference.mine(features, labels)
+    assert valid.all()
+    np.testing.assert_array_equal(np.concatenate(mine(features, labels)), partners)
+
+    head = TorchHead(4, 3, mutual_units=5, dropout_rate=0.0)
+    w1, b1, w2, b2, w3, b3 = (
+        p.detach().numpy().astype("float64").T for p in head.parameters()
+    )
+    gated = reference.interact(features[anchors], features[partners], w1, b1, w2, b2)
+    logits = [x @ w3 + b3 for x in gated]
+    total, _, _ = reference.pairwise_loss(
+        np.concatenate([labels[anchors], labels[partners]]),
+        np.concatenate([logits[0], logits[2]]),
+        np.concatenate([logits[1], logits[3]]),
+    )
+    loss = head(torch.from_numpy(features), torch.from_numpy(labels))
+    assert loss.item() == pytest.approx(total, rel=1e-5)
