@@ -206,7 +206,7 @@ def test_the_interaction_costs_nothing(exported, tmp_path):
     plain = keras.Model(image, keras.layers.Dense(5, activation="softmax")(features))
     path = tmp_path / "plain.tflite"
     signature = [keras.InputSpec(shape=(1, 32, 32, 3), dtype="float32")]
-    plain.export(path, format="litert", input_signature=signature, verbose=False)
+    plain.export(str(path), format="litert", input_signature=signature, verbose=False)
     ours = exported[0] / "plain.tflite"
     assert op_names(ours) == op_names(path)
     assert ours.stat().st_size <= path.stat().st_size + 4096

@@ -350,7 +350,8 @@ import keras, numpy as np, keras_apinet
 folder = sys.argv[1]
 model = keras.saving.load_model(folder + "/model.keras")
 data = np.load(folder + "/data.npz")
-print(json.dumps(model.train_on_batch(data["x"], data["y"], return_dict=True)))
+logs = model.train_on_batch(data["x"], data["y"], return_dict=True)
+print(json.dumps({name: float(value) for name, value in logs.items()}))
 """
 
 
