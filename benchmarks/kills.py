@@ -99,6 +99,9 @@ def main() -> None:
         [[backend(), str(kills), "equal, bit for bit"]],
         f"Drawn birds, seed {args.seed} of the moments.",
         variant=backend(),
+        headline={
+            f"weights after {kills} kills, {backend()}": "equal, bit for bit",
+        },
     )
 
 

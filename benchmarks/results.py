@@ -190,7 +190,9 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
             parts.append(f"![{one['title']}](results/{one['figure']})\n")
         if one["notes"]:
             parts.append(one["notes"] + "\n")
-        where = f"{machine['cores']} cores of {machine['cpu']}, load {machine['load']}"
+        where = f"{machine['cores']} cores of {machine['cpu']}"
+        if machine["load"] is not None:
+            where += f", load {machine['load']}"
         if machine["accelerator"]:
             where = f"{machine['accelerator']}; {where}"
         names = ", ".join(f"{name} {number}" for name, number in versions.items())
