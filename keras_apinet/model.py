@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_apinet.cutting import cut
 from keras_apinet.errors import APINetError
 from keras_apinet.interaction import AttentivePairwiseInteraction
 from keras_apinet.losses import PairwiseLoss
@@ -50,6 +51,10 @@ class APINet(keras.Model):
         mutual_units: Width of the mutual MLP. Default 512.
         dropout_rate: Dropout inside the mutual MLP and before the classifier.
             Default 0.5.
+        frozen: Share of the backbone's layers, from the images on, that stay as they
+            came: they get no gradient and their batch-norm keeps its statistics. The
+            cut is at the last place up to there that everything flows through.
+            Default 0.
         batch_norm: `"train"`: the backbone runs in training mode while fitting;
             `"inference"`: it always runs in inference mode, so that batch-norm keeps
             the statistics it came with (and its own dropout is off). Default
@@ -63,8 +68,9 @@ class APINet(keras.Model):
 
     Call arguments:
         inputs: Images `[N, H, W, 3]`, float or uint8, 0..255; or, for training,
-            `(images, labels)`. In place of images it takes their features `[N, D]`,
-            so that the head can be trained on features that were computed once.
+            `(images, labels)`. In place of images it takes what their frozen layers
+            give, or their features `[N, D]`, so that what learns can be trained on what
+            was computed once.
         training: Whether dropout and batch statistics are active.
 
     Returns:
@@ -101,6 +107,7 @@ class APINet(keras.Model):
         memory: int = 0,
         mutual_units: int = 512,
         dropout_rate: float = 0.5,
+        frozen: float = 0.0,
         batch_norm: str = "train",
         batch_norm_momentum: float | None = 0.9,
         class_names: Sequence[str] | None = None,
@@ -127,6 +134,10 @@ class APINet(keras.Model):
         self.num_classes = num_classes
         self.scaling = scaling
         self.pooling = pooling
+        self.frozen = frozen
+        # The layers are the backbone's; Keras would count them twice if it saw these.
+        self._cut = cut(backbone, frozen) if frozen else None
+        self.train_backbone(True)
         self.batch_norm = batch_norm
         self.batch_norm_momentum = batch_norm_momentum
         if batch_norm == "train" and batch_norm_momentum is not None:
@@ -200,6 +211,8 @@ class APINet(keras.Model):
         shape = tuple(images.shape)
         if len(shape) == 2 and shape[1] == self.feature_size:
             return images
+        if self._is_frozen_output(shape):
+            return self.pool(self.feature_map(images, training=training))
         size = self.image_size
         if len(shape) != 4 or shape[-1] != 3 or (size and shape[1:3] != (size, size)):
             side = size or "S"
@@ -211,11 +224,27 @@ class APINet(keras.Model):
 
     def feature_map(self, images: Tensor, training: bool | None = False) -> Tensor:
         """What the backbone gives before pooling, for images as in `features`."""
-        if self.scaling is not None:
-            images = self.scaling(images)
         if self.batch_norm == "inference":
             training = False
-        return self.backbone(images, training=training)
+        if self._cut is None:
+            return self.backbone(self._scaled(images), training=training)
+        if not self._is_frozen_output(tuple(images.shape)):
+            images = self._cut.frozen(self._scaled(images), training=False)
+        return self._cut.rest(images, training=training)
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        return images if self.scaling is None else self.scaling(images)
+
+    def _is_frozen_output(self, shape: Shape) -> bool:
+        if self._cut is None or len(shape) < 2:
+            return False
+        return tuple(shape[1:]) == tuple(self._cut.frozen.output_shape[1:])
+
+    def train_backbone(self, learns: bool) -> None:
+        """Lets the backbone learn, but for its frozen layers; or nothing of it."""
+        self.backbone.trainable = learns
+        for layer in () if self._cut is None else self._cut.frozen.layers:
+            layer.trainable = False
 
     def _pairwise(
         self, images: Tensor, labels: Tensor, training: bool | None
@@ -378,6 +407,24 @@ class APINet(keras.Model):
             )(outputs)
         return keras.Model(features.input, outputs, name=f"{self.name}_classifier")
 
+    def frozen_model(self) -> keras.Model:
+        """The plain model of scaling and frozen layers.
+
+        It shares its layers with this model, which takes what it gives in place of the
+        images.
+
+        Returns:
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to what the
+            frozen layers give.
+
+        Raises:
+            APINetError: If no layer is frozen.
+        """
+        if self._cut is None:
+            raise APINetError("No layer is frozen (frozen=0); build with frozen=0.7.")
+        inputs = keras.Input(self.backbone.input_shape[1:], name="image")
+        return keras.Model(inputs, self._cut.frozen(self._scaled(inputs)))
+
     def feature_model(self) -> keras.Model:
         """The plain model of pooled features: scaling, backbone, pooling.
 
@@ -387,8 +434,7 @@ class APINet(keras.Model):
             A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, D]`.
         """
         inputs = keras.Input(self.backbone.input_shape[1:], name="image")
-        outputs = inputs if self.scaling is None else self.scaling(inputs)
-        outputs = self.pool(self.backbone(outputs))
+        outputs = self.pool(self.backbone(self._scaled(inputs)))
         return keras.Model(inputs, outputs, name=f"{self.name}_features")
 
     def export_classifier(self, path: str | Path, **options: Any) -> Any:
@@ -419,6 +465,7 @@ class APINet(keras.Model):
             "memory": 0 if self.memory is None else self.memory.size,
             "mutual_units": self.interaction.mutual_units,
             "dropout_rate": self.interaction.dropout_rate,
+            "frozen": self.frozen,
             "batch_norm": self.batch_norm,
             "batch_norm_momentum": self.batch_norm_momentum,
             "class_names": self.class_names,

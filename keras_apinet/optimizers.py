@@ -78,11 +78,28 @@ def _cosine(start: float, end: float, place: Any) -> Any:
 class _Layerwise:
     """Gives each variable its share of the learning rate; clips the whole gradient."""
 
+    built: bool
+    use_ema: bool
+    _model_variables_moving_average: list[Any]
+
     def __init__(
         self, *args: Any, layer_shares: dict[str, float] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self.layer_shares = dict(layer_shares or {})
+
+    def build(self, variables: list[Any]) -> None:
+        """Makes the optimizer's variables."""
+        if self.built:
+            return
+        super().build(variables)  # type: ignore[misc]
+        # Keras leaves averages at zero until the first update; a model may be judged
+        # and kept before that.
+        if self.use_ema:
+            averages = self._model_variables_moving_average
+            for variable, average in zip(variables, averages, strict=True):
+                if average is not None:
+                    average.assign(ops.copy(variable))  # JAX would share it
 
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any

@@ -14,6 +14,7 @@ from keras_apinet.data.augmentation import (
 from keras_apinet.data.image_data import Split
 from keras_apinet.data.pipeline import (
     EpochClock,
+    Finish,
     in_order,
     load_batch,
     with_account,
@@ -115,15 +116,7 @@ def balanced_batches(
         indices = plan.indices(0, int(step), process_index, process_count)
         return np.array([_readable(split, int(i), report) for i in indices])
 
-    augment = augmenter(augmentation)
-    root = np.random.SeedSequence(seed).generate_state(2).astype(np.int32)
-
-    def finish(pixels: Tensor, box: Tensor | None, step: Tensor, i: Tensor) -> Tensor:
-        fold = tf.random.experimental.stateless_fold_in
-        own = fold(fold(tf.constant(root), step), i + first)
-        chance = None if augmentation == "none" else own
-        image = crop_and_resize(pixels, image_size, resize, chance, box)
-        return to_uint8(augment(image, fold(own, 0)))
+    finish = _finisher(image_size, augmentation, resize, seed, first)
 
     def batch(step: Tensor) -> Dataset:
         return load_batch(split, step, draw, finish, report, box_crop)
@@ -151,6 +144,8 @@ def evaluation_batches(
     batch_size: int = 64,
     resize: str = "fit",
     box_crop: bool = False,
+    augmentation: str = "none",
+    seed: int = 0,
     on_error: Literal["skip", "raise"] = "raise",
 ) -> Dataset:
     """Every image exactly once, in order: the centre crop, nothing random.
@@ -162,6 +157,9 @@ def evaluation_batches(
         resize: `"fit"` (keep the aspect ratio, default) or `"squash"`.
         box_crop: crop to the object's box first, where the source has boxes. Default
             False.
+        augmentation: as for `balanced_batches`, to get one random view of each image
+            that is always the same. Default `"none"`.
+        seed: which views. Default 0.
         on_error: what to do about unreadable images: `"raise"` (default), or `"skip"`
             them, listed in the result's `report`.
 
@@ -174,7 +172,7 @@ def evaluation_batches(
     """
     import tensorflow as tf
 
-    check_options(image_size, "none", resize)
+    check_options(image_size, augmentation, resize)
     if batch_size < 1:
         raise APINetError(f"batch_size={batch_size} must be at least 1.")
     split = as_split(source)
@@ -185,8 +183,7 @@ def evaluation_batches(
         indices = range(start, min(start + batch_size, len(split)))
         return np.array([i for i in indices if not report.is_bad(i)], np.int64)
 
-    def finish(pixels: Tensor, box: Tensor | None, step: Tensor, i: Tensor) -> Tensor:
-        return to_uint8(crop_and_resize(pixels, image_size, resize, None, box))
+    finish = _finisher(image_size, augmentation, resize, seed)
 
     def batch(step: Tensor) -> Dataset:
         return load_batch(split, step, draw, finish, report, box_crop)
@@ -200,6 +197,73 @@ def evaluation_batches(
     if on_error == "raise":
         batches = batches.apply(tf.data.experimental.assert_cardinality(count))
     return with_account(batches, report=report)
+
+
+def stored_batches(
+    stored: NDArray[Any],
+    labels: NDArray[np.int32],
+    plan: BatchPlan,
+    report: ReadingReport,
+    start_step: int = 0,
+) -> Dataset:
+    """Balanced batches of arrays that were computed before, several for each image.
+
+    Which of its arrays stands for an image is drawn for each image of each step, and
+    follows from the plan's seed and the step's number alone.
+
+    Args:
+        stored: `[V, n, ...]` floats, V for each of n images; may lie in a file.
+        labels: `[n]`, the classes that `plan` was made of.
+        plan: which images meet in a step.
+        report: what is known about unreadable images.
+        start_step: the step to begin with, counted over all epochs. Default 0.
+
+    Returns:
+        A `tf.data.Dataset` without end of float32 arrays `[N, ...]` and int32 labels
+        `[N]`, with `.plan` and `.report`.
+    """
+    import tensorflow as tf
+
+    def fetch(step: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        images = plan.indices(0, int(step))
+        chance = np.random.default_rng([plan.seed, int(step)])
+        views = chance.integers(0, len(stored), len(images))
+        return stored[views, images].astype(np.float32), labels[images]
+
+    def batch(step: Tensor) -> tuple[Tensor, Tensor]:
+        arrays, classes = tf.numpy_function(fetch, [step], (tf.float32, tf.int32))
+        shape = [plan.batch_size, *stored.shape[2:]]
+        return tf.ensure_shape(arrays, shape), tf.ensure_shape(classes, shape[:1])
+
+    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    return with_account(steps.map(batch).prefetch(2), plan=plan, report=report)
+
+
+def _finisher(
+    image_size: int, augmentation: str, resize: str, seed: int, first: int = 0
+) -> Finish:
+    """What makes a finished image of a photo.
+
+    Args:
+        image_size: px.
+        augmentation: as for `balanced_batches`.
+        resize: as for `balanced_batches`.
+        seed: of everything random.
+        first: place of the batch's first image among those of the same step.
+    """
+    import tensorflow as tf
+
+    augment = augmenter(augmentation)
+    root = np.random.SeedSequence(seed).generate_state(2).astype(np.int32)
+
+    def finish(pixels: Tensor, box: Tensor | None, step: Tensor, i: Tensor) -> Tensor:
+        fold = tf.random.experimental.stateless_fold_in
+        own = fold(fold(tf.constant(root), step), i + first)
+        chance = None if augmentation == "none" else own
+        image = crop_and_resize(pixels, image_size, resize, chance, box)
+        return to_uint8(augment(image, fold(own, 0)))
+
+    return finish
 
 
 def _readable(split: Split, index: int, report: ReadingReport) -> int:

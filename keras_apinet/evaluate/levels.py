@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.cutting import onwards
 from keras_apinet.errors import APINetError
 from keras_apinet.types import Tensor
 
@@ -132,8 +133,6 @@ def enlarged(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 def _cuts(backbone: Any) -> tuple[list[Any], list[Any]]:
     """Tensors that all of a backbone passes through, and the model from each on."""
-    import keras
-
     side = backbone.input_shape[1] or 224
     by_size: dict[int, list[Any]] = {}
     for layer in getattr(backbone, "layers", []):
@@ -150,12 +149,11 @@ def _cuts(backbone: Any) -> tuple[list[Any], list[Any]]:
         if size < 1.8 * coarser or size > side * _FINEST:
             continue
         for output in reversed(by_size[size]):
-            try:
-                onwards = keras.Model(output, backbone.output)
-            except ValueError:  # something flows past this tensor
+            after = onwards(backbone, output)
+            if after is None:
                 continue
             cuts.insert(0, output)
-            rest.insert(0, onwards)
+            rest.insert(0, after)
             coarser = size
             break
     return cuts, rest

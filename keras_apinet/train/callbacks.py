@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from keras_apinet.data import ReadingReport
 from keras_apinet.errors import APINetError
 from keras_apinet.runs import Run, save_atomically, write_atomically
 from keras_apinet.train import checkpoints
@@ -52,6 +53,7 @@ class Keeper(keras.callbacks.Callback):
         super().__init__()
         self.run, self.recipe, self.writes = run, recipe, writes
         self.progress = progress
+        self.report: ReadingReport | None = None
         self.values: list[Any] = []
         self.partial: list[Any] | None = None
         self.stop_asked = False
@@ -160,6 +162,8 @@ class Keeper(keras.callbacks.Callback):
     def checkpoint(self) -> None:
         """Writes a checkpoint now."""
         self.values = checkpoints.values_of(self.model)
+        if self.report is not None:
+            self.progress.failed.update(self.report.failed)
         if self.writes:
             folder, keep = self.run.folder, self.recipe.keep_checkpoints
             checkpoints.save(folder, self.values, self.progress, keep)

@@ -12,6 +12,7 @@ from keras_apinet.runs import Run
 from keras_apinet.train import checkpoints, curves
 from keras_apinet.train.callbacks import EpochLine, Keeper, StopSignals
 from keras_apinet.train.devices import Devices, out_of_memory, place
+from keras_apinet.train.frozen import StoredViews, stored_views
 from keras_apinet.train.job import Job, Speaker, prepare
 from keras_apinet.train.optimization import optimizer, schedule
 from keras_apinet.train.recipe import Recipe
@@ -109,7 +110,11 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
     if progress.ended:
         say(f"This training has ended already, after epoch {progress.epoch}.")
         return run
-    validation, plan = job.validation(), job.batches().plan
+    validation = job.validation()
+    source: Job | StoredViews = job
+    if recipe.views:
+        source = stored_views(job, Path(recipe.views_dir or run.folder))
+    plan = source.batches().plan
     steps, batch_size = plan.epoch_steps, plan.batch_size
     if progress.step >= steps:  # with --force, epochs may have become shorter
         progress.step = 0
@@ -148,8 +153,9 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
             partial = progress.step > 0
             if partial:
                 keeper.partial = checkpoints.values_of(model)
-            batches = job.batches(progress.epoch * steps + progress.step)
+            batches = source.batches(progress.epoch * steps + progress.step)
             batches.report.failed.update(progress.failed)
+            keeper.report = batches.report
             with batches.report:
                 model.fit(
                     batches,
@@ -196,6 +202,8 @@ def _finish(job: Job, run: Run, keeper: Keeper) -> Run:
         )
         if progress.rows and not curves.draw(progress.rows, run.folder):
             say("For pictures of the curves: pip install 'keras-apinet[report]'")
+    for old in run.folder.glob("views-*"):
+        old.unlink()
     if validated:
         where = f"epoch {progress.best_epoch}" if progress.best_epoch else "the warm-up"
         say(f"Best validation accuracy {best[0]:.1%}, after {where}")

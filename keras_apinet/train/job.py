@@ -3,11 +3,14 @@
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from keras_apinet import data
 from keras_apinet.building import build
@@ -86,12 +89,26 @@ class Job:
         batches, size = self.in_order(split)
         return self.placement.filled(batches, size, len(split))
 
-    def in_order(self, split: data.Split, on_error: Any = "raise") -> tuple[Any, int]:
+    def plan(self, labels: Any) -> data.BatchPlan:
+        """Which of images with these labels meet in a step, in a single process."""
+        recipe = self.recipe
+        classes = min(recipe.classes_per_batch, len(self.images.class_names))
+        self.placement.check_batch(classes * recipe.images_per_class)
+        return data.BatchPlan(
+            labels,
+            classes,
+            recipe.images_per_class,
+            seed=recipe.seed,
+            epoch_steps=recipe.steps_per_epoch,
+            class_sampling=recipe.class_sampling,
+        )
+
+    def in_order(self, split: data.Split, **options: Any) -> tuple[Any, int]:
         """Every image of a split once, in batches that all devices can share.
 
         Args:
             split: Which.
-            on_error: See `evaluation_batches`.
+            **options: See `evaluation_batches`.
 
         Returns:
             The batches, and the size of all but the last.
@@ -104,9 +121,21 @@ class Job:
             batch_size=size,
             resize=self.recipe.resize,
             box_crop=self.recipe.box_crop,
-            on_error=on_error,
+            **options,
         )
         return batches, size
+
+    def outputs(
+        self, model: keras.Model, batches: Any, size: int
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int32]]]:
+        """What a model gives for batches of `in_order`, and their labels."""
+        for images, labels in batches:
+            pixels = np.asarray(images)
+            # Devices share whole batches: the last one is filled up.
+            shape = (size, *pixels.shape[1:])
+            filled = np.resize(pixels, shape) if self.placement.shares > 1 else pixels
+            found = keras.ops.convert_to_numpy(model.predict_on_batch(filled))
+            yield np.asarray(found[: len(pixels)], "float32"), np.asarray(labels)
 
     def loss(self) -> keras.losses.Loss:
         """The loss of the method."""
@@ -178,6 +207,7 @@ def _model(recipe: Recipe, images: data.ImageData) -> APINet:
         memory=recipe.memory,
         mutual_units=recipe.mutual_units,
         dropout_rate=recipe.dropout_rate,
+        frozen=recipe.frozen,
         batch_norm=recipe.batch_norm,
         batch_norm_momentum=recipe.batch_norm_momentum,
         class_names=images.class_names,

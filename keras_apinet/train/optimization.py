@@ -81,7 +81,7 @@ def layer_shares(model: APINet, first: float) -> dict[str, float]:
     layers = [
         layer
         for layer in model.backbone._flatten_layers(include_self=False)
-        if layer._trainable_variables
+        if layer.trainable and layer._trainable_variables
     ]
     return {
         variable.path: first ** (1 - depth / len(layers))

@@ -73,6 +73,24 @@ class Recipe:
         0.9, "momentum of the moving statistics under train", low=0, below=1
     )
 
+    frozen: float = setting(
+        0.0,
+        "share of the backbone's layers, from the images on, that stay as they came",
+        low=0,
+        below=1,
+    )
+    views: int = setting(
+        0,
+        "augmented views of each image that the frozen layers see, once; many times "
+        "faster on a CPU; 0: new ones at each step",
+        low=0,
+    )
+    views_dir: str | None = setting(
+        None,
+        "where the views are kept for other runs (default: in the run folder until "
+        "the training ends)",
+    )
+
     method: str = setting(
         "pairwise",
         "pairwise, or baseline: plain cross-entropy, everything else equal",
@@ -196,6 +214,16 @@ class Recipe:
         if self.epochs == 0 and not self.head_epochs:
             raise APINetError(
                 "epochs=0 and no warmup_epochs: there is nothing to train."
+            )
+        if self.views and not self.frozen:
+            raise APINetError(
+                f"views={self.views} are what frozen layers see, and frozen=0; set "
+                "frozen=0.7, or views=0."
+            )
+        if self.frozen and not self.backbone_weights:
+            raise APINetError(
+                f"frozen={self.frozen} keeps layers as they came, and these come at "
+                "random; give weights, or frozen=0."
             )
         if self.intra == self.inter == "none":
             raise APINetError(

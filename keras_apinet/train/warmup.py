@@ -32,7 +32,7 @@ def warm_up(job: "Job", epochs: int, keeper: "Keeper") -> None:
     batches = _cached(job, epochs) if cached else job.batches()
     # Statistics that other data will move are not what the head should learn from.
     policy, model.batch_norm = model.batch_norm, "inference"
-    model.backbone.trainable = False
+    model.train_backbone(False)
     try:
         steps = epochs * batches.plan.epoch_steps
         rate = keras.optimizers.schedules.CosineDecay(recipe.head_learning_rate, steps)
@@ -46,7 +46,7 @@ def warm_up(job: "Job", epochs: int, keeper: "Keeper") -> None:
             callbacks=[_Watch(keeper)],
         )
     finally:
-        model.backbone.trainable = True
+        model.train_backbone(True)
         model.batch_norm = policy
 
 
@@ -68,28 +68,15 @@ class _Watch(keras.callbacks.Callback):
 
 
 def _cached(job: "Job", epochs: int) -> "_FeatureBatches":
-    recipe, split = job.recipe, job.images.splits["train"]
-    ordered, size = job.in_order(split, on_error="skip")
-    shares = job.placement.shares
+    split = job.images.splits["train"]
+    batches, size = job.in_order(split, on_error="skip")
     features, labels = [], []
-    extractor = job.model.feature_model()
     progress = keras.utils.Progbar(len(split), verbose=1 if job.say.bar else 0)
-    for batch, batch_labels in ordered:
-        pixels = np.asarray(batch)
-        # Devices share whole batches: the last one is filled up.
-        filled = np.resize(pixels, (size, *pixels.shape[1:])) if shares > 1 else pixels
-        found = keras.ops.convert_to_numpy(extractor.predict_on_batch(filled))
-        features.append(np.asarray(found[: len(pixels)], "float32"))
-        labels.append(np.asarray(batch_labels))
+    for found, batch_labels in job.outputs(job.model.feature_model(), batches, size):
+        features.append(found)
+        labels.append(batch_labels)
         progress.add(len(batch_labels))
-    plan = data.BatchPlan(
-        np.concatenate(labels),
-        min(recipe.classes_per_batch, len(job.images.class_names)),
-        recipe.images_per_class,
-        seed=recipe.seed,
-        epoch_steps=recipe.steps_per_epoch,
-        class_sampling=recipe.class_sampling,
-    )
+    plan = job.plan(np.concatenate(labels))
     return _FeatureBatches(
         np.concatenate(features), np.concatenate(labels), plan, epochs
     )

@@ -1,0 +1,62 @@
+"""A backbone in two: layers that stay as they came, and those that follow."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_apinet.errors import APINetError
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Two models that share their layers with a backbone, one after the other.
+
+    Attributes:
+        frozen: From the backbone's input to the cut.
+        rest: From the cut to the backbone's output.
+    """
+
+    frozen: keras.Model
+    rest: keras.Model
+
+
+def cut(backbone: keras.Model, share: float) -> Cut:
+    """Cuts a backbone at the last place that everything flows through.
+
+    Args:
+        backbone: A functional model of one input and one output.
+        share: Share of its layers, in their order, that may lie before the cut; in
+            [0, 1).
+
+    Raises:
+        APINetError: For another share, or a backbone without such a place.
+    """
+    if not 0 <= share < 1:
+        raise APINetError(
+            f"frozen={share!r} must lie in [0, 1): a share of the layers."
+        )
+    layers = getattr(backbone, "layers", [])
+    for layer in reversed(layers[1 : round(share * len(layers))]):
+        rest = onwards(backbone, getattr(layer, "output", None))
+        if rest is not None:
+            return Cut(keras.Model(backbone.input, layer.output), rest)
+    raise APINetError(
+        f"frozen={share!r}: among the first {share:.0%} of the {len(layers)} layers of "
+        f"{backbone.name!r} there is no place that everything flows through; take a "
+        "larger share, or 0."
+    )
+
+
+def onwards(backbone: keras.Model, tensor: Any) -> keras.Model | None:
+    """The model from a tensor inside a backbone to its output.
+
+    Returns:
+        `None` where something flows past the tensor.
+    """
+    if not isinstance(tensor, keras.KerasTensor):
+        return None
+    try:
+        return keras.Model(tensor, backbone.output)
+    except ValueError:
+        return None

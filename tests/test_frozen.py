@@ -1,0 +1,266 @@
+"""Layers that stay as they came, and training on what they give for stored views."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_apinet
+from keras_apinet import APINetError
+from keras_apinet.cutting import cut
+from keras_apinet.data.batches import stored_batches
+from keras_apinet.train import Recipe, frozen, resume, train
+
+
+def backbone(size=16):
+    """Convolutions with batch-norm; a branch that only the fourth layer joins again."""
+    inputs = keras.Input((size, size, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="one")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    y = keras.layers.Conv2D(4, 3, padding="same", name="two")(x)
+    x = keras.layers.Add(name="joined")([x, y])
+    x = keras.layers.Conv2D(6, 3, strides=2, padding="same", name="three")(x)
+    x = keras.layers.BatchNormalization(name="last")(x)
+    return keras.Model(inputs, x, name="small")
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("share", "name"),
+    # Seven layers, the input counted; past "two" flows what "norm" gives.
+    [
+        (2 / 7, "one"),
+        (3 / 7, "norm"),
+        (4 / 7, "norm"),
+        (5 / 7, "joined"),
+        (0.9, "three"),
+    ],
+)
+def test_the_cut_is_where_everything_flows_through(share, name, rng):
+    network = backbone()
+    parts = cut(network, share)
+    assert parts.frozen.layers[-1].name == name
+    images = rng.normal(size=(2, 16, 16, 3)).astype("float32")
+    np.testing.assert_allclose(
+        parts.rest.predict(parts.frozen.predict(images, verbose=0), verbose=0),
+        network.predict(images, verbose=0),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("share", [-0.1, 1.0, 0.1])
+def test_a_share_that_does_not_fit_is_named(share):
+    with pytest.raises(APINetError, match=f"frozen={share}"):
+        cut(backbone(), share)
+
+
+def test_frozen_layers_stay_and_the_others_learn(rng, tmp_path):
+    model = keras_apinet.APINet(backbone(), 3, frozen=5 / 7, mutual_units=4)
+    model.compile(keras.optimizers.Adam(0.01))
+    before = {w.path: keras.ops.convert_to_numpy(w) for w in model.backbone.weights}
+    images = rng.integers(0, 256, (8, 16, 16, 3)).astype("float32")
+    labels = np.arange(8) % 3
+    model.train_backbone(False)
+    assert not model.backbone.trainable_variables
+    model.train_backbone(True)
+    model.compile(keras.optimizers.Adam(0.01))
+    model.fit(images, labels, epochs=2, verbose=0)
+    for weight in model.backbone.weights:
+        moved = keras.ops.convert_to_numpy(weight) - before[weight.path]
+        learns = weight.path.split("/")[-2] in ("three", "last")
+        assert bool(abs(moved).max() > 0) == learns, weight.path
+
+    stored = model.frozen_model().predict(images, verbose=0)
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(model(stored)), expected, atol=1e-5
+    )
+    logits = model.classifier_model(probabilities=False).predict(images, verbose=0)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    model.save(tmp_path / "m.keras")
+    again = keras_apinet.load(tmp_path / "m.keras")
+    np.testing.assert_allclose(again.predict(images, verbose=0), expected, atol=1e-5)
+    count = len(model.trainable_variables)
+    assert len(again.trainable_variables) == count < len(model.variables)
+
+
+def test_without_frozen_layers_there_is_no_such_model():
+    with pytest.raises(APINetError, match="No layer is frozen"):
+        keras_apinet.build("tiny", 3, 32, None).frozen_model()
+
+
+@pytest.mark.one_backend
+def test_stored_batches_draw_a_view_of_each_image():
+    """Each stored number names its view and its image."""
+    labels = np.repeat([0, 1, 2], 4).astype("int32")
+    views = np.arange(5)[:, None, None] * 100 + np.arange(12)[None, :, None]
+    plan = keras_apinet.data.BatchPlan(labels, 2, 3, seed=4)
+    batches = stored_batches(views.astype("float16"), labels, plan, None)
+    found = [(x.numpy()[:, 0], y.numpy()) for x, y in batches.take(40)]
+    for step, (numbers, classes) in enumerate(found):
+        images = plan.indices(0, step)
+        np.testing.assert_array_equal(numbers % 100, images)
+        np.testing.assert_array_equal(classes, labels[images])
+    assert {n // 100 for numbers, _ in found for n in numbers} == set(range(5))
+    later = stored_batches(views.astype("float16"), labels, plan, None, start_step=7)
+    numbers, _ = next(iter(later))
+    np.testing.assert_array_equal(numbers[:, 0], found[7][0])
+
+
+QUICK = {
+    "image_size": 32,
+    "epochs": 2,
+    "warmup_epochs": 1,
+    "classes_per_batch": 3,
+    "images_per_class": 2,
+    "mutual_units": 8,
+    "frozen": 0.5,
+    "views": 3,
+    "augmentation": "paper",
+    "ema": 0.9,
+}
+
+
+@pytest.fixture
+def settings(tmp_path, rng):
+    """Three classes of 40 photos, and weights of the tiny backbone."""
+    for name in ("a", "b", "c"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(40):
+            pixels = rng.integers(0, 256, (40, 40, 3)).astype("uint8")
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    weights = tmp_path / "tiny.weights.h5"
+    keras_apinet.build("tiny", 3, 32, None).backbone.save_weights(weights)
+    return {**QUICK, "data": str(tmp_path / "photos"), "weights": str(weights)}
+
+
+def all_weights(run, which="last"):
+    return run.model(which).get_weights()
+
+
+def test_a_training_on_views(settings, tmp_path, monkeypatch, capsys):
+    kept = tmp_path / "views"
+    recipe = Recipe(**settings, views_dir=str(kept))
+    run = train(recipe, tmp_path / "run", "plain")
+    assert "Frozen layers: 3 views of 108 images" in capsys.readouterr().out
+    assert not list(run.folder.glob("views*"))
+    (file,) = kept.glob("*.npy")
+    model = run.model()
+    stored = np.load(file)
+    assert stored.shape == (3, 108, *model.frozen_model().output_shape[1:])
+    assert stored.dtype == np.float16
+    # View 1 of the first image, through data and model as anybody would get it.
+    images = keras_apinet.data.evaluation_batches(
+        run.data().splits["train"], image_size=32, augmentation="paper", seed=1
+    )
+    pixels, _ = next(iter(images))
+    expected = model.frozen_model().predict(np.asarray(pixels)[:4], verbose=0)
+    np.testing.assert_allclose(stored[1, :4], expected, rtol=2e-3, atol=2e-3)
+
+    # Another run takes the same file, and ends with the same weights.
+    monkeypatch.setattr(frozen, "_compute", None)
+    again = train(recipe, tmp_path / "again", "quiet")
+    for a, b in zip(all_weights(run), all_weights(again), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    # What the views depend on makes another file.
+    with pytest.raises(TypeError):
+        train(Recipe(**{**settings, "frozen": 0.7}), tmp_path / "other", "quiet")
+
+
+def test_views_are_gone_when_the_training_has_ended_and_not_before(
+    settings, tmp_path, monkeypatch
+):
+    from keras_apinet.train.callbacks import Keeper
+
+    whole = train(Recipe(**settings), tmp_path / "whole", "quiet")
+    assert not list(whole.folder.glob("views*"))
+    end = Keeper.on_epoch_end
+
+    def killed(self, epoch, logs=None):
+        end(self, epoch, logs)
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(Keeper, "on_epoch_end", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(Recipe(**settings), tmp_path / "run", "quiet")
+    assert len(list((tmp_path / "run").glob("views*.npy"))) == 1
+    monkeypatch.setattr(Keeper, "on_epoch_end", end)
+    monkeypatch.setattr(frozen, "_compute", None)  # nothing is computed again
+    run = resume(tmp_path / "run", verbose="quiet")
+    for a, b in zip(all_weights(whole), all_weights(run), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert not list(run.folder.glob("views*"))
+
+
+def test_unreadable_images_are_left_out_of_the_views(settings, tmp_path):
+    broken = tmp_path / "photos" / "b" / "7.png"
+    broken.write_bytes(b"no image")
+    recipe = Recipe(**settings, views_dir=str(tmp_path / "views"))
+    run = train(recipe, tmp_path / "run", "quiet")
+    (notes,) = (tmp_path / "views").glob("*.json")
+    found = json.loads(notes.read_text())
+    split = run.data().splits["train"]
+    references = [split.reference(i) for i in range(len(split))]
+    bad = [i for i, name in enumerate(references) if name.endswith("b/7.png")]
+    assert found["rows"] == [i for i in range(len(split)) if i not in bad]
+    assert len(found["failed"]) == len(bad)
+    assert np.load(notes.with_suffix(".npy")).shape[1] == len(split) - len(bad)
+    assert run.read("training.json")["unreadable"].keys() == found["failed"].keys()
+
+
+def test_a_full_disk_and_too_large_values_are_said(settings, tmp_path, monkeypatch):
+    full = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(APINetError, match=r"lower --views, or set --views 0"):
+        train(Recipe(**settings), tmp_path / "run", "quiet")
+    assert not list((tmp_path / "run").glob("views*"))
+    with pytest.raises(APINetError, match=r"up to 7e\+04, which float16 does not hold"):
+        frozen._half(np.array([1.0, 7e4]))
+
+
+def test_unreadable_images_are_listed_in_the_run_folder(settings, tmp_path):
+    (tmp_path / "photos" / "b" / "7.png").write_bytes(b"no image")
+    changes = {"frozen": 0.0, "views": 0, "validation": 0.0}
+    run = train(Recipe(**{**settings, **changes}), tmp_path / "run", "quiet")
+    (name,) = run.read("training.json")["unreadable"]
+    assert name.endswith("b/7.png")
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"frozen": 0.0}, "views=3 are what frozen layers see"),
+        ({"weights": None}, "these come at random"),
+        ({"frozen": 1.0}, "frozen=1.0"),
+        ({"views": -1}, "views=-1"),
+    ],
+)
+def test_settings_that_contradict_each_other(changes, words):
+    with pytest.raises(APINetError, match=words):
+        Recipe(**{**QUICK, "weights": "w.h5", **changes})
+
+
+def test_what_is_kept_after_the_warm_up_is_the_warmed_up_model(settings, tmp_path):
+    """With averaged weights, which Keras starts at zero."""
+    changes = {"learning_rate": 1e-12, "weight_decay": 0.0, "epochs": 1, "views": 0}
+    recipe = Recipe(**{**settings, **changes})
+    run = train(recipe, tmp_path / "run", "quiet")
+    for which in ("best", "last"):
+        kernel = run.model(which).interaction.hidden_kernel
+        assert abs(keras.ops.convert_to_numpy(kernel)).max() > 1e-3
+
+
+def test_averages_begin_at_the_weights():
+    from keras_apinet.optimizers import LayerwiseAdamW
+
+    variable = keras.Variable([2.0, 3.0])
+    made = LayerwiseAdamW(use_ema=True, ema_momentum=0.9)
+    made.build([variable])
+    (average,) = made._model_variables_moving_average
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(average), [2.0, 3.0])
