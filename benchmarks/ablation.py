@@ -47,6 +47,12 @@ ARMS = [
     ),
     *(Arm(f"margin {m:g}", {"margin": m}) for m in (0.0, 0.02, 0.1, 0.2)),
     *(Arm(f"ranking weight {w:g}", {"ranking_weight": w}) for w in (0.5, 2.0, 5.0)),
+    # What the paper does not have.
+    Arm("partners by angle", variant="normalised_distance"),
+    Arm("ReLU in the mutual MLP", variant="nonlinear_mutual"),
+    Arm("memory of 480 features", {"memory": 480}),
+    Arm("no dropout", {"dropout_rate": 0.0}),
+    Arm("no label smoothing", {"label_smoothing": 0.0}),
 ]
 
 
@@ -86,7 +92,7 @@ def main() -> None:
     args = parser.parse_args()
     recipe = recipe_of(args)
     arms = [arm for arm in ARMS if arm.name in {"full", *args.arms}]
-    found = measured(recipe, arms, args.seeds, args.out)
+    found = measured(recipe, arms, args.seeds, args.out, args.jobs)
     full = found["full"]
     rows = [
         [arm.name]

@@ -33,7 +33,7 @@ def main() -> None:
     add_arguments(parser, "runs/accuracy", [0, 1, 2])
     args = parser.parse_args()
     recipe = recipe_of(args)
-    found = measured(recipe, ARMS, args.seeds, args.out)
+    found = measured(recipe, ARMS, args.seeds, args.out, args.jobs)
     rows = []
     for name, figures in found.items():
         for i, seed in enumerate(args.seeds):

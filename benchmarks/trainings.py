@@ -6,10 +6,12 @@ The best epoch is chosen on validation, and the test split is seen once, at the 
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser, out: str, seeds: list[int]) -
         "--set", action="append", default=[], metavar="NAME=VALUE", help="for all arms"
     )
     parser.add_argument("--out", default=out, help="folder of the run folders")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings at a time, on a CPU"
+    )
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
@@ -70,7 +75,11 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
 
 
 def measured(
-    recipe: Recipe, arms: Sequence[Arm], seeds: Sequence[int], out: str | Path
+    recipe: Recipe,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    out: str | Path,
+    jobs: int = 1,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Trains every arm with every seed, and evaluates it.
 
@@ -79,21 +88,34 @@ def measured(
         arms: Their differences.
         seeds: Each arm is trained with each; the arms of one seed come in a row.
         out: Where the run folders are, or will be.
+        jobs: Trainings at a time.
 
     Returns:
         For each arm, each of `FIGURES` over the seeds, as shares.
     """
-    found: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
-    for seed in seeds:
-        for arm in arms:
-            folder = Path(out) / f"{arm.name.replace(' ', '_')}-{seed}"
-            settings = {**recipe.asdict(), **arm.changes, "seed": seed}
-            figures = figures_of(folder, settings, arm.variant)
-            shown = ", ".join(
-                f"{FIGURES[name]} {value:.1%}" for name, value in figures.items()
-            )
-            print(f"{arm.name}, seed {seed}: {shown}", flush=True)
-            found[arm.name].append(figures)
+    out = Path(out)
+    if recipe.views and recipe.views_dir is None:  # all seeds and arms share the views
+        recipe = dataclasses.replace(recipe, views_dir=str(out / "views"))
+
+    def one(seed: int, arm: Arm) -> dict[str, float]:
+        folder = out / f"{arm.name.replace(' ', '_')}-{seed}"
+        settings = {**recipe.asdict(), **arm.changes, "seed": seed}
+        figures = figures_of(folder, settings, arm.variant)
+        shown = ", ".join(
+            f"{FIGURES[name]} {value:.1%}" for name, value in figures.items()
+        )
+        print(f"{arm.name}, seed {seed}: {shown}", flush=True)
+        return figures
+
+    each = [(seed, arm) for seed in seeds for arm in arms]
+    first = [one(*each[0])]  # alone: the others find its views
+    with ThreadPoolExecutor(jobs) as pool:
+        rest = pool.map(lambda pair: one(*pair), each[1:])
+        figures = [*first, *rest]
+    found = {
+        arm.name: [f for (_, a), f in zip(each, figures, strict=True) if a is arm]
+        for arm in arms
+    }
     return {
         name: {key: np.array([one[key] for one in runs]) for key in FIGURES}
         for name, runs in found.items()
@@ -158,9 +180,14 @@ def variant_of(recipe: Recipe) -> str:
 
 def protocol(recipe: Recipe, seeds: Sequence[int]) -> str:
     """What all arms share, in words."""
+    frozen = ""
+    if recipe.frozen:
+        frozen = f"the first {recipe.frozen:.0%} of its layers frozen, "
+    if recipe.views:
+        frozen += f"the same {recipe.views} views of each photo for all runs, "
     return (
         f"{Path(recipe.data).name}, {recipe.backbone} at "
-        f"{recipe.image_size or 'its own'} px, "
+        f"{recipe.image_size or 'its own'} px, {frozen}"
         f"{recipe.head_epochs} epochs of the head and "
         f"{recipe.epochs} of all layers, seeds {', '.join(map(str, seeds))}; the epoch "
         "is chosen on validation, the test split seen once."
@@ -199,10 +226,42 @@ def self_only() -> None:
     PairwiseLoss.terms = own  # type: ignore[method-assign]
 
 
+def normalised_distance() -> None:
+    """Partners are nearest by angle: by distance of features of length 1."""
+    from keras import ops
+
+    from keras_apinet import mining
+
+    plain = mining.squared_distances
+
+    def between_directions(features: Any, others: Any = None) -> Any:
+        rows = [None if x is None else ops.normalize(x) for x in (features, others)]
+        return plain(*rows)
+
+    mining.squared_distances = between_directions
+
+
+def nonlinear_mutual() -> None:
+    """A ReLU between the two layers of the mutual MLP, before its dropout."""
+    import keras
+
+    from keras_apinet.layers import AttentivePairwiseInteraction
+
+    linear = AttentivePairwiseInteraction.__init__
+
+    def bent(self: Any, *args: Any, **kwargs: Any) -> None:
+        linear(self, *args, **kwargs)
+        self.dropout = keras.Sequential([keras.layers.ReLU(), self.dropout])
+
+    AttentivePairwiseInteraction.__init__ = bent  # type: ignore[method-assign]
+
+
 VARIANTS: dict[str, Callable[[], None]] = {
     "": lambda: None,
     "without_gates": without_gates,
     "self_only": self_only,
+    "normalised_distance": normalised_distance,
+    "nonlinear_mutual": nonlinear_mutual,
 }
 
 

@@ -15,6 +15,7 @@ from benchmarks.ablation import ARMS
 from benchmarks.mining import exponent
 from benchmarks.turns import in_turns, medians
 from keras_apinet.train import Recipe
+from keras_apinet.train.recipe_files import read_settings
 
 pytestmark = pytest.mark.one_backend
 
@@ -81,7 +82,8 @@ def test_interval_of_a_paired_difference(rng):
 
 def test_arms_are_recipes_that_differ():
     assert len({arm.name for arm in ARMS}) == len(ARMS)
-    made = {(Recipe(**arm.changes), arm.variant) for arm in ARMS}
+    shared = read_settings(trainings.RECIPE)
+    made = {(Recipe(**{**shared, **arm.changes}), arm.variant) for arm in ARMS}
     assert len(made) == len(ARMS)
     assert {arm.variant for arm in ARMS} <= set(trainings.VARIANTS)
 
@@ -171,6 +173,39 @@ def test_variants_change_what_they_say(monkeypatch, rng):
     expected = [-np.log(reference.softmax(row[0])[c]) for row, c in zip(logits, labels)]
     np.testing.assert_allclose(np.asarray(cross_entropy), expected, rtol=1e-5)
     assert not np.asarray(ranking).any()
+
+
+def test_variants_beyond_the_paper_change_what_they_say(monkeypatch, rng):
+    from keras_apinet import mining
+    from keras_apinet.layers import AttentivePairwiseInteraction as Interaction
+
+    monkeypatch.setattr(mining, "squared_distances", mining.squared_distances)
+    monkeypatch.setattr(Interaction, "__init__", Interaction.__init__)
+    trainings.normalised_distance()
+    # Along the same direction, whatever the lengths; then at a right angle.
+    features = np.array([[1.0, 0.0], [5.0, 0.0], [0.0, 2.0]], "float32")
+    found = np.asarray(mining.squared_distances(features))
+    np.testing.assert_allclose(found, [[0, 0, 2], [0, 0, 2], [2, 2, 0]], atol=1e-6)
+    trainings.nonlinear_mutual()
+    layer = Interaction(mutual_units=3, dropout_rate=0.5)
+    x1, x2 = rng.normal(size=(2, 4, 5)).astype("float32")
+    gated = np.asarray(layer(x1, x2)[0])
+    w1, b1, w2, b2 = (np.asarray(w) for w in layer.weights[:4])
+    hidden = np.maximum(np.concatenate([x1, x2], axis=1) @ w1 + b1, 0)
+    gate = 1 / (1 + np.exp(-(hidden @ w2 + b2) * x1))
+    np.testing.assert_allclose(gated, x1 * (1 + gate), rtol=1e-4, atol=1e-5)
+
+
+def test_trainings_run_side_by_side_and_keep_their_order(tmp_path, child):
+    arms = [trainings.Arm("a"), trainings.Arm("b", {"method": "baseline"})]
+    found = trainings.measured(Recipe(), arms, [0, 1, 2], tmp_path, jobs=3)
+    assert child == ["train"] * 6
+    assert list(found) == ["a", "b"]
+    assert found["a"]["top1"].tolist() == [0.25] * 3
+    frozen = Recipe(frozen=0.5, views=2, weights="w.h5")
+    trainings.measured(frozen, arms, [0], tmp_path / "frozen")
+    described = json.loads((tmp_path / "frozen" / "b-0" / "run.json").read_text())
+    assert described["settings"]["views_dir"] == str(tmp_path / "frozen" / "views")
 
 
 def test_torch_head_is_the_paper(rng):

@@ -7,6 +7,7 @@ layers give for them in a file (float16), and trains what is left on that.
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def _compute(
     )
     if size > shutil.disk_usage(path.parent).free:
         raise OSError(28, "No space left on device")
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     failed: dict[str, str] = {}
     rows = list(range(len(split)))
     try:
