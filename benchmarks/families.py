@@ -1,11 +1,13 @@
 """Does the default recipe learn on every family of backbones?
 
     python -m benchmarks.families [NAME ...] [--weights NAME=FILE ...] [--steps 150]
+        [--images-per-class 4] [--out runs/families]
 
 One short run of the default recipe on drawn birds (18 species) for the smallest member
 of each family, with random weights, or from files by `--weights`. What must not be seen
 is a validation that stays at chance while the training gets better: that is how
-batch-norm statistics that lag show themselves.
+batch-norm statistics that lag show themselves. With `--out` the run folders stay, and
+the same command goes on where it was stopped.
 """
 
 import argparse
@@ -38,10 +40,12 @@ FAMILIES = (
 )
 
 
-def measure(name: str, weights: str, steps: int, folder: Path) -> list[str]:
+def measure(
+    name: str, weights: str, steps: int, images_per_class: int, folder: Path
+) -> list[str]:
     """The row of one backbone."""
     from keras_apinet.backbones import available
-    from keras_apinet.train import Recipe, train
+    from keras_apinet.train import Recipe, resume, train
 
     smallest = next(b for b in available() if b.name == name).smallest_image_size
     epochs = 6
@@ -52,10 +56,15 @@ def measure(name: str, weights: str, steps: int, folder: Path) -> list[str]:
         epochs=epochs,
         steps_per_epoch=-(-steps // epochs),
         classes_per_batch=9,
-        images_per_class=4,
+        images_per_class=images_per_class,
     )
-    began = time.monotonic()
-    run = train(recipe, folder / name, "quiet")
+    place, began = folder / name, time.monotonic()
+    if (place / "run.json").exists():
+        run = resume(place, verbose="quiet")
+    else:
+        run = train(recipe, place, "quiet")
+    if run.read("seconds.json") is None:
+        run.write("seconds.json", time.monotonic() - began)
     rows = list(csv.DictReader((run.folder / "log.csv").read_text().splitlines()))
     rate = recipe.or_else("learning_rate", 3e-4, 2e-3)
     first, last = (float(rows[i]["accuracy"]) for i in (0, -1))
@@ -68,7 +77,7 @@ def measure(name: str, weights: str, steps: int, folder: Path) -> list[str]:
         f"{recipe.batch_norm}, {recipe.batch_norm_momentum}",
         f"{rate:g}",
         *(f"{share:.1%}" for share in (first, last, validated[-1], best)),
-        f"{time.monotonic() - began:.0f} s",
+        f"{run.read('seconds.json'):.0f} s",
         "STUCK" if stuck else "",
     ]
 
@@ -79,6 +88,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(FAMILIES))
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--images-per-class", type=int, default=4)
+    parser.add_argument("--out", help="where the run folders stay")
     args = parser.parse_args()
     files = dict(pair.split("=", 1) for pair in args.weights)
     columns = ["backbone", "weights", "px", "batch-norm, momentum", "learning rate"]
@@ -86,17 +97,21 @@ def main() -> None:
     columns += ["validation, best", "time", ""]
     print(table(columns, []), flush=True)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(args.out or temporary)
         for name in args.names:
             weights = files.get(name, "none")
-            rows.append(measure(name, weights, args.steps, Path(folder)))
+            rows.append(
+                measure(name, weights, args.steps, args.images_per_class, folder)
+            )
             print(line(rows[-1]), flush=True)
     record(
         "families",
         "A short run of the default recipe on every family of backbones",
         columns,
         rows,
-        f"Drawn birds, 18 species, {args.steps} steps of 9 x 4 images.",
+        f"Drawn birds, 18 species, {args.steps} steps of 9 x {args.images_per_class} "
+        "images.",
         variant=backend(),
     )
 

@@ -26,22 +26,25 @@ def label_log_probabilities(
         A label outside 0 to C - 1 gives NaN, so that a mistake in the labels shows at
         once on every backend instead of being learned.
     """
-    log_p = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    num_classes = log_p.shape[-1]
-    inner = (1,) * (len(log_p.shape) - 2)
+    logits = ops.cast(logits, "float32")
+    # log p = logits - total. Only sums over classes are kept: the array of all log p
+    # would be one more of the largest there is.
+    total = ops.logsumexp(logits, axis=-1)
+    num_classes = logits.shape[-1]
+    inner = (1,) * (len(logits.shape) - 2)
     classes = class_indices(labels)
     inside = ops.logical_and(classes >= 0, classes < num_classes)
     index = ops.reshape(ops.where(inside, classes, 0), (-1, *inner, 1))
-    index = ops.broadcast_to(index, (*ops.shape(log_p)[:-1], 1))
-    true = ops.squeeze(ops.take_along_axis(log_p, index, axis=-1), axis=-1)
+    index = ops.broadcast_to(index, (*ops.shape(logits)[:-1], 1))
+    true = ops.squeeze(ops.take_along_axis(logits, index, axis=-1), axis=-1) - total
     true = ops.where(ops.reshape(inside, (-1, *inner)), true, float("nan"))
     if len(labels.shape) == 2 and labels.shape[-1] != 1:
         soft = ops.cast(ops.reshape(labels, (-1, *inner, num_classes)), "float32")
-        target = ops.sum(soft * log_p, axis=-1)
+        target = ops.sum(soft * logits, axis=-1) - ops.sum(soft, axis=-1) * total
     else:
         target = true
     if label_smoothing:
-        uniform = ops.mean(log_p, axis=-1)
+        uniform = ops.mean(logits, axis=-1) - total
         target = (1.0 - label_smoothing) * target + label_smoothing * uniform
     return target, true
 

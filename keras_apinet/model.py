@@ -358,6 +358,7 @@ class APINet(keras.Model):
         weights = None
         if pairwise:
             labels, logits, _ = self._pair_rows(y_pred)
+            logits = ops.stop_gradient(logits)  # torch would keep what a gradient needs
             cross, ranking = self.loss.terms(labels, logits)
             valid = ops.cast(y_pred["valid"], "float32")
             self.cross_entropy.update_state(cross, valid)
