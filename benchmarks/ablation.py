@@ -40,6 +40,7 @@ ARMS = [
     Arm("intra pairs only", {"inter": "none"}),
     Arm("inter pairs only", {"intra": "none"}),
     Arm("farthest partners", {"intra": "farthest", "inter": "farthest"}),
+    Arm("farthest of the class, nearest of others", {"intra": "farthest"}),
     Arm("random partners", {"intra": "random", "inter": "random"}),
     *(
         Arm(f"{p} x {k} images", {"classes_per_batch": p, "images_per_class": k})
@@ -50,6 +51,7 @@ ARMS = [
     # What the paper does not have.
     Arm("partners by angle", variant="normalised_distance"),
     Arm("ReLU in the mutual MLP", variant="nonlinear_mutual"),
+    Arm("loss of single images as well", variant="single_images_too"),
     Arm("memory of 480 features", {"memory": 480}),
     Arm("no dropout", {"dropout_rate": 0.0}),
     Arm("no label smoothing", {"label_smoothing": 0.0}),

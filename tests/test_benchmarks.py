@@ -196,6 +196,28 @@ def test_variants_beyond_the_paper_change_what_they_say(monkeypatch, rng):
     np.testing.assert_allclose(gated, x1 * (1 + gate), rtol=1e-4, atol=1e-5)
 
 
+def test_the_loss_of_single_images_comes_on_top(monkeypatch, rng):
+    """Without gradient steps: the logged losses differ by what `evaluate` says."""
+    import keras
+
+    import keras_apinet
+
+    model = keras_apinet.APINet
+    for name in ("_pairwise", "compute_loss"):
+        monkeypatch.setattr(model, name, getattr(model, name))
+    features = keras.Input((5,))
+    network = keras.Model(features, keras.layers.Identity()(features))
+    head = model(network, 3, mutual_units=4, dropout_rate=0.0)
+    x, y = rng.normal(size=(6, 5)).astype("float32"), np.array([0, 0, 1, 1, 2, 2])
+    losses = []
+    for change in (lambda: None, trainings.single_images_too):
+        change()
+        head.compile(keras.optimizers.SGD(0.0))
+        losses.append(head.fit(x, y, batch_size=6, verbose=0).history["loss"][0])
+    alone = head.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+    assert losses[1] - losses[0] == pytest.approx(alone, rel=1e-4)
+
+
 def test_trainings_run_side_by_side_and_keep_their_order(tmp_path, child):
     arms = [trainings.Arm("a"), trainings.Arm("b", {"method": "baseline"})]
     found = trainings.measured(Recipe(), arms, [0, 1, 2], tmp_path, jobs=3)
