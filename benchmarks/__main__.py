@@ -33,7 +33,7 @@ QUICK = (
     "inference --backbones mobilenet_v2 --rounds 60",
     "pipeline --seconds 1 --rounds 3",
     f"accuracy {DRAWN} --set image_size=48 --set epochs=2 "
-    "--seeds 0 1 --out {runs}/accuracy",
+    "--seeds 0 1 --jobs 2 --out {runs}/accuracy",
 )
 FULL = (
     "* head",

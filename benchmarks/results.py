@@ -102,11 +102,11 @@ def stem(name: str, variant: str) -> str:
 
 
 def command(name: str, arguments: Sequence[str]) -> str:
-    """What to type to measure this again; of absolute paths, only the last part."""
+    """What to type to measure this again; of paths elsewhere, only the last part."""
     chosen = os.environ.get("KERAS_BACKEND")
     words = [f"KERAS_BACKEND={chosen}"] if chosen else []
     words += ["python", "-m", f"benchmarks.{name}"]
-    words += [re.sub(r"(^|=)/.*/", r"\1", argument) for argument in arguments]
+    words += [re.sub(r"(^|=)(/|\.\./)(.*/)?", r"\1", argument) for argument in arguments]
     return " ".join(shlex.quote(word) if " " in word else word for word in words)
 
 

@@ -1,11 +1,13 @@
 """Several trainings under one protocol, each in a child process and a run folder.
 
 A training that has been evaluated is not done again; one that was cut off goes on.
-The best epoch is chosen on validation, and the test split is seen once, at the end.
+The best epoch is chosen on validation, or the last taken, and the test split is seen
+once, at the end.
 `accuracy` and `ablation` are made of this.
 """
 
 import argparse
+import csv
 import dataclasses
 import json
 import subprocess
@@ -80,6 +82,7 @@ def measured(
     seeds: Sequence[int],
     out: str | Path,
     jobs: int = 1,
+    which: str = "best",
 ) -> dict[str, dict[str, np.ndarray]]:
     """Trains every arm with every seed, and evaluates it.
 
@@ -89,6 +92,7 @@ def measured(
         seeds: Each arm is trained with each; the arms of one seed come in a row.
         out: Where the run folders are, or will be.
         jobs: Trainings at a time.
+        which: The model that is tested: `"best"` on validation, or the `"last"`.
 
     Returns:
         For each arm, each of `FIGURES` over the seeds, as shares.
@@ -100,7 +104,7 @@ def measured(
     def one(seed: int, arm: Arm) -> dict[str, float]:
         folder = out / f"{arm.name.replace(' ', '_')}-{seed}"
         settings = {**recipe.asdict(), **arm.changes, "seed": seed}
-        figures = figures_of(folder, settings, arm.variant)
+        figures = figures_of(folder, settings, arm.variant, which)
         shown = ", ".join(
             f"{FIGURES[name]} {value:.1%}" for name, value in figures.items()
         )
@@ -123,7 +127,7 @@ def measured(
 
 
 def figures_of(
-    folder: Path, settings: Mapping[str, Any], variant: str = ""
+    folder: Path, settings: Mapping[str, Any], variant: str = "", which: str = "best"
 ) -> dict[str, float]:
     """The figures of one run, which is trained or gone on with if need be."""
     settings = Recipe.of(settings).asdict()
@@ -133,13 +137,17 @@ def figures_of(
             "remove it."
         )
     if not (folder / "evaluation_test.json").exists():
-        asked = [str(folder), variant, json.dumps(settings)]
+        asked = [str(folder), variant, json.dumps(settings), which]
         if subprocess.run([sys.executable, "-m", __spec__.name, *asked]).returncode:
             sys.exit("A training did not end; the same command goes on from there.")
     run = Run(folder, {})
     metrics = run.read("evaluation_test.json")["metrics"]
+    validated = run.read("training.json")["val_accuracy"]
+    if which == "last":
+        rows = csv.DictReader((folder / "log.csv").read_text("utf-8").splitlines())
+        validated = float(list(rows)[-1]["val_accuracy"])
     return {
-        "val_top1": run.read("training.json")["val_accuracy"],
+        "val_top1": validated,
         **{key: metrics[key]["value"] for key in list(FIGURES)[1:]},
     }
 
@@ -178,7 +186,7 @@ def variant_of(recipe: Recipe) -> str:
     return f"{Path(recipe.data).name}_{recipe.backbone}"
 
 
-def protocol(recipe: Recipe, seeds: Sequence[int]) -> str:
+def protocol(recipe: Recipe, seeds: Sequence[int], which: str = "best") -> str:
     """What all arms share, in words."""
     frozen = ""
     if recipe.frozen:
@@ -189,8 +197,11 @@ def protocol(recipe: Recipe, seeds: Sequence[int]) -> str:
         f"{Path(recipe.data).name}, {recipe.backbone} at "
         f"{recipe.image_size or 'its own'} px, {frozen}"
         f"{recipe.head_epochs} epochs of the head and "
-        f"{recipe.epochs} of all layers, seeds {', '.join(map(str, seeds))}; the epoch "
-        "is chosen on validation, the test split seen once."
+        f"{recipe.epochs} of all layers, seeds {', '.join(map(str, seeds))}; "
+        + {
+            "best": "the epoch is chosen on validation, the test split seen once.",
+            "last": "the model of the last epoch.",
+        }[which]
     )
 
 
@@ -292,7 +303,7 @@ VARIANTS: dict[str, Callable[[], None]] = {
 }
 
 
-def main(folder: str, variant: str, settings: str) -> None:
+def main(folder: str, variant: str, settings: str, which: str = "best") -> None:
     """The child: trains or goes on, then evaluates."""
     from keras_apinet.cli.startup import start_backend
 
@@ -305,7 +316,7 @@ def main(folder: str, variant: str, settings: str) -> None:
         run = resume(folder, verbose="plain")
     else:
         run = train(Recipe.of(json.loads(settings)), folder, "plain")
-    evaluate_run(run, "test", bootstrap=0)
+    evaluate_run(run, "test", which=which, bootstrap=0)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ class APINet(keras.Model):
         self.frozen = frozen
         # The layers are the backbone's; Keras would count them twice if it saw these.
         self._cut = cut(backbone, frozen) if frozen else None
-        self.train_backbone(True)
+        self._freeze()
         self.batch_norm = batch_norm
         self.batch_norm_momentum = batch_norm_momentum
         if batch_norm == "train" and batch_norm_momentum is not None:
@@ -243,6 +243,9 @@ class APINet(keras.Model):
     def train_backbone(self, learns: bool) -> None:
         """Lets the backbone learn, but for its frozen layers; or nothing of it."""
         self.backbone.trainable = learns
+        self._freeze()
+
+    def _freeze(self) -> None:
         for layer in () if self._cut is None else self._cut.frozen.layers:
             layer.trainable = False
 

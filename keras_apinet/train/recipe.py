@@ -81,8 +81,8 @@ class Recipe:
     )
     views: int = setting(
         0,
-        "augmented views of each image that the frozen layers see, once; many times "
-        "faster on a CPU; 0: new ones at each step",
+        "augmented views of each image that the frozen layers see, once, which is "
+        "several times as fast on a CPU; 0: new ones at each step",
         low=0,
     )
     views_dir: str | None = setting(
