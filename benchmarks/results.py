@@ -106,7 +106,9 @@ def command(name: str, arguments: Sequence[str]) -> str:
     chosen = os.environ.get("KERAS_BACKEND")
     words = [f"KERAS_BACKEND={chosen}"] if chosen else []
     words += ["python", "-m", f"benchmarks.{name}"]
-    words += [re.sub(r"(^|=)(/|\.\./)(.*/)?", r"\1", argument) for argument in arguments]
+    words += [
+        re.sub(r"(^|=)(/|\.\./)(.*/)?", r"\1", argument) for argument in arguments
+    ]
     return " ".join(shlex.quote(word) if " " in word else word for word in words)
 
 
