@@ -6,6 +6,7 @@ JAX's and TensorFlow's devices have to be split before the first one is used, an
 a process of their own.
 """
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ if keras.backend.backend() == "tensorflow":
         [tf.config.LogicalDeviceConfiguration()] * most,
     )
 
+import keras_apinet  # noqa: E402
 from keras_apinet.train import Devices, Recipe, train  # noqa: E402
 from keras_apinet.train.devices import start_processes  # noqa: E402
 
@@ -46,6 +48,13 @@ RECIPE = Recipe(
     optimizer="sgd",
     learning_rate=1e-3,
 )
+
+if "--views" in os.environ.get("RUNS", ""):
+    weights = Path(folder, "tiny.weights.h5")
+    keras.utils.set_random_seed(0)
+    keras_apinet.build("tiny", 18, 32, None).backbone.save_weights(weights)
+    settings = {"weights": str(weights), "frozen": 0.5, "views": 2}
+    RECIPE = dataclasses.replace(RECIPE, **settings)
 
 if joined:
     devices = Devices(None, 1, f"localhost:{asked[0]}", 2, int(asked[1]))

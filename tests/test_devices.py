@@ -56,6 +56,12 @@ def test_many_devices_train_as_one(tmp_path):
         same(tmp_path / "1", tmp_path / name)
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="torch trains on one device")
+def test_many_devices_train_as_one_on_stored_views(tmp_path):
+    finish(start(tmp_path, 1, 2, RUNS="--views"))
+    same(tmp_path / "1", tmp_path / "2")
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="several processes are JAX's")
 def test_two_processes_train_as_one(tmp_path):
     with socket.socket() as free:
