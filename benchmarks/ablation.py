@@ -70,7 +70,7 @@ def draw(
 
     # The same figures give the same file.
     matplotlib.rcParams["svg.hashsalt"] = "ablation"
-    figure, axes = pyplot.subplots(figsize=(7, 0.27 * len(arms) + 1))
+    figure, axes = pyplot.subplots(figsize=(8, 0.27 * len(arms) + 1))
     for row, arm in enumerate(arms):
         values = 100 * found[arm.name]["top1"]
         axes.plot(values, [row] * len(values), ".", color="tab:gray")
@@ -104,8 +104,10 @@ def main() -> None:
         for arm in arms
     ]
     for row in rows:
-        print(f"{row[0]:24}" + "".join(f"{cell:18}" for cell in row[1:]))
-    name = f"{results.stem('ablation', variant_of(recipe))}.svg"
+        print(f"{row[0]:44}" + "".join(f"{cell:18}" for cell in row[1:]))
+    count = len(args.seeds)
+    variant = f"{variant_of(recipe)}_{count}_seed{'s' if count > 1 else ''}"
+    name = f"{results.stem('ablation', variant)}.svg"
     draw(found, arms, results.FOLDER / name)
     results.record(
         "ablation",
@@ -116,7 +118,7 @@ def main() -> None:
         f"{recipe.images_per_class} images, margin {recipe.margin:g}, ranking weight "
         f"{recipe.ranking_weight:g}, {recipe.intra} and {recipe.inter} partners. "
         "Every arm sees as many images; larger batches mean fewer steps.",
-        variant=variant_of(recipe),
+        variant=variant,
         figure=name,
     )
 
