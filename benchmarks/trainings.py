@@ -199,8 +199,9 @@ def protocol(recipe: Recipe, seeds: Sequence[int], which: str = "best") -> str:
         f"{recipe.head_epochs} epochs of the head and "
         f"{recipe.epochs} of all layers, seeds {', '.join(map(str, seeds))}; "
         + {
-            "best": "the epoch is chosen on validation, the test split seen once.",
-            "last": "the model of the last epoch.",
+            "best": "the epoch is chosen on validation, each run tested once.",
+            "last": "the model of the last epoch, a rule made after first results by "
+            "the best epoch, test figures included, had been seen.",
         }[which]
     )
 
