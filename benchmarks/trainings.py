@@ -12,7 +12,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import variants
 from keras_apinet.runs import Run
 from keras_apinet.train import Recipe
 from keras_apinet.train.recipe_files import parse_assignments, read_settings
@@ -40,7 +41,7 @@ class Arm:
     Attributes:
         name: What it is called; also in its run folders.
         changes: Settings that differ from the recipe.
-        variant: What the recipe has no setting for, see `VARIANTS`.
+        variant: What the recipe has no setting for, see `variants.VARIANTS`.
     """
 
     name: str
@@ -206,104 +207,6 @@ def protocol(recipe: Recipe, seeds: Sequence[int], which: str = "best") -> str:
     )
 
 
-# What no setting expresses. The single-image classifier is the same in all of them, so
-# that their runs are evaluated like any other.
-
-
-def without_gates() -> None:
-    """All four features of a pair are the images' own; pairs still fill the batch."""
-    from keras_apinet import interaction
-
-    def ungated(x1: Any, x2: Any, mutual: Any) -> tuple[Any, Any, Any, Any]:
-        nothing = 0.0 * mutual  # the MLP keeps a gradient, of zero
-        return x1 + nothing, x1 + nothing, x2 + nothing, x2 + nothing
-
-    interaction.interact = ungated
-
-
-def self_only() -> None:
-    """Only the features seen through their own gates are classified; no ranking."""
-    from keras import ops
-
-    from keras_apinet.losses import PairwiseLoss
-
-    both = PairwiseLoss.terms
-
-    def own(self: Any, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
-        if len(y_pred.shape) == 3:
-            y_pred = y_pred[:, 0]
-        cross_entropy, _ = both(self, y_true, y_pred)
-        return cross_entropy, ops.zeros_like(cross_entropy)
-
-    PairwiseLoss.terms = own  # type: ignore[method-assign]
-
-
-def normalised_distance() -> None:
-    """Partners are nearest by angle: by distance of features of length 1."""
-    from keras import ops
-
-    from keras_apinet import mining
-
-    plain = mining.squared_distances
-
-    def between_directions(features: Any, others: Any = None) -> Any:
-        rows = [None if x is None else ops.normalize(x) for x in (features, others)]
-        return plain(*rows)
-
-    mining.squared_distances = between_directions
-
-
-def nonlinear_mutual() -> None:
-    """A ReLU between the two layers of the mutual MLP, before its dropout."""
-    import keras
-
-    from keras_apinet.layers import AttentivePairwiseInteraction
-
-    linear = AttentivePairwiseInteraction.__init__
-
-    def bent(self: Any, *args: Any, **kwargs: Any) -> None:
-        linear(self, *args, **kwargs)
-        self.dropout = keras.Sequential([keras.layers.ReLU(), self.dropout])
-
-    AttentivePairwiseInteraction.__init__ = bent  # type: ignore[method-assign]
-
-
-def single_images_too() -> None:
-    """The loss has the cross-entropy of the images by themselves on top.
-
-    Training then also sees what a test sees: features without gates.
-    """
-    from keras_apinet import APINet
-    from keras_apinet.losses import CrossEntropy
-
-    pairwise, compute_loss = APINet._pairwise, APINet.compute_loss
-
-    def both(self: Any, images: Any, labels: Any, training: Any) -> dict[str, Any]:
-        features = self.features(images, training=training)
-        outputs = pairwise(self, features, labels, training)
-        dropped = self.dropout(features, training=training)
-        return {**outputs, "single_logits": self.classifier(dropped)}
-
-    def loss(self: Any, x: Any, y: Any, y_pred: Any, *args: Any, **options: Any) -> Any:
-        total = compute_loss(self, x, y, y_pred, *args, **options)
-        if isinstance(y_pred, dict):
-            single = CrossEntropy(self.loss.label_smoothing)
-            total = total + single(y, y_pred["single_logits"])
-        return total
-
-    APINet._pairwise, APINet.compute_loss = both, loss  # type: ignore[method-assign]
-
-
-VARIANTS: dict[str, Callable[[], None]] = {
-    "": lambda: None,
-    "without_gates": without_gates,
-    "self_only": self_only,
-    "normalised_distance": normalised_distance,
-    "nonlinear_mutual": nonlinear_mutual,
-    "single_images_too": single_images_too,
-}
-
-
 def main(folder: str, variant: str, settings: str, which: str = "best") -> None:
     """The child: trains or goes on, then evaluates."""
     from keras_apinet.cli.startup import start_backend
@@ -312,7 +215,7 @@ def main(folder: str, variant: str, settings: str, which: str = "best") -> None:
     from keras_apinet.evaluate import evaluate_run
     from keras_apinet.train import resume, train
 
-    VARIANTS[variant]()
+    variants.VARIANTS[variant]()
     if (Path(folder) / "run.json").exists():
         run = resume(folder, verbose="plain")
     else:

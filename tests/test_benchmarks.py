@@ -9,7 +9,7 @@ import pytest
 import reference
 from scipy import stats
 
-from benchmarks import results, trainings
+from benchmarks import results, trainings, variants
 from benchmarks.__main__ import commands
 from benchmarks.ablation import ARMS
 from benchmarks.mining import exponent
@@ -85,7 +85,7 @@ def test_arms_are_recipes_that_differ():
     shared = read_settings(trainings.RECIPE)
     made = {(Recipe(**{**shared, **arm.changes}), arm.variant) for arm in ARMS}
     assert len(made) == len(ARMS)
-    assert {arm.variant for arm in ARMS} <= set(trainings.VARIANTS)
+    assert {arm.variant for arm in ARMS} <= set(variants.VARIANTS)
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -172,12 +172,12 @@ def test_variants_change_what_they_say(monkeypatch, rng):
 
     monkeypatch.setattr(interaction, "interact", interaction.interact)
     monkeypatch.setattr(PairwiseLoss, "terms", PairwiseLoss.terms)
-    trainings.without_gates()
+    variants.without_gates()
     x1, x2, mutual = rng.normal(size=(3, 4, 5)).astype("float32")
     features = interaction.interact(x1, x2, mutual)
     for found, expected in zip(features, (x1, x1, x2, x2)):
         np.testing.assert_array_equal(found, expected)
-    trainings.self_only()
+    variants.self_only()
     labels, logits = np.array([0, 2, 1]), rng.normal(size=(3, 2, 4))
     cross_entropy, ranking = PairwiseLoss().terms(labels, logits)
     expected = [-np.log(reference.softmax(row[0])[c]) for row, c in zip(logits, labels)]
@@ -191,12 +191,12 @@ def test_variants_beyond_the_paper_change_what_they_say(monkeypatch, rng):
 
     monkeypatch.setattr(mining, "squared_distances", mining.squared_distances)
     monkeypatch.setattr(Interaction, "__init__", Interaction.__init__)
-    trainings.normalised_distance()
+    variants.normalised_distance()
     # Along the same direction, whatever the lengths; then at a right angle.
     features = np.array([[1.0, 0.0], [5.0, 0.0], [0.0, 2.0]], "float32")
     found = np.asarray(mining.squared_distances(features))
     np.testing.assert_allclose(found, [[0, 0, 2], [0, 0, 2], [2, 2, 0]], atol=1e-6)
-    trainings.nonlinear_mutual()
+    variants.nonlinear_mutual()
     layer = Interaction(mutual_units=3, dropout_rate=0.5)
     x1, x2 = rng.normal(size=(2, 4, 5)).astype("float32")
     gated = np.asarray(layer(x1, x2)[0])
@@ -220,12 +220,78 @@ def test_the_loss_of_single_images_comes_on_top(monkeypatch, rng):
     head = model(network, 3, mutual_units=4, dropout_rate=0.0)
     x, y = rng.normal(size=(6, 5)).astype("float32"), np.array([0, 0, 1, 1, 2, 2])
     losses = []
-    for change in (lambda: None, trainings.single_images_too):
+    for change in (lambda: None, variants.single_images_too):
         change()
         head.compile(keras.optimizers.SGD(0.0))
         losses.append(head.fit(x, y, batch_size=6, verbose=0).history["loss"][0])
     alone = head.evaluate(x, y, verbose=0, return_dict=True)["loss"]
     assert losses[1] - losses[0] == pytest.approx(alone, rel=1e-4)
+
+
+def test_gates_before_pooling_open_at_each_place(monkeypatch, rng):
+    import keras
+
+    import keras_apinet
+
+    monkeypatch.setattr(keras_apinet.APINet, "_pairwise", keras_apinet.APINet._pairwise)
+    variants.gates_before_pooling()
+    inputs = keras.Input((2, 3, 5))
+    network = keras.Model(inputs, keras.layers.Identity()(inputs))
+    model = keras_apinet.APINet(network, 3, mutual_units=4, dropout_rate=0.0)
+    monkeypatch.setattr(model, "_scaled", lambda images: images)
+    monkeypatch.setattr(model, "features", lambda x, training=False: x)
+    maps, labels = rng.normal(size=(6, 2, 3, 5)).astype("float32"), np.arange(6) % 3
+    found = model((maps, labels), training=False)
+    i, j = np.split(np.asarray(found["images"]), 2)
+    w1, b1, w2, b2 = (np.asarray(w) for w in model.interaction.weights[:4])
+    kernel, bias = (np.asarray(w) for w in model.classifier.weights)
+    for row, (a, b) in enumerate(zip(i, j)):
+        x, y = maps[a].reshape(6, 5), maps[b].reshape(6, 5)
+        pair = np.concatenate([x.mean(0), y.mean(0)])
+        mutual = (pair @ w1 + b1) @ w2 + b2
+        gate_x, gate_y = 1 / (1 + np.exp(-mutual * x)), 1 / (1 + np.exp(-mutual * y))
+        features = [(x * (1 + gate_x)).mean(0), x.mean(0) * (1 + gate_y.mean(0))]
+        logits = np.stack(features) @ kernel + bias
+        np.testing.assert_allclose(found["pair_logits"][row], logits, atol=1e-4)
+
+
+def test_a_temperature_divides_the_logits_of_pairs(monkeypatch, rng):
+    from keras_apinet.losses import PairwiseLoss
+
+    monkeypatch.setattr(PairwiseLoss, "terms", PairwiseLoss.terms)
+    variants.temperature(2.0)()
+    labels, logits = np.array([0, 2]), rng.normal(size=(2, 2, 4))
+    found = np.asarray(PairwiseLoss().terms(labels, logits)[0])
+    scores = [[reference.softmax(r / 2)[c] for r in z] for z, c in zip(logits, labels)]
+    np.testing.assert_allclose(found, -np.log(scores).mean(axis=1), rtol=1e-5)
+
+
+def test_classes_that_look_alike_meet_as_often_as_others_would(monkeypatch):
+    """Eight classes in two directions: a batch of four is of one of them."""
+    from types import SimpleNamespace
+
+    from keras_apinet.train.job import Job
+
+    labels = np.repeat(np.arange(8), 4)
+    features = np.eye(2)[labels % 2] + 0.01 * np.eye(8)[labels, :2]
+    job = SimpleNamespace(
+        recipe=Recipe(classes_per_batch=4, images_per_class=2),
+        images=SimpleNamespace(splits={"train": None}, class_names=list("abcdefgh")),
+        model=SimpleNamespace(feature_model=lambda: None),
+        placement=SimpleNamespace(check_batch=lambda size: None),
+        in_order=lambda split, on_error: (None, 0),
+        outputs=lambda model, batches, size: [(features, labels)],
+    )
+    plain = Job.plan(job, labels)
+    monkeypatch.setattr(Job, "plan", Job.plan)
+    variants.look_alikes_meet()
+    plan = Job.plan(job, labels)
+    images = [plan.indices(0, step) for step in range(plan.epoch_steps)]
+    for batch in images:
+        assert len(set(labels[batch])) == 4
+        assert len(set(labels[batch] % 2)) == 1
+    before = [plain.indices(0, step) for step in range(plain.epoch_steps)]
+    assert sorted(np.concatenate(images)) == sorted(np.concatenate(before))
 
 
 def test_trainings_run_side_by_side_and_keep_their_order(tmp_path, child):

@@ -1,0 +1,218 @@
+"""What no setting of a recipe expresses: changes to the method, for the ablation.
+
+Each is called before a training and replaces a part of the package. The single-image
+classifier stays what it is, so that the runs are evaluated like any other.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def without_gates() -> None:
+    """All four features of a pair are the images' own; pairs still fill the batch."""
+    from keras_apinet import interaction
+
+    def ungated(x1: Any, x2: Any, mutual: Any) -> tuple[Any, Any, Any, Any]:
+        nothing = 0.0 * mutual  # the MLP keeps a gradient, of zero
+        return x1 + nothing, x1 + nothing, x2 + nothing, x2 + nothing
+
+    interaction.interact = ungated
+
+
+def self_only() -> None:
+    """Only the features seen through their own gates are classified; no ranking."""
+    from keras import ops
+
+    from keras_apinet.losses import PairwiseLoss
+
+    both = PairwiseLoss.terms
+
+    def own(self: Any, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+        if len(y_pred.shape) == 3:
+            y_pred = y_pred[:, 0]
+        cross_entropy, _ = both(self, y_true, y_pred)
+        return cross_entropy, ops.zeros_like(cross_entropy)
+
+    PairwiseLoss.terms = own  # type: ignore[method-assign]
+
+
+def normalised_distance() -> None:
+    """Partners are nearest by angle: by distance of features of length 1."""
+    from keras import ops
+
+    from keras_apinet import mining
+
+    plain = mining.squared_distances
+
+    def between_directions(features: Any, others: Any = None) -> Any:
+        rows = [None if x is None else ops.normalize(x) for x in (features, others)]
+        return plain(*rows)
+
+    mining.squared_distances = between_directions
+
+
+def nonlinear_mutual() -> None:
+    """A ReLU between the two layers of the mutual MLP, before its dropout."""
+    import keras
+
+    from keras_apinet.layers import AttentivePairwiseInteraction
+
+    linear = AttentivePairwiseInteraction.__init__
+
+    def bent(self: Any, *args: Any, **kwargs: Any) -> None:
+        linear(self, *args, **kwargs)
+        self.dropout = keras.Sequential([keras.layers.ReLU(), self.dropout])
+
+    AttentivePairwiseInteraction.__init__ = bent  # type: ignore[method-assign]
+
+
+def single_images_too() -> None:
+    """The loss has the cross-entropy of the images by themselves on top.
+
+    Training then also sees what a test sees: features without gates.
+    """
+    from keras_apinet import APINet
+    from keras_apinet.losses import CrossEntropy
+
+    pairwise, compute_loss = APINet._pairwise, APINet.compute_loss
+
+    def both(self: Any, images: Any, labels: Any, training: Any) -> dict[str, Any]:
+        features = self.features(images, training=training)
+        outputs = pairwise(self, features, labels, training)
+        dropped = self.dropout(features, training=training)
+        return {**outputs, "single_logits": self.classifier(dropped)}
+
+    def loss(self: Any, x: Any, y: Any, y_pred: Any, *args: Any, **options: Any) -> Any:
+        total = compute_loss(self, x, y, y_pred, *args, **options)
+        if isinstance(y_pred, dict):
+            single = CrossEntropy(self.loss.label_smoothing)
+            total = total + single(y, y_pred["single_logits"])
+        return total
+
+    APINet._pairwise, APINet.compute_loss = both, loss  # type: ignore[method-assign]
+
+
+def gates_before_pooling() -> None:
+    """An image's own gate opens at each place of its feature map, then it is pooled.
+
+    Places of the partner do not correspond, so its gate is averaged over them.
+    """
+    from keras import ops
+
+    from keras_apinet import APINet, interaction
+
+    pairwise, plain = APINet._pairwise, interaction.interact
+
+    def over_places(self: Any, images: Any, labels: Any, training: Any) -> Any:
+        if len(images.shape) == 2:  # the warm-up's cached features have no places
+            return pairwise(self, images, labels, training)
+        maps = self.feature_map(images, training=training)
+        maps = ops.reshape(maps, (ops.shape(maps)[0], -1, maps.shape[-1]))
+        features = ops.mean(maps, axis=1)
+        anchors, partners, _ = self.miner(features, labels)
+
+        def interact(x1: Any, x2: Any, mutual: Any) -> tuple[Any, Any, Any, Any]:
+            gated, means = [], []
+            for images in (anchors, partners):
+                found = ops.take(maps, images, axis=0)
+                gates = ops.sigmoid(mutual[:, None] * found)
+                gated.append(ops.mean(found * gates, axis=1))
+                means.append(ops.mean(gates, axis=1))
+            own1, own2 = x1 + gated[0], x2 + gated[1]
+            return own1, x1 + x1 * means[1], own2, x2 + x2 * means[0]
+
+        interaction.interact = interact
+        try:
+            return pairwise(self, features, labels, training)
+        finally:
+            interaction.interact = plain
+
+    APINet._pairwise = over_places  # type: ignore[method-assign]
+
+
+def temperature(divisor: float) -> Callable[[], None]:
+    """The variant whose logits of pairs are divided by a number before the loss."""
+
+    def divided() -> None:
+        from keras_apinet.losses import PairwiseLoss
+
+        plain = PairwiseLoss.terms
+
+        def terms(self: Any, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+            pairs = len(y_pred.shape) == 3
+            return plain(self, y_true, y_pred / divisor if pairs else y_pred)
+
+        PairwiseLoss.terms = terms  # type: ignore[method-assign]
+
+    return divided
+
+
+def look_alikes_meet() -> None:
+    """The classes of a batch look alike.
+
+    An epoch's turns are dealt anew: each batch takes a class by chance and those whose
+    mean features, before any training, lie nearest in angle. Each class appears as
+    often as before.
+    """
+    import numpy as np
+
+    from keras_apinet.data import BatchPlan
+    from keras_apinet.train.job import Job
+
+    known: list[Any] = []
+
+    class LookAlikes(BatchPlan):
+        def _deal_epoch(self, epoch: int) -> Any:
+            table, turns = super()._deal_epoch(epoch)
+            alike = known[0]
+            waiting: dict[int, list[int]] = {c: [] for c in range(len(alike))}
+            for class_, turn in sorted(zip(table.flat, turns.flat, strict=True)):
+                waiting[int(class_)].append(int(turn))
+            rng = np.random.default_rng([self.seed, 5, epoch])
+            for batch in range(len(table)):
+                left = np.array([len(waiting[c]) for c in range(len(alike))])
+                first = rng.choice(len(left), p=left / left.sum())
+                nearness = alike[first] + 10 * (left == len(table) - batch)  # must
+                nearness = np.where(left > 0, nearness, -10)
+                chosen = np.argsort(-nearness, kind="stable")[: table.shape[1]]
+                table[batch] = chosen
+                turns[batch] = [waiting[int(c)].pop(0) for c in chosen]
+            return table, turns
+
+    def plan(self: Any, labels: Any) -> Any:
+        if not known:
+            split = self.images.splits["train"]
+            batches, size = self.in_order(split, on_error="skip")
+            found = list(self.outputs(self.model.feature_model(), batches, size))
+            features = np.concatenate([x for x, _ in found])
+            classes = np.concatenate([y for _, y in found])
+            means = np.stack(
+                [features[classes == c].mean(0) for c in np.unique(classes)]
+            )
+            means -= means.mean(axis=0)
+            means /= np.linalg.norm(means, axis=1, keepdims=True)
+            known.append(means @ means.T)
+        recipe = self.recipe
+        return LookAlikes(
+            labels,
+            min(recipe.classes_per_batch, len(self.images.class_names)),
+            recipe.images_per_class,
+            seed=recipe.seed,
+            epoch_steps=recipe.steps_per_epoch,
+        )
+
+    Job.plan = plan  # type: ignore[method-assign]
+
+
+VARIANTS: dict[str, Callable[[], None]] = {
+    "": lambda: None,
+    "without_gates": without_gates,
+    "self_only": self_only,
+    "normalised_distance": normalised_distance,
+    "nonlinear_mutual": nonlinear_mutual,
+    "single_images_too": single_images_too,
+    "gates_before_pooling": gates_before_pooling,
+    "temperature_2": temperature(2.0),
+    "temperature_half": temperature(0.5),
+    "look_alikes_meet": look_alikes_meet,
+}
