@@ -63,10 +63,10 @@ def measure(
         recipe = Recipe.of(run.settings)
     else:
         run = train(recipe, place, "quiet")
-    if run.read("seconds.json") is None:
         run.write("seconds.json", time.monotonic() - began)
+    seconds = run.read("seconds.json")  # not known of a run that was cut off
     rows = list(csv.DictReader((run.folder / "log.csv").read_text().splitlines()))
-    rate = recipe.or_else("learning_rate", 3e-4, 2e-3)
+    rate = run.description["peak_learning_rate"]
     first, last = (float(rows[i]["accuracy"]) for i in (0, -1))
     best = run.read("training.json")["val_accuracy"]
     validated = [float(row["val_accuracy"]) for row in rows]
@@ -79,7 +79,7 @@ def measure(
         f"{recipe.batch_norm}, {recipe.batch_norm_momentum}",
         f"{rate:g}",
         *(f"{share:.1%}" for share in (first, last, validated[-1], best)),
-        f"{run.read('seconds.json'):.0f} s",
+        "" if seconds is None else f"{seconds:.0f} s",
         "STUCK" if stuck else "",
     ]
 

@@ -10,6 +10,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -212,6 +213,9 @@ def main(folder: str, variant: str, settings: str, which: str = "best") -> None:
     from keras_apinet.cli.startup import start_backend
 
     start_backend()
+    # One process that trains and evaluates has many models, which TensorFlow takes for
+    # one that is traced over and over.
+    logging.getLogger("tensorflow").setLevel("ERROR")
     from keras_apinet.evaluate import evaluate_run
     from keras_apinet.train import resume, train
 

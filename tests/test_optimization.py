@@ -6,7 +6,12 @@ import pytest
 
 import keras_apinet
 from keras_apinet.optimizers import LayerwiseAdamW, LayerwiseSGD
-from keras_apinet.train.optimization import layer_shares, optimizer, schedule
+from keras_apinet.train.optimization import (
+    layer_shares,
+    optimizer,
+    peak_rate,
+    schedule,
+)
 from keras_apinet.train.recipe import Recipe
 
 
@@ -34,6 +39,16 @@ def test_without_a_rise_it_starts_at_the_peak(kind):
     found = rates(schedule=kind, rising=0.0)
     assert found[0] == pytest.approx(0.5)
     assert found[-1] == pytest.approx(0.5 if kind == "constant" else 0.0, abs=1e-6)
+
+
+def test_the_peak_is_the_asked_one_or_suits_weights_and_layers():
+    """VGG has no layer that normalises; the tiny backbone has batch-norm."""
+    plain = keras_apinet.build("vgg16", 2, image_size=32, weights=None)
+    normalised = keras_apinet.build("tiny", 2, image_size=32)
+    assert peak_rate(Recipe(backbone="tiny"), normalised) == 2e-3
+    assert peak_rate(Recipe(backbone="vgg16", weights="none"), plain) == 3e-4
+    assert peak_rate(Recipe(backbone="tiny", weights="a.h5"), normalised) == 3e-4
+    assert peak_rate(Recipe(backbone="vgg16", learning_rate=0.1), plain) == 0.1
 
 
 def test_one_cycle():

@@ -49,6 +49,7 @@ def test_a_run_tells_everything(photos, tmp_path, capsys):
     assert description["class_names"] == ["blue", "green", "red"]
     assert description["settings"]["epochs"] == 2
     assert description["image_size"] == 32
+    assert description["peak_learning_rate"] == 2e-3
     assert description["data"]["images"] == {"train": 21, "val": 3}
     assert description["versions"]["keras"] == keras.__version__
     assert description["versions"]["backend"] == BACKEND

@@ -14,7 +14,7 @@ from keras_apinet.train.callbacks import EpochLine, Keeper, StopSignals
 from keras_apinet.train.devices import Devices, out_of_memory, place
 from keras_apinet.train.frozen import StoredViews, stored_views
 from keras_apinet.train.job import Job, Speaker, prepare
-from keras_apinet.train.optimization import optimizer, schedule
+from keras_apinet.train.optimization import optimizer, peak_rate, schedule
 from keras_apinet.train.recipe import Recipe
 from keras_apinet.train.warmup import warm_up
 
@@ -125,9 +125,8 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
             say(f"Head warm-up: {warmup} epochs")
             warm_up(job, warmup, keeper)
         updates = max(1, recipe.epochs * steps // recipe.accumulate)
-        peak = recipe.or_else("learning_rate", 3e-4, 2e-3)
         with job.placement.scope():
-            rate = schedule(recipe, peak, updates)
+            rate = schedule(recipe, peak_rate(recipe, model), updates)
             model.compile(
                 optimizer(recipe, model, rate),
                 loss=job.loss(),

@@ -18,6 +18,7 @@ from keras_apinet.errors import APINetError
 from keras_apinet.losses import CrossEntropy, PairwiseLoss
 from keras_apinet.model import APINet
 from keras_apinet.train.devices import Placement
+from keras_apinet.train.optimization import peak_rate
 from keras_apinet.train.recipe import Recipe
 
 
@@ -40,6 +41,7 @@ class Job:
             "settings": self.recipe.asdict(),
             "class_names": list(self.images.class_names),
             "image_size": self.image_size,
+            "peak_learning_rate": peak_rate(self.recipe, self.model),
             "data": {
                 "load": self.load,
                 "images": {name: len(split) for name, split in splits},

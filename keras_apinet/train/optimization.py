@@ -9,6 +9,23 @@ from keras_apinet.optimizers import LayerwiseAdamW, LayerwiseSGD, OneCycle, Risi
 from keras_apinet.train.recipe import Recipe
 
 
+def peak_rate(recipe: Recipe, model: APINet) -> float:
+    """The highest learning rate of a run.
+
+    Unless asked for, 3e-4 for pretrained weights and for backbones without layers that
+    normalise, 2e-3 otherwise: at 2e-3 a VGG16 with random weights does not learn.
+    """
+    if recipe.learning_rate is not None:
+        return recipe.learning_rate
+    norms = (
+        keras.layers.BatchNormalization,
+        keras.layers.GroupNormalization,
+        keras.layers.LayerNormalization,
+    )
+    normalises = any(isinstance(x, norms) for x in model.backbone._flatten_layers())
+    return 2e-3 if normalises and not recipe.backbone_weights else 3e-4
+
+
 def schedule(
     recipe: Recipe, peak: float, steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:

@@ -155,7 +155,10 @@ class Recipe:
         "adamw", "adamw, or sgd with momentum 0.9", choices=("adamw", "sgd")
     )
     learning_rate: float | None = setting(
-        None, "peak learning rate (default: 3e-4 if pretrained, else 2e-3)", above=0
+        None,
+        "peak learning rate (default: 3e-4 if pretrained or without normalisation "
+        "layers, else 2e-3)",
+        above=0,
     )
     head_learning_rate: float = setting(
         1e-3, "peak learning rate of the warm-up (AdamW)", above=0
@@ -252,14 +255,9 @@ class Recipe:
     @property
     def head_epochs(self) -> int:
         """Epochs of the head warm-up; without being asked, 30 if pretrained."""
-        return int(self.or_else("warmup_epochs", 30, 0))
-
-    def or_else(self, key: str, pretrained: Any, random: Any) -> Any:
-        """A setting, or its default for pretrained or random weights."""
-        value = getattr(self, key)
-        if value is not None:
-            return value
-        return pretrained if self.backbone_weights else random
+        if self.warmup_epochs is not None:
+            return self.warmup_epochs
+        return 30 if self.backbone_weights else 0
 
     def asdict(self) -> dict[str, Any]:
         """All settings as plain values."""
