@@ -51,7 +51,7 @@ ARMS = [
     *(Arm(f"margin {m:g}", {"margin": m}) for m in (0.0, 0.02, 0.1, 0.2)),
     *(Arm(f"ranking weight {w:g}", {"ranking_weight": w}) for w in (0.5, 2.0, 5.0)),
     # What the paper does not have.
-    Arm("partners by angle", variant="normalised_distance"),
+    Arm("partners by angle", {"distance": "cosine"}),
     Arm("ReLU in the mutual MLP", variant="nonlinear_mutual"),
     Arm("loss of single images as well", variant="single_images_too"),
     Arm("gates before pooling", variant="gates_before_pooling"),

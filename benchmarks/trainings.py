@@ -133,7 +133,9 @@ def figures_of(
 ) -> dict[str, float]:
     """The figures of one run, which is trained or gone on with if need be."""
     settings = Recipe.of(settings).asdict()
-    if (folder / "run.json").exists() and Run.open(folder).settings != settings:
+    # A run of before a setting was made has its default.
+    began = (folder / "run.json").exists() and Run.open(folder).settings
+    if began and Recipe.of(began).asdict() != settings:
         sys.exit(
             f"The run in {str(folder)!r} has other settings; give another --out, or "
             "remove it."

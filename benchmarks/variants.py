@@ -36,21 +36,6 @@ def self_only() -> None:
     PairwiseLoss.terms = own  # type: ignore[method-assign]
 
 
-def normalised_distance() -> None:
-    """Partners are nearest by angle: by distance of features of length 1."""
-    from keras import ops
-
-    from keras_apinet import mining
-
-    plain = mining.squared_distances
-
-    def between_directions(features: Any, others: Any = None) -> Any:
-        rows = [None if x is None else ops.normalize(x) for x in (features, others)]
-        return plain(*rows)
-
-    mining.squared_distances = between_directions
-
-
 def nonlinear_mutual() -> None:
     """A ReLU between the two layers of the mutual MLP, before its dropout."""
     import keras
@@ -208,7 +193,6 @@ VARIANTS: dict[str, Callable[[], None]] = {
     "": lambda: None,
     "without_gates": without_gates,
     "self_only": self_only,
-    "normalised_distance": normalised_distance,
     "nonlinear_mutual": nonlinear_mutual,
     "single_images_too": single_images_too,
     "gates_before_pooling": gates_before_pooling,

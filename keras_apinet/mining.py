@@ -9,6 +9,7 @@ from keras_apinet.errors import APINetError
 from keras_apinet.types import Shape, Tensor
 
 STRATEGIES = ("nearest", "farthest", "random")
+DISTANCES = ("euclidean", "cosine")
 # Larger than any squared distance between finite float32 features of sane size, and
 # finite, so that an argmin over a row without candidates stays well defined.
 FORBIDDEN = 3.0e38
@@ -86,8 +87,9 @@ class PairMiner(keras.layers.Layer):
     inter(i) = argmin_{c_j != c_i} |x_i - x_j|
     ```
 
-    Distances are float32 whatever the dtype policy, features are compared as they are,
-    equal distances go to the lower index, and no gradient flows through the choice. An
+    Distances are float32 whatever the dtype policy, features are compared as they are
+    unless `distance="cosine"`, equal distances go to the lower index, and no gradient
+    flows through the choice. An
     image that has no candidate (the only one of its class, a batch of one class, a
     feature that is not finite) gives a pair marked invalid; it is paired with itself.
 
@@ -97,6 +99,8 @@ class PairMiner(keras.layers.Layer):
         partners: Partners for each image, or a tuple for intra and inter pairs; one of
             the two may be 0. Default 1.
         seed: Seed of the `"random"` strategy.
+        distance: What near and far mean: `"euclidean"`, or `"cosine"`: the angle,
+            whatever the lengths of the features. Default `"euclidean"`, the paper's.
 
     Call arguments:
         features: `[N, D]` float.
@@ -112,8 +116,8 @@ class PairMiner(keras.layers.Layer):
         for every partner.
 
     Raises:
-        APINetError: For an unknown strategy, a partner count below 0, or inputs of the
-            wrong rank.
+        APINetError: For an unknown strategy or distance, a partner count below 0, or
+            inputs of the wrong rank.
 
     Example:
     >>> miner = PairMiner()
@@ -132,9 +136,13 @@ class PairMiner(keras.layers.Layer):
         strategy: str | tuple[str, str] = "nearest",
         partners: int | tuple[int, int] = 1,
         seed: int | None = None,
+        distance: str = "euclidean",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if distance not in DISTANCES:
+            raise APINetError(f"distance={distance!r} is not one of {DISTANCES}.")
+        self.distance = distance
         self.strategies = _pair(strategy)
         for name in self.strategies:
             if name not in STRATEGIES:
@@ -182,7 +190,7 @@ class PairMiner(keras.layers.Layer):
         if memory is not None:
             others = ops.concatenate([features, ops.cast(memory[0], features.dtype)])
             other_classes = ops.concatenate([classes, ops.cast(memory[1], "int32")])
-        distances = squared_distances(features, others)
+        distances = squared_distances(self._placed(features), self._placed(others))
         finite = ops.isfinite(distances)
         distances = ops.where(finite, distances, 0.0)
         images = ops.arange(ops.shape(features)[0], dtype="int32")
@@ -216,6 +224,12 @@ class PairMiner(keras.layers.Layer):
             ops.concatenate(valid),
         )
 
+    def _placed(self, features: Tensor) -> Tensor:
+        if self.distance == "euclidean":
+            return features
+        # Between features of length 1 the squared distance is 2 (1 - cos).
+        return ops.normalize(ops.cast(features, "float32"))
+
     def _scores(self, distances: Tensor, strategy: str) -> Tensor:
         if strategy == "nearest":
             return distances
@@ -245,4 +259,5 @@ class PairMiner(keras.layers.Layer):
             "strategy": list(self.strategies),
             "partners": list(self.partners),
             "seed": self.seed,
+            "distance": self.distance,
         }

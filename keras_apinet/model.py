@@ -45,6 +45,8 @@ class APINet(PairwiseTraining):
             `[N, T, D]`. Default `"average"`.
         strategy: Mining strategy, see `PairMiner`.
         partners: Partners of each image, see `PairMiner`.
+        distance: What near and far mean in mining, see `PairMiner`. Default
+            `"euclidean"`.
         memory: Features of recent training images that are kept, M, so that partners
             are looked for beyond the batch; see `FeatureMemory`. Default 0.
         mutual_units: Width of the mutual MLP. Default 512.
@@ -103,6 +105,7 @@ class APINet(PairwiseTraining):
         pooling: str = "average",
         strategy: str | tuple[str, str] = "nearest",
         partners: int | tuple[int, int] = 1,
+        distance: str = "euclidean",
         memory: int = 0,
         mutual_units: int = 512,
         dropout_rate: float = 0.5,
@@ -146,7 +149,7 @@ class APINet(PairwiseTraining):
         self.seed = seed
         dtype = self.dtype_policy
         self.pool = pooling_layer(backbone, pooling)
-        self.miner = PairMiner(strategy, partners, seed=seed, name="miner")
+        self.miner = PairMiner(strategy, partners, seed, distance, name="miner")
         self.interaction = AttentivePairwiseInteraction(
             mutual_units, dropout_rate, seed=seed, dtype=dtype, name="interaction"
         )
@@ -344,6 +347,7 @@ class APINet(PairwiseTraining):
             "pooling": self.pooling,
             "strategy": list(self.miner.strategies),
             "partners": list(self.miner.partners),
+            "distance": self.miner.distance,
             "memory": 0 if self.memory is None else self.memory.size,
             "mutual_units": self.interaction.mutual_units,
             "dropout_rate": self.interaction.dropout_rate,

@@ -9,9 +9,11 @@ import math
 import numpy as np
 
 
-def mine(features, labels, intra="nearest", inter="nearest"):
+def mine(features, labels, intra="nearest", inter="nearest", distance="euclidean"):
     """Anchors, partners, valid: nearest or farthest, lowest index first on ties."""
     x = np.asarray(features, "float64")
+    if distance == "cosine":
+        x = np.array([row / math.sqrt(sum(value**2 for value in row)) for row in x])
     n = len(x)
     anchors, partners, valid = [], [], []
     for same, strategy in ((True, intra), (False, inter)):

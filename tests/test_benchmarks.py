@@ -185,17 +185,10 @@ def test_variants_change_what_they_say(monkeypatch, rng):
     assert not np.asarray(ranking).any()
 
 
-def test_variants_beyond_the_paper_change_what_they_say(monkeypatch, rng):
-    from keras_apinet import mining
+def test_a_relu_bends_the_mutual_mlp(monkeypatch, rng):
     from keras_apinet.layers import AttentivePairwiseInteraction as Interaction
 
-    monkeypatch.setattr(mining, "squared_distances", mining.squared_distances)
     monkeypatch.setattr(Interaction, "__init__", Interaction.__init__)
-    variants.normalised_distance()
-    # Along the same direction, whatever the lengths; then at a right angle.
-    features = np.array([[1.0, 0.0], [5.0, 0.0], [0.0, 2.0]], "float32")
-    found = np.asarray(mining.squared_distances(features))
-    np.testing.assert_allclose(found, [[0, 0, 2], [0, 0, 2], [2, 2, 0]], atol=1e-6)
     variants.nonlinear_mutual()
     layer = Interaction(mutual_units=3, dropout_rate=0.5)
     x1, x2 = rng.normal(size=(2, 4, 5)).astype("float32")

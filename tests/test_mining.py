@@ -24,6 +24,17 @@ def test_pairs_equal_the_paper(rng, strategy, n):
     assert [str(x.dtype) for x in ours] == ["int32", "int32", "bool"]
 
 
+@pytest.mark.parametrize("strategy", ["nearest", "farthest"])
+def test_partners_by_angle_do_not_look_at_lengths(rng, strategy):
+    features = rng.normal(size=(30, 8)) * rng.uniform(0.1, 10, size=(30, 1))
+    labels = np.arange(30) % 5
+    ours = mined(PairMiner(strategy, distance="cosine"), features, labels)
+    theirs = mine(features, labels, strategy, strategy, "cosine")
+    np.testing.assert_array_equal(ours[1], theirs[1])
+    by_length = mine(features, labels, strategy, strategy)
+    assert (theirs[1] != by_length[1]).any()
+
+
 def test_intra_and_inter_have_their_own_strategy(rng):
     features, labels = rng.normal(size=(12, 4)), np.repeat([0, 1, 2], 4)
     ours = mined(PairMiner(("farthest", "nearest")), features, labels)
@@ -155,7 +166,9 @@ def test_layer_contract(rng, tmp_path):
     features = rng.normal(size=(6, 4)).astype("float32")
     labels = np.array([0, 0, 1, 1, 2, 2], "int32")
     check_layer(
-        PairMiner(("nearest", "farthest"), (2, 1)), (features, labels), tmp_path
+        PairMiner(("nearest", "farthest"), (2, 1), distance="cosine"),
+        (features, labels),
+        tmp_path,
     )
 
 
@@ -167,6 +180,7 @@ def test_layer_contract(rng, tmp_path):
         ({"partners": 0}, "0"),
         ({"partners": (1, -2)}, "-2"),
         ({"partners": 1.5}, "1.5"),
+        ({"distance": "manhattan"}, "manhattan"),
     ],
 )
 def test_bad_options_are_named(options, value):

@@ -135,6 +135,16 @@ def test_baseline_trains_without_pairs(photos, tmp_path):
     assert "val_accuracy" in header
 
 
+def test_partners_are_those_of_the_recipe(photos, tmp_path):
+    asked = {"intra": "farthest", "inter": "none", "distance": "cosine"}
+    recipe = Recipe(data=str(photos), **QUICK | {"epochs": 1}, **asked)
+    run = train(recipe, tmp_path / "run", verbose="quiet")
+    miner = run.model("last").miner
+    assert miner.strategies[0] == "farthest"
+    assert miner.partners == (1, 0)
+    assert miner.distance == "cosine"
+
+
 def test_an_existing_run_is_never_overwritten(photos, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/run.json").write_text("{}")

@@ -109,7 +109,7 @@ def _compute(
     size = recipe.views * int(np.prod(shape)) * 2
     job.say(
         f"Frozen layers: {recipe.views} views of {len(split):,} images, "
-        f"{size / 1e9:.1f} GB"
+        f"{size / 1e6:,.0f} MB"
     )
     if size > shutil.disk_usage(path.parent).free:
         raise OSError(28, "No space left on device")

@@ -206,6 +206,7 @@ def _model(recipe: Recipe, images: data.ImageData) -> APINet:
         pooling=recipe.pooling,
         strategy=(first, second),
         partners=(counts[0], counts[1]),
+        distance=recipe.distance,
         memory=recipe.memory,
         mutual_units=recipe.mutual_units,
         dropout_rate=recipe.dropout_rate,

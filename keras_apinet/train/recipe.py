@@ -115,6 +115,11 @@ class Recipe:
         "partner of another class",
         choices=("nearest", "farthest", "random", "none"),
     )
+    distance: str = setting(
+        "euclidean",
+        "what near and far mean for partners: euclidean, or cosine: the angle alone",
+        choices=("euclidean", "cosine"),
+    )
     memory: int = setting(
         0,
         "recent features, beyond the batch, among which partners are sought",
