@@ -52,6 +52,20 @@ ARMS = [
     *(Arm(f"ranking weight {w:g}", {"ranking_weight": w}) for w in (0.5, 2.0, 5.0)),
     # What the paper does not have.
     Arm("partners by angle", {"distance": "cosine"}),
+    # Made of arms that were ahead on validation.
+    Arm(
+        "farthest of the class, nearest of others, by angle",
+        {"distance": "cosine", "intra": "farthest"},
+    ),
+    Arm(
+        "random of the class, nearest of others by angle",
+        {"distance": "cosine", "intra": "random"},
+    ),
+    Arm(
+        "by angle, loss of single images as well",
+        {"distance": "cosine"},
+        "single_images_too",
+    ),
     Arm("ReLU in the mutual MLP", variant="nonlinear_mutual"),
     Arm("loss of single images as well", variant="single_images_too"),
     Arm("gates before pooling", variant="gates_before_pooling"),
