@@ -123,7 +123,7 @@ def main() -> None:
         for arm in arms
     ]
     for row in rows:
-        print(f"{row[0]:44}" + "".join(f"{cell:18}" for cell in row[1:]))
+        print(f"{row[0]:54}" + "".join(f"{cell:18}" for cell in row[1:]))
     count = len(args.seeds)
     variant = f"{variant_of(recipe)}_{count}_seed{'s' if count > 1 else ''}"
     name = f"{results.stem('ablation', variant)}.svg"
