@@ -12,8 +12,9 @@ from keras_apinet.train.recipe import Recipe
 def peak_rate(recipe: Recipe, model: APINet) -> float:
     """The highest learning rate of a run.
 
-    Unless asked for, 3e-4 for pretrained weights and for backbones without layers that
-    normalise, 2e-3 otherwise: at 2e-3 a VGG16 with random weights does not learn.
+    Unless asked for, 1e-4 for backbones without layers that normalise, 3e-4 for other
+    pretrained ones, 2e-3 for other random weights. A VGG16 with random weights does not
+    learn at 2e-3, and late at 3e-4.
     """
     if recipe.learning_rate is not None:
         return recipe.learning_rate
@@ -23,7 +24,9 @@ def peak_rate(recipe: Recipe, model: APINet) -> float:
         keras.layers.LayerNormalization,
     )
     normalises = any(isinstance(x, norms) for x in model.backbone._flatten_layers())
-    return 2e-3 if normalises and not recipe.backbone_weights else 3e-4
+    if not normalises:
+        return 1e-4
+    return 3e-4 if recipe.backbone_weights else 2e-3
 
 
 def schedule(

@@ -161,8 +161,8 @@ class Recipe:
     )
     learning_rate: float | None = setting(
         None,
-        "peak learning rate (default: 3e-4 if pretrained or without normalisation "
-        "layers, else 2e-3)",
+        "peak learning rate (default: 1e-4 without normalisation layers, else 3e-4 if "
+        "pretrained, else 2e-3)",
         above=0,
     )
     head_learning_rate: float = setting(
