@@ -112,8 +112,8 @@ def main() -> None:
         "A short run of the default recipe on every family of backbones",
         columns,
         rows,
-        "Drawn birds, 18 species; chance is 5.6 %. Each validation has 360 images. Each "
-        "row says how much was trained: run folders that were there stay as they are.",
+        "Drawn birds, 18 species; chance is 5.6 %. Each validation has 360 images. "
+        "Each row says how much was trained: a run that was there stays as it was.",
         variant=backend(),
     )
 
