@@ -90,8 +90,8 @@ class PairMiner(keras.layers.Layer):
     Distances are float32 whatever the dtype policy, features are compared as they are
     unless `distance="cosine"`, equal distances go to the lower index, and no gradient
     flows through the choice. An image that has no candidate (the only one of its class,
-    a batch of one class, a feature that is not finite) gives a pair marked invalid; it is
-    paired with itself.
+    a batch of one class, a feature that is not finite) gives a pair marked invalid; it
+    is paired with itself.
 
     Args:
         strategy: `"nearest"`, `"farthest"` or `"random"`, or a tuple of two of them,
