@@ -76,9 +76,9 @@ def main() -> None:
         rows,
         protocol(recipe, args.seeds)
         + " The interval is a paired t-interval over the seeds. Farthest of the class "
-        "and 40 % frozen were tried after the first test figures at 75 % frozen; partners "
-        "by angle were chosen on validation in the ablation, whose test figures were seen "
-        "with it.",
+        "and 40 % frozen were tried after the first test figures at 75 % frozen; "
+        "partners by angle were chosen on validation in the ablation, whose test "
+        "figures were seen with it.",
         variant=f"{variant_of(recipe)}, {frozen}",
         # Fewer seeds are a try-out.
         headline=headline if len(args.seeds) > 2 else {},
