@@ -52,7 +52,7 @@ ARMS = [
     *(Arm(f"ranking weight {w:g}", {"ranking_weight": w}) for w in (0.5, 2.0, 5.0)),
     # What the paper does not have.
     Arm("partners by angle", {"distance": "cosine"}),
-    # Made of arms that were ahead on validation.
+    # Combinations, made after three-seed results of their parts had been seen.
     Arm(
         "farthest of the class, nearest of others, by angle",
         {"distance": "cosine", "intra": "farthest"},

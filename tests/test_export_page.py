@@ -42,7 +42,7 @@ def pages(tmp_path_factory):
     except APINetError as error:
         if "npm could not fetch" not in str(error):
             raise
-        pytest.skip(str(error))
+        pytest.skip(f"no browser runtime: {error}")
     # The second takes its runtime from the first, as without a network.
     exporter.write([Target.of(folder / "int8", "web", "int8", folder / "float32")])
     return folder
