@@ -43,7 +43,7 @@ demo:
 	$(DEMO)/venv/bin/keras-apinet export $(DEMO)/birds --format tflite \
 	  --out $(DEMO)/birds.tflite
 	$(DEMO)/venv/bin/python -c "from PIL import Image; \
-	from keras_apinet.data.synthetic import SPECIES, draw; \
+	from keras_apinet.data.birds import SPECIES, draw; \
 	print('A new drawing of a', SPECIES[0].name); \
 	Image.fromarray(draw(0, 123456).pixels).save('$(DEMO)/bird.png')"
 	$(DEMO)/venv/bin/keras-apinet predict $(DEMO)/birds.tflite $(DEMO)/bird.png

@@ -18,7 +18,7 @@ from collections import defaultdict
 import numpy as np
 
 from benchmarks.results import record
-from keras_apinet.data.synthetic import SPECIES, distinguishing_parts
+from keras_apinet.data.birds import SPECIES, distinguishing_parts
 from keras_apinet.evaluate.contrasting import Contrast, class_activation, contrast
 from keras_apinet.evaluate.levels import EvidenceLevels, enlarged
 from keras_apinet.evaluate.predictions import predict_split

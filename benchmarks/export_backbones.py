@@ -43,7 +43,7 @@ BACKBONES = (
 
 def drawn_birds(side: int, count: int = 160) -> tuple[Any, Any, list[str]]:
     """Drawn birds of `side` px, their species, and the species' names."""
-    from keras_apinet.data.synthetic import SPECIES, draw
+    from keras_apinet.data.birds import SPECIES, draw
     from keras_apinet.export.photos import prepare
 
     labels = np.arange(count) % len(SPECIES)

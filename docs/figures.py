@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from keras_apinet.cli import main
-from keras_apinet.data.synthetic import SPECIES, draw
+from keras_apinet.data.birds import SPECIES, draw
 
 IMAGES = Path(__file__).parent / "images"
 BUILD = Path(__file__).parent.parent / "build" / "figures"

@@ -15,7 +15,7 @@ from keras_apinet.data import (
     load,
     read_photo,
 )
-from keras_apinet.data.synthetic import draw
+from keras_apinet.data.birds import draw
 from keras_apinet.errors import APINetError
 
 pytestmark = pytest.mark.one_backend

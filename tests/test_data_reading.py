@@ -15,7 +15,7 @@ from keras_apinet.data import (
     read_photo,
 )
 from keras_apinet.data.augmentation import _shrink_fast
-from keras_apinet.data.synthetic import draw
+from keras_apinet.data.birds import draw
 
 pytestmark = pytest.mark.one_backend
 

@@ -10,7 +10,7 @@ from browser import Browser, Server, chromium
 from export_models import clear_classifier
 from PIL import Image
 
-from keras_apinet.data.synthetic import SPECIES, draw
+from keras_apinet.data.birds import SPECIES, draw
 from keras_apinet.errors import APINetError
 from keras_apinet.export import Exporter, load_classifier
 from keras_apinet.export.targets import Target

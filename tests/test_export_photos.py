@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_apinet import data
-from keras_apinet.data.synthetic import draw
+from keras_apinet.data.birds import draw
 from keras_apinet.errors import APINetError
 from keras_apinet.export import photos
 

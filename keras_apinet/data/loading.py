@@ -58,9 +58,9 @@ def load(
     text = os.fspath(name)
     path = Path(text)
     if text == "synthetic_birds":
-        from keras_apinet.data.synthetic_source import load_synthetic
+        from keras_apinet.data.birds.dataset import load_birds
 
-        data = load_synthetic(seed)
+        data = load_birds(seed)
     elif path.is_dir():
         archive = load_archive(path, level)
         data = archive or load_folder(path)

@@ -111,7 +111,7 @@ def _spread(count: int, limit: int) -> NDArray[np.int64]:
 
 
 def _drawn(size: int) -> NDArray[np.uint8]:
-    from keras_apinet.data.synthetic import SPECIES, draw
+    from keras_apinet.data.birds import SPECIES, draw
 
     return np.stack(
         [_photos.prepare(draw(i % len(SPECIES), i).pixels, size) for i in range(16)]

@@ -2,13 +2,16 @@
 
 import hashlib
 import itertools
+import json
+import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from keras_apinet.data.synthetic import SPECIES, distinguishing_parts, draw
+from keras_apinet.data.birds import SPECIES, distinguishing_parts, draw
 from keras_apinet.errors import APINetError
 
 pytestmark = pytest.mark.one_backend
@@ -147,7 +150,7 @@ def test_the_same_in_another_process_and_another_order():
         here.append(hashlib.sha256(data).hexdigest())
     script = (
         "import hashlib, sys\n"
-        "from keras_apinet.data.synthetic import draw\n"
+        "from keras_apinet.data.birds import draw\n"
         "assert 'PIL' not in sys.modules\n"
         f"for job in reversed({jobs}):\n"
         "    drawing = draw(*job)\n"
@@ -158,6 +161,29 @@ def test_the_same_in_another_process_and_another_order():
     there = subprocess.run(command, capture_output=True, text=True, check=True)
     assert there.stdout.split() == here[::-1]
     assert len(set(here)) == len(jobs)
+
+
+def test_pictures_are_those_of_before():
+    """One picture of each species, at three sizes, as drawn by the first version.
+
+    What is recorded are boxes and mean colours (of the picture and within each part's
+    box), not bytes: another NumPy or Pillow may round or smooth an edge otherwise.
+    """
+    recorded = json.loads(Path(__file__).with_name("birds.json").read_text("utf-8"))
+    assert [row["species"] for row in recorded] == list(range(len(SPECIES)))
+    for row in recorded:
+        drawing = draw(row["species"], row["seed"], row["size"])
+        mean = drawing.pixels.mean(axis=(0, 1))
+        np.testing.assert_allclose(mean, row["picture"], atol=0.3)
+        assert list(drawing.parts) == list(row["parts"])
+        for part, (*box, red, green, blue) in row["parts"].items():
+            np.testing.assert_allclose(drawing.parts[part], box, atol=0.34)
+            left, top, right, bottom = box
+            inside = drawing.pixels[
+                int(top) : math.ceil(bottom), int(left) : math.ceil(right)
+            ]
+            mean = inside.mean(axis=(0, 1))
+            np.testing.assert_allclose(mean, [red, green, blue], atol=2.5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,225 @@
+"""Draw one picture of one species."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from keras_apinet.data.birds.scene import background, lit, perch
+from keras_apinet.data.birds.species import BLACK, FAMILIES, WHITE, Colour, species_at
+from keras_apinet.errors import APINetError
+
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+Points = NDArray[np.float64]
+
+# Drawn this many times larger, then averaged down: smooth edges.
+_OVERSAMPLING = 3
+# Along every curve.
+_STEPS = np.linspace(0, 1, 25)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture of a bird, and where its parts are.
+
+    Args:
+        pixels: uint8 `[size, size, 3]`, 0..255.
+        parts: Box `(left, top, right, bottom)` in px, clipped to the picture, of
+            "bird" (the whole of it) and of each part: "beak", "tail", "eye", "crown",
+            "throat", "wing_bar", "tail_band" and "wing". A part has its box whether
+            the species bears a mark there or not.
+    """
+
+    pixels: NDArray[np.uint8]
+    parts: dict[str, Box]
+
+
+def draw(species: int, seed: int, size: int = 96) -> Drawing:
+    """Draw one picture, a pure function of its arguments.
+
+    The seed fixes pose, scale, place, scene, colours and light, and the species only
+    the bird: siblings drawn from one seed differ in their distinguishing parts and in
+    nothing else. So give each picture of a data set a seed of its own.
+
+    Args:
+        species: Class index, from 0 to `len(SPECIES) - 1`.
+        seed: Any whole number from 0.
+        size: Side of the picture in px, at least 32. Default 96.
+
+    Raises:
+        APINetError: If an argument is out of its range.
+
+    Example:
+        >>> drawing = draw(species=1, seed=0)
+        >>> drawing.pixels.shape
+        (96, 96, 3)
+        >>> left, top, right, bottom = drawing.parts["eye"]
+    """
+    from PIL import Image, ImageDraw
+
+    family = FAMILIES[species_at(species).family]
+    if seed < 0:
+        raise APINetError(f"A seed must not be negative: seed={seed}; give 0 or more.")
+    if size < 32:
+        raise APINetError(f"A bird needs at least 32 px: size={size}; give 32 or more.")
+    children = np.random.SeedSequence(seed).spawn(3)
+    scene_rng, bird_rng, light_rng = map(np.random.default_rng, children)
+    side = size * _OVERSAMPLING
+    afloat = family.perch == "water"
+    shapes = list(_shapes(species, bird_rng))
+    # Where the bird is, in px of the oversampled picture; afloat it leans less.
+    unit = side * float(bird_rng.uniform(0.38, 0.49))
+    place = side / 2 + (0.52 * side - unit) * bird_rng.uniform(-1, 1, 2)
+    facing = unit if bird_rng.random() < 0.5 else -unit
+    lean = math.radians(bird_rng.uniform(-14, 14)) / (3 if afloat else 1)
+    c, s = math.cos(lean), math.sin(lean)
+    to_pixels = np.array([[facing * c, facing * s], [-unit * s, unit * c]])
+    gain, shift = float(bird_rng.uniform(0.85, 1.15)), bird_rng.uniform(-12, 12, 3)
+
+    def tinted(colour: Colour) -> Colour:
+        r, g, b = np.rint(np.clip(np.multiply(colour, gain) + shift, 0, 255)).tolist()
+        return int(r), int(g), int(b)
+
+    small = background(scene_rng, size)
+    picture = small.resize((side, side), Image.Resampling.BILINEAR)
+    pen = ImageDraw.Draw(picture)
+    x, y = place.tolist()
+    belly = 0.42 * family.body[1]
+    ground = y + (0.5 * belly if afloat else belly + family.leg_length) * unit
+    if not afloat:
+        perch(scene_rng, pen, family.perch, x, ground, unit, side)
+        # Two legs, upright however the bird leans, and a toe each.
+        legs, width = tinted(family.legs), max(1, round(0.045 * unit))
+        for hip in (-0.07, 0.06):
+            top, foot, toe = (x + (hip + ahead) * facing for ahead in (0, 0.03, 0.13))
+            pen.line((top, y, foot, ground), fill=legs, width=width)
+            pen.line((foot, ground, toe, ground), fill=legs, width=width)
+    parts, painted = {}, [np.array([(x, ground)])]
+    for part, outline, colour in shapes:
+        corners = np.rint(outline @ to_pixels + place)
+        if colour is not None:
+            pen.polygon(corners.ravel().tolist(), fill=tinted(colour))
+            painted.append(corners)
+        if part:
+            parts[part] = _box(corners, size)
+    if afloat:
+        perch(scene_rng, pen, family.perch, x, ground, unit, side)
+    parts["bird"] = _box(np.concatenate(painted), size)
+    return Drawing(lit(light_rng, picture.reduce(_OVERSAMPLING)), parts)
+
+
+def _shapes(index: int, rng: Generator) -> Iterator[tuple[str, Points, Colour | None]]:
+    """Lay out one bird in its own units, which `Family` explains, in a random pose.
+
+    Yields, from back to front, the part that a shape shows ("" for none), its outline
+    `[n, 2]` and its colour (`None`: not painted, only placed). Siblings in the same
+    pose are equal but for the parts in which their species differ.
+    """
+    species = species_at(index)
+    family = FAMILIES[species.family]
+    # Degrees by which the beak, the wing's tip and the tail's tip are raised, how far
+    # the head is turned towards us, factors on the body's height and on the marks.
+    nod, turn, wing_lift, tail_lift, plump, size = rng.uniform(
+        (-20.0, 0.0, -8.0, -14.0, 0.9, 0.9), (18.0, 1.0, 20.0, 14.0, 1.1, 1.15)
+    ).tolist()
+
+    def raised(points: Points) -> Points:
+        return _turned(points, family.posture)
+
+    # The tail: forked by a share of its length. The rump hides the gap that a raised
+    # tail would leave.
+    length, width = family.tail_size
+    root = (-0.40 * family.body[0], 0.0)
+    tip = root[0] - length
+    yield "", raised(_rod(root, width / 4, (0, 0), 0.1)), family.back
+    bands = ("tail", 0.0, family.back), ("tail_band", 0.58, species.tail_band)
+    for part, start, colour in bands:
+        half = 0.5 * width * (0.45 + 0.55 * start)
+        top = root[0] - start * length
+        notch = min(top, tip + species.tail * length)
+        corners = [(top, -half), (tip, -width / 2), (notch, 0), (tip, width / 2)]
+        outline = _turned(np.array([*corners, (top, half)]), -tail_lift, root)
+        yield part, raised(outline), colour
+
+    # The body: an egg, and the belly, a piece of it.
+    length, height = family.body[0] / 2, family.body[1] / 2 * plump
+    for begin, end, colour in ((0, 360, family.back), (-28, 168, family.belly)):
+        t = np.radians(begin + (end - begin) * _STEPS)
+        egg = [length * np.cos(t), height * np.sin(t) * (1 + 0.16 * np.cos(t))]
+        yield "", raised(np.stack(egg, axis=1)), colour
+
+    # The head, its marks, and the neck behind it, which does not nod.
+    (x, y), r = family.head_at, family.head_radius
+    neck = raised(np.array([(0.26 * family.body[0], 0.0)]))[0].tolist()
+    yield "", _rod((x, y), 0.96 * r, neck, 0.3 * family.body[1]), family.head
+    chin, breast = (x + 0.45 * r, y + 0.62 * r), (x + 0.15 * r, y + 1.15 * r)
+    crest = (x - 1.1 * r - 0.6 * family.crest, y - 0.6 * r - family.crest)
+    tuft = np.array([(x - 0.1 * r, y - 0.9 * r), crest, (x - 0.95 * r, y)])
+    thick, thin = family.bill_depth
+    length = species.beak * (1 - 0.25 * turn)
+    gape = (x + 0.86 * r, y + 0.14 * r)
+    end_of_bill = (gape[0] + length, gape[1] + 0.06 * length)
+    hem = _ellipse((x, y + 0.05 * r), (0.8 * r, 0.45 * r), 330, 196)
+    cap = np.concatenate([_ellipse((x, y), r, 196, 330), hem])
+    ex, ey = x + (0.36 - 0.22 * turn) * r, y - 0.06 * r
+    for part, outline, colour in (
+        ("throat", _rod(chin, 0.44 * r * size, breast, 0.6 * r * size), species.throat),
+        ("", tuft, family.head if family.crest else None),
+        ("beak", _rod(gape, thick / 2, end_of_bill, thin / 2), family.bill),
+        ("", _ellipse((x, y), r), family.head),
+        ("crown", cap, species.crown),
+        ("eye", _ellipse((ex, ey), 0.125 * size), species.eye),
+        ("", _ellipse((ex, ey), 0.066), BLACK),
+        ("", _ellipse((ex + 0.02, ey - 0.024), 0.022), WHITE),
+    ):
+        yield part, _turned(outline, nod, (x, y)), colour
+
+    # The wing, its darker end and its bar: pieces between two shares of its length.
+    length, width = family.wing_size
+    x, y = 0.24 * family.body[0], -0.12 * family.body[1]
+    red, green, blue = (round(channel * 0.8) for channel in family.wing)
+    breadth = 0.085 * size * 0.78 / length
+    for part, start, stop, slant, colour in (
+        ("wing", 0.0, 1.0, 0.0, family.wing),
+        ("", 0.52, 1.0, 0.0, (red, green, blue)),
+        ("wing_bar", 0.36 - breadth, 0.36 + breadth, 0.25, species.wing_bar),
+    ):
+        u = start + (stop - start) * _STEPS
+        half_width = width * 0.86 * u**0.45 * (1 - u) ** 0.75
+        across, along = slant * half_width, x - length * u
+        upper = np.stack([along - across, y - 0.8 * half_width], axis=1)
+        lower = np.stack([along + across, y + half_width], axis=1)
+        feather = np.concatenate([upper, lower[::-1]])
+        yield part, raised(_turned(feather, -wing_lift, (x, y))), colour
+
+
+def _turned(points: Points, degrees: float, pivot: Point = (0, 0)) -> Points:
+    """Turn points about a pivot, counter-clockwise as seen."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.asarray((points - pivot) @ np.array([[c, -s], [s, c]]) + pivot)
+
+
+def _ellipse(
+    middle: Point, radii: float | Point, start: float = 0, stop: float = 360
+) -> Points:
+    """Points on an ellipse; degrees run clockwise as seen, from the right."""
+    t = np.radians(start + (stop - start) * _STEPS)
+    return np.stack([np.cos(t), np.sin(t)], axis=1) * radii + middle
+
+
+def _rod(a: Point, ra: float, b: Point, rb: float) -> Points:
+    """Outline of two discs and of all that lies between them."""
+    heading = math.degrees(math.atan2(b[1] - a[1], b[0] - a[0]))
+    lean = math.degrees(math.acos(max(-1.0, min(1.0, (ra - rb) / math.dist(a, b)))))
+    around_a = _ellipse(a, ra, heading + lean, heading + 360 - lean)
+    return np.concatenate([around_a, _ellipse(b, rb, heading - lean, heading + lean)])
+
+
+def _box(points: Points, size: int) -> Box:
+    inside = np.clip(points / _OVERSAMPLING, 0, size)
+    left, top, right, bottom = [*inside.min(axis=0), *inside.max(axis=0)]
+    return float(left), float(top), float(right), float(bottom)
