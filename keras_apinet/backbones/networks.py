@@ -1,5 +1,7 @@
-"""The backbones that Keras does not ship: DenseNet-161 and the small `"tiny"`."""
+"""The backbones that Keras does not ship: DenseNet-161, EfficientNet-Lite, `"tiny"`."""
 
+import math
+from functools import partial
 from typing import Any
 
 import keras
@@ -94,3 +96,98 @@ def _conv(
     )(x)
     x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x) if activation else x
+
+
+# Repeats, kernel, stride, expansion and channels of each stage of EfficientNet-Lite0.
+_LITE_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+def efficientnet_lite(
+    image_size: int, number: int, width: float, depth: float
+) -> keras.Model:
+    """Return an EfficientNet-Lite without its top, randomly initialised.
+
+    EfficientNet (Tan and Le 2019) made for 8 bits: ReLU6 in place of swish, no
+    squeeze-and-excitation, and a stem and a head that do not grow. Layers stand in the
+    order in which TensorFlow's weights hold them.
+
+    Args:
+        image_size: Height and width of the input, px.
+        number: 0 to 4, as in the name.
+        width: Factor on the channels of every stage, rounded to multiples of 8.
+        depth: Factor on the repeats of every stage but the first and the last.
+    """
+    image = layers.Input((image_size, image_size, 3))
+    x = _lite_conv(image, "stem", 32, kernel=3, strides=2)
+    for stage, (repeats, kernel, strides, expansion, channels) in enumerate(
+        _LITE_STAGES, start=1
+    ):
+        if 1 < stage < len(_LITE_STAGES):
+            repeats = math.ceil(depth * repeats)
+        for block in range(1, repeats + 1):
+            name = f"stage{stage}_block{block}"
+            y = x
+            if expansion > 1:
+                y = _lite_conv(y, f"{name}_expand", expansion * x.shape[-1])
+            y = _lite_conv(
+                y, f"{name}_depthwise", None, kernel, strides if block == 1 else 1
+            )
+            y = _lite_conv(
+                y, f"{name}_project", _multiple_of_8(width * channels), linear=True
+            )
+            if block > 1 or (strides == 1 and x.shape[-1] == y.shape[-1]):
+                y = layers.Add(name=f"{name}_add")([x, y])
+            x = y
+    x = _lite_conv(x, "head", 1280)
+    return keras.Model(image, x, name=f"efficientnet_lite{number}")
+
+
+efficientnet_lite0 = partial(efficientnet_lite, number=0, width=1.0, depth=1.0)
+efficientnet_lite1 = partial(efficientnet_lite, number=1, width=1.0, depth=1.1)
+efficientnet_lite2 = partial(efficientnet_lite, number=2, width=1.1, depth=1.2)
+efficientnet_lite3 = partial(efficientnet_lite, number=3, width=1.2, depth=1.4)
+efficientnet_lite4 = partial(efficientnet_lite, number=4, width=1.4, depth=1.8)
+
+
+def _multiple_of_8(channels: float) -> int:
+    """The nearest multiple of 8, or the next if that took away more than a tenth."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _lite_conv(
+    x: Tensor,
+    name: str,
+    channels: int | None,
+    kernel: int = 1,
+    strides: int = 1,
+    linear: bool = False,
+) -> Tensor:
+    """Convolution (depthwise for `channels=None`), batch norm, ReLU6 if not linear."""
+    initializer = keras.initializers.VarianceScaling(
+        2.0, "fan_out", "untruncated_normal"
+    )
+    options = {
+        "strides": strides,
+        "padding": "same",
+        "use_bias": False,
+        "name": f"{name}_conv",
+    }
+    if channels is None:
+        x = layers.DepthwiseConv2D(
+            kernel, depthwise_initializer=initializer, **options
+        )(x)
+    else:
+        x = layers.Conv2D(channels, kernel, kernel_initializer=initializer, **options)(
+            x
+        )
+    x = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn")(x)
+    return x if linear else layers.ReLU(6.0, name=f"{name}_relu")(x)

@@ -103,7 +103,8 @@ def keras_scaling(mode: str | None) -> PixelScaling | None:
 
     Args:
         mode: `"caffe"` (BGR minus the ImageNet mean), `"tf"` (-1 to 1), `"torch"`
-            (0 to 1, then ImageNet mean and deviation) or `None` (the model scales).
+            (0 to 1, then ImageNet mean and deviation), `"lite"` (EfficientNet-Lite's
+            `(x - 127) / 128`) or `None` (the model scales).
     """
     if mode is None:
         return None
@@ -112,6 +113,8 @@ def keras_scaling(mode: str | None) -> PixelScaling | None:
         return PixelScaling(offset=offset, to_bgr=True, name="pixel_scaling")
     if mode == "tf":
         return PixelScaling(1 / 127.5, -1.0, name="pixel_scaling")
+    if mode == "lite":
+        return PixelScaling(1 / 128, -127 / 128, name="pixel_scaling")
     return PixelScaling(
         scale=[1 / (255 * std) for std in _RGB_STD],
         offset=[-mean / std for mean, std in zip(_RGB_MEAN, _RGB_STD, strict=True)],

