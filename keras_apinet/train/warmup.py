@@ -99,6 +99,6 @@ class _FeatureBatches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return self.epochs * self.plan.epoch_steps
 
-    def __getitem__(self, step: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def __getitem__(self, step: int) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
         rows = self.plan.indices(0, step)
-        return self.features[rows], self.labels[rows]
+        return {"features": self.features[rows]}, self.labels[rows]
