@@ -108,7 +108,7 @@ def gates_before_pooling() -> None:
 
         interaction.interact = interact
         try:
-            return pairwise(self, features, labels, training)
+            return pairwise(self, {"features": features}, labels, training)
         finally:
             interaction.interact = plain
 
