@@ -91,7 +91,7 @@ class _Layerwise:
     use_ema: bool
     ema_momentum: float
     gradient_accumulation_steps: int | None
-    iterations: Any
+    _iterations: Any
     weight_decay: float | None
     weight_decay_mode = "decoupled"
     _model_variables_moving_average: list[Any]
@@ -118,9 +118,9 @@ class _Layerwise:
 
     def _update_model_variables_moving_average(self, variables: list[Any]) -> None:
         # Keras averages after every batch, of which most change nothing while
-        # gradients accumulate.
+        # gradients accumulate; `_iterations` counts batches, `iterations` changes.
         every = self.gradient_accumulation_steps or 1
-        updated = (self.iterations + 1) % every == 0
+        updated = (self._iterations + 1) % every == 0
         averages = self._model_variables_moving_average
         for variable, average in zip(variables, averages, strict=True):
             if average is not None:

@@ -106,7 +106,8 @@ def predict_split(
         crops = _five_crops(
             split, image_size, resize, box_crop, max(1, batch_size // 5), report
         )
-        return _mean_over_views(_collect(model, crops, split, report), 5)
+        with report:
+            return _mean_over_views(_collect(model, crops, split, report), 5)
     batches = data.evaluation_batches(
         split,
         image_size=image_size,

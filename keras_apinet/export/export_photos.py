@@ -124,7 +124,7 @@ def _found(
         np.concatenate([images for images, _ in read]),
         labels if same else None,
         f"{len(labels)} of the {name!r} split of {found.name}"
-        + (f" ({', '.join(failed)} cannot be read and was left out)" if failed else ""),
+        + (f" (left out, as unreadable: {', '.join(failed)})" if failed else ""),
     )
 
 
