@@ -63,7 +63,7 @@ def single_images_too() -> None:
 
     def both(self: Any, images: Any, labels: Any, training: Any) -> dict[str, Any]:
         features = self.features(images, training=training)
-        outputs = pairwise(self, features, labels, training)
+        outputs = pairwise(self, {"features": features}, labels, training)
         dropped = self.dropout(features, training=training)
         return {**outputs, "single_logits": self.classifier(dropped)}
 
@@ -89,7 +89,7 @@ def gates_before_pooling() -> None:
     pairwise, plain = APINet._pairwise, interaction.interact
 
     def over_places(self: Any, images: Any, labels: Any, training: Any) -> Any:
-        if len(images.shape) == 2:  # the warm-up's cached features have no places
+        if isinstance(images, dict):  # the warm-up's cached features have no places
             return pairwise(self, images, labels, training)
         maps = self.feature_map(images, training=training)
         maps = ops.reshape(maps, (ops.shape(maps)[0], -1, maps.shape[-1]))
@@ -108,7 +108,7 @@ def gates_before_pooling() -> None:
 
         interaction.interact = interact
         try:
-            return pairwise(self, features, labels, training)
+            return pairwise(self, {"features": features}, labels, training)
         finally:
             interaction.interact = plain
 

@@ -69,9 +69,10 @@ class APINet(PairwiseTraining):
 
     Call arguments:
         inputs: Images `[N, H, W, 3]`, float or uint8, 0..255; or, for training,
-            `(images, labels)`. In place of images it takes what their frozen layers
-            give, or their features `[N, D]`, so that what learns can be trained on what
-            was computed once.
+            `(images, labels)`. In place of images it takes what was computed from them
+            before, if it is told what that is: `{"frozen": x}` with what the frozen
+            layers give (`frozen_model`), or `{"features": x}` with pooled features
+            `[N, D]` (`feature_model`). `fit` and `predict` take these as well.
         training: Whether dropout and batch statistics are active.
 
     Returns:
@@ -194,48 +195,54 @@ class APINet(PairwiseTraining):
         features = self.features(inputs, training=training)
         return self.classifier(self.dropout(features, training=training))
 
-    def features(self, images: Tensor, training: bool | None = False) -> Tensor:
+    def features(self, inputs: Any, training: bool | None = False) -> Tensor:
         """Pooled backbone features, the x of the paper.
 
         Args:
-            images: `[N, H, W, 3]`, float or uint8, 0..255; or features `[N, D]`, which
-                come back as they are.
+            inputs: Images `[N, H, W, 3]`, float or uint8, 0..255, or what stands for
+                them: `{"frozen": x}` or `{"features": x}`, see the class.
             training: Whether the backbone runs in training mode.
 
         Returns:
             `[N, D]`, in the compute dtype.
         """
-        shape = tuple(images.shape)
-        if len(shape) == 2 and shape[1] == self.feature_size:
-            return images
-        if self._is_frozen_output(shape):
-            return self.pool(self.feature_map(images, training=training))
-        size = self.image_size
-        if len(shape) != 4 or shape[-1] != 3 or (size and shape[1:3] != (size, size)):
-            side = size or "S"
-            raise APINetError(
-                f"The model needs images [N, {side}, {side}, 3] of pixels 0..255; got "
-                f"shape={shape}."
-            )
-        return self.pool(self.feature_map(images, training=training))
+        if isinstance(inputs, dict) and [*inputs] == ["features"]:
+            given = inputs["features"]
+            _check_shape("features", given, (self.feature_size,))
+            return ops.cast(given, self.compute_dtype)
+        return self.pool(self.feature_map(inputs, training=training))
 
-    def feature_map(self, images: Tensor, training: bool | None = False) -> Tensor:
-        """What the backbone gives before pooling, for images as in `features`."""
+    def feature_map(self, inputs: Any, training: bool | None = False) -> Tensor:
+        """What the backbone gives before pooling, for inputs as in `features`."""
         if self.batch_norm == "inference":
             training = False
+        if isinstance(inputs, dict):
+            given = self._frozen_output(inputs)
+        else:
+            _check_shape("images", inputs, (*self.backbone.input_shape[1:3], 3))
+            given = self._scaled(inputs)
+            if self._cut is None:
+                return self.backbone(given, training=training)
+            given = self._cut.frozen(given, training=False)
+        return self._cut.rest(given, training=training)
+
+    def _frozen_output(self, inputs: dict[str, Tensor]) -> Tensor:
+        if [*inputs] != ["frozen"]:
+            raise APINetError(
+                f"In place of images there are {[*inputs]}; give images, "
+                "{'frozen': x} or, where no map is needed, {'features': x}."
+            )
         if self._cut is None:
-            return self.backbone(self._scaled(images), training=training)
-        if not self._is_frozen_output(tuple(images.shape)):
-            images = self._cut.frozen(self._scaled(images), training=False)
-        return self._cut.rest(images, training=training)
+            raise APINetError(
+                "{'frozen': x} is for a model with frozen layers, and here frozen=0; "
+                "give images."
+            )
+        shape = self._cut.frozen.output_shape[1:]
+        _check_shape("frozen", inputs["frozen"], shape)
+        return inputs["frozen"]
 
     def _scaled(self, images: Tensor) -> Tensor:
         return images if self.scaling is None else self.scaling(images)
-
-    def _is_frozen_output(self, shape: Shape) -> bool:
-        if self._cut is None or len(shape) < 2:
-            return False
-        return tuple(shape[1:]) == tuple(self._cut.frozen.output_shape[1:])
 
     def train_backbone(self, learns: bool) -> None:
         """Lets the backbone learn, but for its frozen layers; or nothing of it."""
@@ -247,7 +254,7 @@ class APINet(PairwiseTraining):
             layer.trainable = False
 
     def _pairwise(
-        self, images: Tensor, labels: Tensor, training: bool | None
+        self, images: Any, labels: Tensor, training: bool | None
     ) -> dict[str, Tensor]:
         # All replicas of a step mine and learn from the whole batch.
         features = whole_batch(self.features(images, training=training))
@@ -295,8 +302,8 @@ class APINet(PairwiseTraining):
     def frozen_model(self) -> keras.Model:
         """The plain model of scaling and frozen layers.
 
-        It shares its layers with this model, which takes what it gives in place of the
-        images.
+        It shares its layers with this model, which takes what it gives, x, in place of
+        the images: as `{"frozen": x}`.
 
         Returns:
             A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to what the
@@ -373,6 +380,22 @@ class APINet(PairwiseTraining):
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise APINetError(f"{key}={value!r} is not one of {choices}.")
+
+
+def _check_shape(kind: str, inputs: Any, expected: Shape) -> None:
+    """Checks all dimensions but the first; `None` fits anything."""
+    found = tuple(inputs.shape)
+    pairs = zip(found[1:], expected, strict=False)
+    if len(found) != len(expected) + 1 or any(
+        None not in pair and pair[0] != pair[1] for pair in pairs
+    ):
+        sides = ", ".join("S" if side is None else str(side) for side in expected)
+        words = {
+            "images": f"images [N, {sides}] of pixels 0..255",
+            "frozen": f"{{'frozen': x}} with x [N, {sides}], what frozen_model() gives",
+            "features": f"{{'features': x}} with x [N, {sides}]",
+        }[kind]
+        raise APINetError(f"The model needs {words}; got shape={found}.")
 
 
 def _set_momentum(backbone: keras.Model, momentum: float) -> None:

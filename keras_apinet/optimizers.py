@@ -8,7 +8,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_apinet.errors import APINetError
 from keras_apinet.replicas import whole_gradients
+
+WEIGHT_DECAY_MODES = ("decoupled", "l2")
 
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
@@ -17,7 +20,8 @@ class Rising(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         peak: The rate at the end of the rise.
-        steps: Updates in the rise.
+        steps: Steps in the rise, as Keras counts them: under gradient accumulation
+            every batch is one.
         after: The schedule that follows.
     """
 
@@ -25,7 +29,7 @@ class Rising(keras.optimizers.schedules.LearningRateSchedule):
         self.peak, self.steps, self.after = peak, steps, after
 
     def __call__(self, step: Any) -> Any:
-        """The rate of an update."""
+        """The rate of a step."""
         step = ops.cast(step, "float32")
         rising = self.peak * step / max(1, self.steps)
         after = self.after(ops.maximum(step - self.steps, 0.0))
@@ -51,14 +55,15 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         peak: The highest rate.
-        steps: Updates in the whole cycle.
+        steps: Steps in the whole cycle, as Keras counts them: under gradient
+            accumulation every batch is one.
     """
 
     def __init__(self, peak: float, steps: int) -> None:
         self.peak, self.steps = peak, steps
 
     def __call__(self, step: Any) -> Any:
-        """The rate of an update."""
+        """The rate of a step."""
         place = ops.cast(step, "float32") / max(1, self.steps)
         low, last = self.peak / 25, self.peak / 25 / 1e4
         up = _cosine(low, self.peak, place / 0.3)
@@ -76,11 +81,21 @@ def _cosine(start: float, end: float, place: Any) -> Any:
 
 
 class _Layerwise:
-    """Gives each variable its share of the learning rate; clips the whole gradient."""
+    """Gives each variable its share of the learning rate; clips the whole gradient.
+
+    The order of an update is clipping, weight decay, step. The share of a variable
+    multiplies its decoupled decay as well, as the rates of torch's parameter groups do.
+    """
 
     built: bool
     use_ema: bool
+    ema_momentum: float
+    gradient_accumulation_steps: int | None
+    _iterations: Any
+    weight_decay: float | None
+    weight_decay_mode = "decoupled"
     _model_variables_moving_average: list[Any]
+    _use_weight_decay: Any
 
     def __init__(
         self, *args: Any, layer_shares: dict[str, float] | None = None, **kwargs: Any
@@ -101,11 +116,26 @@ class _Layerwise:
                 if average is not None:
                     average.assign(ops.copy(variable))  # JAX would share it
 
+    def _update_model_variables_moving_average(self, variables: list[Any]) -> None:
+        # Keras averages after every batch, of which most change nothing while
+        # gradients accumulate; `_iterations` counts batches, `iterations` changes.
+        every = self.gradient_accumulation_steps or 1
+        updated = (self._iterations + 1) % every == 0
+        averages = self._model_variables_moving_average
+        for variable, average in zip(variables, averages, strict=True):
+            if average is not None:
+                kept = ops.where(updated, self.ema_momentum, 1.0)
+                kept = ops.cast(kept, variable.dtype)
+                average.assign(kept * average + (1 - kept) * variable)
+
+    def _apply_weight_decay(self, variables: list[Any]) -> None:
+        """Nothing yet: the step of each variable decays it at its own rate."""
+
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
         # Keras has one rate for all variables. This is the one place through which
-        # every backend's updates go, torch's batched ones too.
+        # every backend's updates go.
         groups: dict[float, tuple[list[Any], list[Any]]] = {}
         for gradient, variable in zip(grads, trainable_variables, strict=True):
             share = self.layer_shares.get(variable.path, 1.0)
@@ -116,6 +146,23 @@ class _Layerwise:
             super()._backend_update_step(  # type: ignore[misc]
                 gradients, variables, learning_rate * share
             )
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Decays one variable, and updates it."""
+        gradient = self._decayed(gradient, variable, learning_rate)
+        super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
+
+    def _decayed(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
+        """The gradient of a variable, which is decayed here or through it."""
+        if not self.weight_decay or not self._use_weight_decay(variable):
+            return gradient
+        decay = ops.cast(self.weight_decay, variable.dtype)
+        if self.weight_decay_mode == "l2":
+            gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
+            return gradient + decay * variable
+        rate = ops.cast(learning_rate, variable.dtype)
+        variable.assign(variable - variable * decay * rate)
+        return gradient
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:
         # Keras clips what one replica has of a gradient, and adds up afterwards.
@@ -134,14 +181,66 @@ class LayerwiseAdamW(_Layerwise, keras.optimizers.AdamW):
     """AdamW with a learning rate for each layer.
 
     Args:
-        layer_shares: For paths of variables, what their rate is multiplied by.
+        layer_shares: For paths of variables, what their rate is multiplied by; their
+            weight decay, which is proportional to the rate, with it.
     """
 
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class LayerwiseSGD(_Layerwise, keras.optimizers.SGD):
-    """SGD with a learning rate for each layer.
+    """SGD with a learning rate for each layer, and the weight decay of Keras or torch.
+
+    `"decoupled"` is `keras.optimizers.SGD`: each variable is multiplied by
+    `1 - rate * weight_decay`, apart from gradient and momentum. `"l2"` is
+    `torch.optim.SGD`, which the recipes of most papers mean:
+
+    ```
+    g = clipped gradient + weight_decay * w
+    m = momentum * m + g
+    w = w - rate * m
+    ```
+
+    There the decay goes through the momentum, 0.9 of which makes it about ten times as
+    strong; and as the momentum holds gradients and not steps, a change of the rate acts
+    on all of it at once.
 
     Args:
-        layer_shares: For paths of variables, what their rate is multiplied by.
+        layer_shares: For paths of variables, what their rate is multiplied by. A
+            decoupled decay, which is proportional to the rate, is multiplied with it;
+            the L2 term is part of the gradient and is not.
+        weight_decay_mode: `"decoupled"` (default) or `"l2"`.
+
+    Raises:
+        APINetError: For another mode, or Nesterov's momentum with `"l2"`.
     """
+
+    def __init__(
+        self, *args: Any, weight_decay_mode: str = "decoupled", **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if weight_decay_mode not in WEIGHT_DECAY_MODES:
+            raise APINetError(
+                f"weight_decay_mode={weight_decay_mode!r} is not one of "
+                f"{', '.join(WEIGHT_DECAY_MODES)}."
+            )
+        if weight_decay_mode == "l2" and self.nesterov:
+            raise APINetError(
+                "nesterov=True and weight_decay_mode='l2' do not go together; set "
+                "nesterov=False, or weight_decay_mode='decoupled'."
+            )
+        self.weight_decay_mode = weight_decay_mode
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Decays one variable, and updates it."""
+        if self.weight_decay_mode == "decoupled" or not self.momentum:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        gradient = self._decayed(gradient, variable, learning_rate)
+        kept = self.momentums[self._get_variable_index(variable)]
+        step = ops.cast(gradient, variable.dtype) + self.momentum * kept
+        self.assign(kept, step)
+        self.assign_sub(variable, step * ops.cast(learning_rate, variable.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "weight_decay_mode": self.weight_decay_mode}

@@ -77,7 +77,7 @@ def test_frozen_layers_stay_and_the_others_learn(rng, tmp_path):
     stored = model.frozen_model().predict(images, verbose=0)
     expected = model.predict(images, verbose=0)
     np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(model(stored)), expected, atol=1e-5
+        keras.ops.convert_to_numpy(model({"frozen": stored})), expected, atol=1e-5
     )
     logits = model.classifier_model(probabilities=False).predict(images, verbose=0)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
@@ -86,6 +86,80 @@ def test_frozen_layers_stay_and_the_others_learn(rng, tmp_path):
     np.testing.assert_allclose(again.predict(images, verbose=0), expected, atol=1e-5)
     count = len(model.trainable_variables)
     assert len(again.trainable_variables) == count < len(model.variables)
+
+
+@pytest.fixture
+def early():
+    """A model cut before the first stride: its frozen output looks like an image."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(3, 3, padding="same", name="one")(inputs)
+    x = keras.layers.Conv2D(4, 3, strides=2, name="two")(x)
+    scaling = keras_apinet.backbones.PixelScaling(1 / 127.5, -1.0)
+    return keras_apinet.APINet(
+        keras.Model(inputs, x), 3, scaling=scaling, frozen=0.7, mutual_units=4
+    )
+
+
+def test_a_frozen_output_is_what_it_is_said_to_be_and_not_what_it_looks_like(
+    early, rng, tmp_path
+):
+    images = rng.integers(0, 256, (6, 8, 8, 3)).astype("float32")
+    early.compile(keras.optimizers.SGD(0.01), jit_compile=True)
+    parts = early.frozen_model()
+    assert parts.output_shape == (None, 8, 8, 3)
+    stored = parts.predict(images, verbose=0)
+    # By hand: scaled pixels, both layers, the mean over all places, W x + b.
+    maps = keras.ops.convert_to_numpy(early.backbone(images / 127.5 - 1))
+    pooled = maps.mean((1, 2))
+    kernel, bias = (keras.ops.convert_to_numpy(w) for w in early.classifier.weights)
+    expected = pooled @ kernel + bias
+
+    def check(model):
+        plain = model.classifier_model(probabilities=False)
+        for found in (
+            model.predict(images, verbose=0),
+            model.predict({"frozen": stored}, verbose=0),
+            model.predict({"features": pooled}, verbose=0),
+            plain.predict(images, verbose=0),
+        ):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    check(early)
+    early.save(tmp_path / "m.keras")
+    check(keras_apinet.load(tmp_path / "m.keras"))
+    history = early.fit(
+        {"frozen": stored},
+        np.arange(6) % 3,
+        validation_data=(images, np.arange(6) % 3),
+        batch_size=6,
+        epochs=1,
+        verbose=0,
+    )
+    # Dropout aside, both saw the same images; validation is after the only step.
+    loss = early.evaluate({"frozen": stored}, np.arange(6) % 3, verbose=0)[0]
+    assert history.history["val_loss"][0] == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"frozen": np.zeros((2, 8, 8, 4))}, r"got shape=\(2, 8, 8, 4\)"),
+        ({"features": np.zeros((2, 5))}, r"x \[N, 4\]; got shape=\(2, 5\)"),
+        ({"pixels": np.zeros((2, 8, 8, 3))}, r"there are \['pixels'\]"),
+        (np.zeros((2, 4)), r"images \[N, 8, 8, 3\] of pixels 0..255"),
+    ],
+)
+def test_inputs_that_are_not_what_they_are_said_to_be(early, given, words):
+    with pytest.raises(APINetError, match=words):
+        early.features(given)
+
+
+@pytest.mark.one_backend
+def test_without_frozen_layers_there_is_no_frozen_output():
+    model = keras_apinet.build("tiny", 3, 32, None, mutual_units=4)
+    with pytest.raises(APINetError, match="frozen=0; give images"):
+        model.features({"frozen": np.zeros((2, 32, 32, 3))})
 
 
 def test_without_frozen_layers_there_is_no_such_model():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_apinet
+from keras_apinet import APINetError
 from keras_apinet.optimizers import LayerwiseAdamW, LayerwiseSGD
 from keras_apinet.train.optimization import (
     layer_shares,
@@ -132,3 +133,203 @@ def test_adamw_without_shares_is_keras_own(rng):
     ours = stepped(LayerwiseAdamW(**options), gradients, values)
     theirs = stepped(keras.optimizers.AdamW(**options), gradients, values)
     np.testing.assert_array_equal(ours["w"], theirs["w"])
+
+
+def falling(kind, rising, total):
+    """The rate of every batch of a run, from the words of the recipe; the peak is 1."""
+    found = []
+    first = round(rising * total)
+    for step in range(total):
+        if kind == "one_cycle":
+            low, last = 1 / 25, 1 / 25e4
+            place = step / total
+            start, end, x = (
+                (low, 1, place / 0.3) if place < 0.3 else (1, last, (place - 0.3) / 0.7)
+            )
+            found.append(end + (start - end) * 0.5 * (1 + np.cos(np.pi * x)))
+        elif step < first:
+            found.append(step / first)
+        else:
+            x = (step - first) / (total - first)
+            fall = {"cosine": 0.5 * (1 + np.cos(np.pi * x)), "linear": 1 - x}
+            found.append(fall.get(kind, 1.0))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant", "one_cycle"])
+def test_the_rate_lasts_for_the_whole_run_however_many_batches_make_an_update(
+    kind, accumulate
+):
+    """20 batches, of which every `accumulate`-th moves the weight by its own rate."""
+    total, rising = 20, 0.25
+    recipe = Recipe(
+        schedule=kind,
+        rising=rising,
+        accumulate=accumulate,
+        optimizer="sgd",
+        weight_decay=0.0,
+        clipnorm=1e9,
+    )
+    # Only layer-wise rates look at the model.
+    made = optimizer(recipe, None, schedule(recipe, 1.0, total))
+    made.momentum = 0.0
+    variable = keras.Variable(np.zeros(1, "float32"), name="w")
+    made.build([variable])
+    expected = falling(kind, rising, total)
+    seen, moved, before = [], [], 0.0
+    for _ in range(total):
+        seen.append(float(keras.ops.convert_to_numpy(made.learning_rate)))
+        made.apply([keras.ops.ones(1)], [variable])
+        now = float(keras.ops.convert_to_numpy(variable)[0])
+        moved.append(before - now)
+        before = now
+    np.testing.assert_allclose(seen, expected, atol=1e-5)
+    # An incomplete last group is dropped: 20 batches are 6 groups of three.
+    updates = (np.arange(total) + 1) % accumulate == 0
+    np.testing.assert_allclose(moved, np.where(updates, expected, 0.0), atol=1e-5)
+    peak = {"one_cycle": 6}.get(kind, 5)
+    assert np.argmax(seen) == peak
+    end = float(keras.ops.convert_to_numpy(made.learning_rate))
+    assert end == pytest.approx({"constant": 1.0, "one_cycle": 4e-6}.get(kind, 0.0))
+
+
+def torch_sgd(start, gradients, rates, decay, largest=np.inf, decays=(True, True)):
+    """`torch.optim.SGD(momentum=0.9, weight_decay=decay)` as its page defines it.
+
+    `clip_grad_norm_` comes before the step, and so before the L2 term.
+    """
+    values = [v.astype("float64") for v in start]
+    buffers = [np.zeros_like(v) for v in values]
+    for step, (both, rate) in enumerate(zip(gradients, rates, strict=True)):
+        norm = np.sqrt(sum((g.astype("float64") ** 2).sum() for g in both))
+        scale = min(1.0, largest / norm)
+        for i, gradient in enumerate(both):
+            g = gradient * scale + (decay * values[i] if decays[i] else 0.0)
+            buffers[i] = g if step == 0 else 0.9 * buffers[i] + g
+            values[i] = values[i] - rate[i] * buffers[i]
+    return values
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "largest", "everything", "share"),
+    [(1, 1e9, True, 1.0), (1, 1.5, False, 1.0), (2, 1.5, True, 0.25)],
+)
+def test_ten_steps_of_sgd_are_those_of_torch(
+    accumulate, largest, everything, share, rng
+):
+    """With a falling rate, clipping, biases that do not decay, a slower first layer."""
+    start = [rng.normal(size=s).astype("float32") for s in ((4, 3), (3,))]
+    batches = [
+        [rng.normal(size=v.shape).astype("float32") for v in start]
+        for _ in range(10 * accumulate)
+    ]
+    rate = keras.optimizers.schedules.PolynomialDecay(0.1, 10 * accumulate, 0.02)
+    variables = [
+        keras.Variable(v, name=n) for v, n in zip(start, ("kernel", "bias"), strict=True)
+    ]
+    made = LayerwiseSGD(
+        rate,
+        momentum=0.9,
+        weight_decay=0.05,
+        weight_decay_mode="l2",
+        global_clipnorm=largest,
+        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
+        layer_shares={variables[0].path: share},
+    )
+    if not everything:
+        made.exclude_from_weight_decay(var_names=["bias"])
+    made = LayerwiseSGD.from_config(made.get_config()) if everything else made
+    made.build(variables)
+    for gradients in batches:
+        made.apply([keras.ops.convert_to_tensor(g) for g in gradients], variables)
+
+    groups = [batches[i : i + accumulate] for i in range(0, len(batches), accumulate)]
+    means = [
+        [np.mean([g[i] for g in group], axis=0) for i in range(2)] for group in groups
+    ]
+    steps = accumulate * np.arange(1, 11) - 1
+    now = 0.02 + 0.08 * (1 - steps / (10 * accumulate))
+    rates = [(r * share, r) for r in now]
+    expected = torch_sgd(start, means, rates, 0.05, largest, (True, everything))
+    for variable, values in zip(variables, expected, strict=True):
+        found = keras.ops.convert_to_numpy(variable)
+        np.testing.assert_allclose(found, values, rtol=0, atol=1e-6)
+
+
+@pytest.mark.one_backend
+def test_the_formula_is_torchs(rng):
+    torch = pytest.importorskip("torch")
+    start = [rng.normal(size=s).astype("float32") for s in ((4, 3), (3,))]
+    batches = [
+        [rng.normal(size=v.shape).astype("float32") for v in start] for _ in range(10)
+    ]
+    rates = [(0.1 - 0.008 * i, 0.05) for i in range(10)]
+    parameters = [torch.nn.Parameter(torch.tensor(v)) for v in start]
+    theirs = torch.optim.SGD(
+        [{"params": [p]} for p in parameters], lr=0.1, momentum=0.9, weight_decay=0.05
+    )
+    for gradients, rate in zip(batches, rates, strict=True):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = torch.tensor(gradient)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.5)
+        for group, r in zip(theirs.param_groups, rate, strict=True):
+            group["lr"] = r
+        theirs.step()
+    expected = torch_sgd(start, batches, rates, 0.05, 1.5)
+    for parameter, values in zip(parameters, expected, strict=True):
+        # torch divides by the norm plus 1e-6.
+        np.testing.assert_allclose(parameter.detach().numpy(), values, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", [LayerwiseAdamW, LayerwiseSGD])
+def test_a_decoupled_decay_is_scaled_by_the_rate_of_its_layer(kind):
+    """Without a gradient, w becomes w (1 - rate share decay), as torch's AdamW has it."""
+    values = {"first": np.ones(3, "float32"), "head": np.ones(3, "float32")}
+    made = kind(learning_rate=0.1, weight_decay=0.5, layer_shares={"first": 0.25})
+    found = stepped(made, [np.zeros(3, "float32")] * 2, values)
+    np.testing.assert_allclose(found["first"], 1 - 0.1 * 0.25 * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(found["head"], 1 - 0.1 * 0.5, rtol=1e-6)
+
+
+def test_an_l2_term_is_part_of_the_gradient_that_the_rate_scales():
+    """The term is 0.5 for both; the rate of the first layer is 0.1 * 0.25."""
+    values = {"first": np.ones(3, "float32"), "head": np.ones(3, "float32")}
+    made = LayerwiseSGD(
+        0.1,
+        momentum=0.9,
+        weight_decay=0.5,
+        weight_decay_mode="l2",
+        layer_shares={"first": 0.25},
+    )
+    found = stepped(made, [np.zeros(3, "float32")] * 2, values)
+    np.testing.assert_allclose(found["first"], 1 - 0.1 * 0.25 * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(found["head"], 1 - 0.1 * 0.5, rtol=1e-6)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"weight_decay_mode": "L2"}, "weight_decay_mode='L2' is not one of"),
+        ({"weight_decay_mode": "l2", "nesterov": True}, "nesterov=True"),
+    ],
+)
+def test_sgd_names_what_does_not_fit(options, words):
+    with pytest.raises(APINetError, match=words):
+        LayerwiseSGD(0.1, momentum=0.9, **options)
+
+
+def test_averages_follow_the_changes_of_the_weights():
+    """Weights 0, then -1 after two batches and -2 after four; averaged with 0.5."""
+    variable = keras.Variable(np.zeros(1, "float32"), name="w")
+    made = LayerwiseSGD(
+        1.0, use_ema=True, ema_momentum=0.5, gradient_accumulation_steps=2
+    )
+    made.build([variable])
+    found = []
+    for _ in range(4):
+        made.apply([keras.ops.ones(1)], [variable])
+        average = made._model_variables_moving_average[0]
+        found.append(float(keras.ops.convert_to_numpy(average)[0]))
+    assert found == [0.0, -0.5, -0.5, -1.25]

@@ -76,7 +76,7 @@ def test_assignments(text, value):
         (["typo.toml"], "'learning_rat' in typo.toml; did you mean 'learning_rate'?"),
         (["kind.toml"], "epochs='ten' must be a whole number"),
         (["--memory", "9", "--method", "baseline"], "memory=9 is for pairs"),
-        (["--accumulate", "2", "--ema", "0.9"], "accumulate=2 and ema=0.9"),
+        (["--weight-decay-mode", "l2"], "weight_decay_mode='l2' is for optimizer"),
         (["--intra", "none", "--inter", "none"], "no pair to learn from"),
         (["--resume", "run", "--out", "other"], "leave --out and the recipe file out"),
         ([], "give --out FOLDER"),

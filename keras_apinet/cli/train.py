@@ -125,6 +125,7 @@ def prepare(args: argparse.Namespace) -> bool:
                 f"--resume {args.resume} goes on in its own folder with its own "
                 "recipe; leave --out and the recipe file out, or leave --resume out."
             )
+        _choose_backend_of_run(args.resume, changes.get("backend"))
         return False
     stored = read_settings(args.recipe) if args.recipe else {}
     args.settings = Recipe.of({**stored, **changes}, args.recipe or "the recipe")
@@ -134,11 +135,27 @@ def prepare(args: argparse.Namespace) -> bool:
     if not args.out:
         raise APINetError("There is no place for the run; give --out FOLDER.")
     if args.settings.backend:
-        _choose_backend(args.settings.backend)
+        _choose_backend(args.settings.backend, "This recipe is")
     return False
 
 
-def _choose_backend(name: str) -> None:
+def _choose_backend_of_run(folder: str, changed: str | None) -> None:
+    """The recipe's backend, or the one that the run began with."""
+    import os
+
+    from keras_apinet.runs import Run
+
+    run = Run.open(folder)
+    asked = changed or run.settings.get("backend")
+    if asked:
+        _choose_backend(asked, f"The run in {folder!r} is")
+    elif not os.environ.get("KERAS_BACKEND"):
+        began = run.description.get("versions", {}).get("backend")
+        if began in ("tensorflow", "jax", "torch"):
+            _choose_backend(began, f"The run in {folder!r} is")
+
+
+def _choose_backend(name: str, whose: str) -> None:
     import importlib.util
     import os
 
@@ -146,10 +163,16 @@ def _choose_backend(name: str) -> None:
 
     if importlib.util.find_spec(name) is None:
         raise APINetError(
-            f"This recipe is for the backend {name!r}, which is not installed; "
+            f"{whose} for the backend {name!r}, which is not installed; "
             f"pip install 'keras-apinet[{name}]'."
         )
-    os.environ.setdefault("KERAS_BACKEND", name)
+    given = os.environ.get("KERAS_BACKEND") or name
+    if given != name:
+        raise APINetError(
+            f"{whose} for the backend {name!r}, and KERAS_BACKEND={given}; leave the "
+            f"variable out, or set KERAS_BACKEND={name}."
+        )
+    os.environ["KERAS_BACKEND"] = name
 
 
 def run(args: argparse.Namespace) -> int:

@@ -30,19 +30,23 @@ class ReadingReport:
         split: what is read.
         on_error: `"raise"` at the first unreadable image; `"skip"` it, unless more than
             1 % of the images are.
+        at_least: unreadable images that are skipped however few images there are.
+            Default 0.
 
     Attributes:
         failed: image -> why it could not be read.
         error: the error that stopped the reading, or None.
     """
 
-    def __init__(self, split: Split, on_error: Literal["raise", "skip"]) -> None:
+    def __init__(
+        self, split: Split, on_error: Literal["raise", "skip"], at_least: int = 0
+    ) -> None:
         if on_error not in ("raise", "skip"):
             raise APINetError(
                 f"on_error={on_error!r} is not known: use one of raise, skip."
             )
         self.split = split
-        self.on_error = on_error
+        self.on_error, self.at_least = on_error, at_least
         self.failed: dict[str, str] = {}
         self.error: APINetError | None = None
         self._bad: set[int] = set()
@@ -65,7 +69,7 @@ class ReadingReport:
             self.failed[self.split.reference(index)] = str(error)
             if self.on_error == "raise":
                 self.stop(error)
-            if len(self._bad) > _TOLERATED * len(self.split):
+            if len(self._bad) > max(self.at_least, _TOLERATED * len(self.split)):
                 self.stop(
                     APINetError(
                         f"{len(self._bad)} of {len(self.split)} images cannot be read, "

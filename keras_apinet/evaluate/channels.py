@@ -32,6 +32,7 @@ def channel_patches(
     *,
     image_size: int,
     resize: str = "fit",
+    box_crop: bool = False,
     patches: int = 3,
     limit: int = 1000,
     batch_size: int = 32,
@@ -44,6 +45,7 @@ def channel_patches(
         channels: Channels of the features.
         image_size: px.
         resize: As in the training.
+        box_crop: As in the training. Default False.
         patches: Patches for each channel. Default 3.
         limit: Images to look at, evenly from all classes. Default 1000.
         batch_size: Images at a time. Default 32.
@@ -70,6 +72,7 @@ def channel_patches(
         image_size=image_size,
         batch_size=batch_size,
         resize=resize,
+        box_crop=box_crop,
         on_error="skip",
     )
     with batches.report:

@@ -12,7 +12,7 @@ from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import log_softmax
 
 if TYPE_CHECKING:
-    from keras_apinet.data import Split
+    from keras_apinet.data import ReadingReport, Split
     from keras_apinet.model import APINet
 
 TTA = ("flip", "five_crop")
@@ -71,6 +71,7 @@ def predict_split(
     *,
     image_size: int,
     resize: str = "fit",
+    box_crop: bool = False,
     batch_size: int = 64,
     tta: str | None = None,
 ) -> Predictions:
@@ -81,6 +82,8 @@ def predict_split(
         split: Images and labels; the labels are positions in the model's classes.
         image_size: px.
         resize: As in the training: `"fit"` (default) or `"squash"`.
+        box_crop: As in the training: whether photos are cropped to the object's box.
+            Default False.
         batch_size: Images at a time. It does not change the result. Default 64.
         tta: `"flip"`: mean of the image and its mirror image; `"five_crop"`: mean of
             the centre and the four corners; of the probabilities. Default: neither.
@@ -99,13 +102,18 @@ def predict_split(
     if not len(split):
         raise APINetError("The split has no images: there is nothing to evaluate.")
     if tta == "five_crop":
-        crops = _five_crops(split, image_size, resize, max(1, batch_size // 5))
-        return _mean_over_views(_collect(model, crops, split), 5)
+        report = data.ReadingReport(split, "skip", at_least=1)
+        crops = _five_crops(
+            split, image_size, resize, box_crop, max(1, batch_size // 5), report
+        )
+        with report:
+            return _mean_over_views(_collect(model, crops, split, report), 5)
     batches = data.evaluation_batches(
         split,
         image_size=image_size,
         batch_size=batch_size,
         resize=resize,
+        box_crop=box_crop,
         on_error="skip",
     )
     with batches.report:
@@ -167,13 +175,43 @@ def _with_mirrored(images: Any) -> Any:
 
 
 def _five_crops(
-    split: "Split", image_size: int, resize: str, batch_size: int
+    split: "Split",
+    image_size: int,
+    resize: str,
+    box_crop: bool,
+    batch_size: int,
+    report: "ReadingReport",
 ) -> Iterator[tuple[NDArray[np.uint8]]]:
     """Batches with the centre and the four corners of each image, one after another."""
-    for start in range(0, len(split), batch_size):
-        rows = range(start, min(start + batch_size, len(split)))
-        views = [five_crop(split.read(i), image_size, resize) for i in rows]
+    views = []
+    for i in range(len(split)):
+        try:
+            pixels = split.read(i)
+        except APINetError as error:
+            report.add(i, error)
+            continue
+        if box_crop:
+            pixels = _inside_box(pixels, split, i)
+        views.append(five_crop(pixels, image_size, resize))
+        if len(views) == batch_size:
+            yield (np.concatenate(views),)
+            views = []
+    if views:
         yield (np.concatenate(views),)
+
+
+def _inside_box(
+    pixels: NDArray[np.uint8], split: "Split", index: int
+) -> NDArray[np.uint8]:
+    """A photo cropped to its object's box, if it has one."""
+    if split.boxes is None:
+        return pixels
+    height, width = pixels.shape[:2]
+    scale = (width, height, width, height) if split.boxes_are_fractions else (1,) * 4
+    box = split.boxes[index] * np.array(scale)
+    left, top = np.clip(np.floor(box[:2]), 0, (width - 1, height - 1)).astype(int)
+    right, low = np.ceil(box[2:]).astype(int)
+    return pixels[top : max(low, top + 1), left : max(right, left + 1)]
 
 
 def five_crop(

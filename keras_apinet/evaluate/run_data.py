@@ -99,5 +99,6 @@ def run_options(run: Run, batch_size: int = 64) -> dict[str, Any]:
     return {
         "image_size": run.image_size,
         "resize": run.settings.get("resize", "fit"),
+        "box_crop": run.settings.get("box_crop", False),
         "batch_size": batch_size,
     }

@@ -89,7 +89,7 @@ class Exporter:
         which: In a run folder, `"best"` (default) or `"last"`.
         photos: Folder (anything `keras_apinet.data.load` takes), or images
             `[N, h, w, 3]`, in place of the run's own: for the comparison, and for the
-            ranges of int8.
+            ranges of int8; no photo serves both.
         class_names: Names of the classes, where the model has none.
         image_size: px, for a backbone that takes any size.
         temperature: What to divide the logits by. Default: the run's own, else 1.
@@ -137,7 +137,8 @@ class Exporter:
             self.source.model.classifier_model(probabilities=False)
         )
         self._reference: tuple[Photos, NDArray[np.float32]] | None = None
-        self.representative: NDArray[np.uint8] | None = None
+        self.representative: Photos | None = None
+        self._apart = False
 
     def write(
         self, targets: Sequence[Target], *, force: bool = False
@@ -156,6 +157,10 @@ class Exporter:
         """
         for target in targets:
             target.check(force)
+        int8 = any(target.precision == "int8" for target in targets)
+        if self._verify and int8 and not self._apart:
+            # What sets the ranges of int8 must not prove it as well.
+            self._apart, self._reference = True, None
         with contextlib.ExitStack() as stack:
             folders = []
             for target in targets:
@@ -180,8 +185,10 @@ class Exporter:
         folder = Path(stack.enter_context(place))
         if target.precision == "int8":
             if self.representative is None:
-                self.representative = representative_photos(self.source, self._given)
-            np.save(folder / conversion.PHOTOS, self.representative)
+                self.representative = representative_photos(
+                    self.source, self._given, self._apart
+                )
+            np.save(folder / conversion.PHOTOS, self.representative.images)
         self._logits.save(folder / conversion.MODEL)
         job = {
             "format": "tflite" if target.format == "web" else target.format,
@@ -228,15 +235,21 @@ class Exporter:
         if target.path.is_dir():
             target.path.rename(folder / "replaced")
         os.replace(result, target.path)
+        notes = f"Compared on: {origin}.\n"
+        if target.precision == "int8" and self.representative is not None:
+            notes += f"Int8 ranges: {self.representative.origin}"
+            notes += "; none of them was compared.\n" if self._verify else ".\n"
         write_atomically(
             target.path.with_name(f"{target.path.name}.report.md"),
-            f"{report.table()}\n\nCompared on: {origin}.\n",
+            f"{report.table()}\n\n{notes}",
         )
         return report
 
     def _compared(self) -> tuple[Photos, NDArray[np.float32]]:
         if self._reference is None:
-            photos = verification_photos(self.source, self._given, self._max_photos)
+            photos = verification_photos(
+                self.source, self._given, self._max_photos, self._apart
+            )
             self._say(f"Keras model on {len(photos)} photos ({photos.origin}) ...")
             logits = self._logits.predict(photos.images, verbose=0, batch_size=32)
             self._reference = photos, softmax(logits, self.info.temperature)

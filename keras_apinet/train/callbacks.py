@@ -33,8 +33,9 @@ class Keeper(keras.callbacks.Callback):
     """Keeps the best and the last model, the log, and checkpoints to go on from.
 
     The best model has the highest validation accuracy; equal ones are settled by the
-    lower validation loss. Without a validation split it is the last. A loss that is no
-    number ends the training before it can be kept.
+    lower validation loss. Without a validation split it is the last. A loss, a
+    validation loss or weights that are NaN or infinite end the training before anything
+    of that epoch is kept.
 
     Args:
         run: Where to keep them.
@@ -53,11 +54,11 @@ class Keeper(keras.callbacks.Callback):
         super().__init__()
         self.run, self.recipe, self.writes = run, recipe, writes
         self.progress = progress
-        self.report: ReadingReport | None = None
+        self.reports: list[ReadingReport] = []
         self.values: list[Any] = []
         self.partial: list[Any] | None = None
         self.stop_asked = False
-        self.first_step = 0
+        self.first_step = self.looked_step = 0
         self._saved = time.monotonic()
         # Keras's own way to put the averaged weights in and out again.
         self.average = keras.callbacks.SwapEMAWeights() if recipe.ema else None
@@ -70,7 +71,7 @@ class Keeper(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Goes on with the figures of an epoch that had been begun."""
-        self.first_step = self.progress.step
+        self.first_step = self.looked_step = self.progress.step
         if self.partial is not None:
             checkpoints.restore(self.partial, self.model)
             self.partial = None
@@ -83,8 +84,10 @@ class Keeper(keras.callbacks.Callback):
         if batch + 1 == self.params["steps"]:
             return  # the epoch's end looks, saves and stops
         late = time.monotonic() - self._saved > 60 * self.recipe.checkpoint_minutes
-        if done % _LOOK_EVERY == 0 or late or self.stop_asked:
+        # Several steps may have been executed at a time.
+        if done - self.looked_step >= _LOOK_EVERY or late or self.stop_asked:
             self.look(done, logs)
+            self.looked_step = done
         if late or self.stop_asked:
             self.progress.step = done
             self.checkpoint()
@@ -92,17 +95,22 @@ class Keeper(keras.callbacks.Callback):
             raise TrainingStopped
 
     def look(self, step: int, logs: dict[str, Any] | None) -> None:
-        """Raises an `APINetError` if the loss is no number."""
+        """Raises an `APINetError` if the loss is NaN or infinite."""
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
-            phase = f"epoch {self.progress.epoch + 1}" if self.values else "the warm-up"
-            raise APINetError(
-                f"The loss became {loss} in {phase}, at or "
-                f"shortly before step {step}: most often the learning rate is too "
-                "high (lower --learning-rate), or float16 overflowed (take "
-                "--dtype mixed_bfloat16); the models and checkpoints saved before are "
-                "kept."
+            raise _diverged(
+                f"The loss became {loss} in {self._phase}, at or shortly before step "
+                f"{step}"
             )
+
+    @property
+    def _phase(self) -> str:
+        return f"epoch {self.progress.epoch + 1}" if self.values else "the warm-up"
+
+    def note(self, report: ReadingReport) -> None:
+        """Lists the images that could not be read, and says how many there are."""
+        self.progress.failed.update(report.failed)
+        report.tell()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Validates the averaged weights, if there are any."""
@@ -117,8 +125,12 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keeps what an epoch brought."""
         logs = {k: float(v) for k, v in (logs or {}).items()}
-        self.look(0, logs)
-        self.progress.rows.append({"epoch": epoch + 1, **logs})
+        self.look(self.params.get("steps") or 0, logs)
+        self._check_weights(logs)
+        for report in self.reports:
+            self.note(report)
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self.progress.rows.append({"epoch": epoch + 1, **logs, "learning_rate": rate})
         self.progress.epoch, self.progress.step = epoch + 1, 0
         self.keep(logs)
         since = self.progress.epoch - self.progress.best_epoch
@@ -129,6 +141,18 @@ class Keeper(keras.callbacks.Callback):
         self.checkpoint()
         if self.stop_asked and not self.progress.ended:
             raise TrainingStopped
+
+    def _check_weights(self, scores: dict[str, float]) -> None:
+        """Raises an `APINetError` unless validation loss and weights are finite.
+
+        The weights that are trained and their averages, which were validated.
+        """
+        loss = scores.get("val_loss", 0.0)
+        if not math.isfinite(loss):
+            raise _diverged(f"The validation loss became {loss} in {self._phase}")
+        values = map(keras.ops.convert_to_numpy, checkpoints.variables_of(self.model))
+        if not all(checkpoints.finite(v) for v in values):
+            raise _diverged(f"Weights became NaN or infinite in {self._phase}")
 
     def keep(self, scores: dict[str, float]) -> None:
         """Saves the model as the last, and as the best if it is."""
@@ -162,12 +186,22 @@ class Keeper(keras.callbacks.Callback):
     def checkpoint(self) -> None:
         """Writes a checkpoint now."""
         self.values = checkpoints.values_of(self.model)
-        if self.report is not None:
-            self.progress.failed.update(self.report.failed)
+        if not all(map(checkpoints.finite, self.values)):
+            raise _diverged(f"Weights became NaN or infinite in {self._phase}")
+        for report in self.reports:
+            self.progress.failed.update(report.failed)
         if self.writes:
             folder, keep = self.run.folder, self.recipe.keep_checkpoints
             checkpoints.save(folder, self.values, self.progress, keep)
         self._saved = time.monotonic()
+
+
+def _diverged(what: str) -> APINetError:
+    return APINetError(
+        f"{what}: most often the learning rate is too high (lower --learning-rate), or "
+        "float16 overflowed (take --dtype mixed_bfloat16); the models and checkpoints "
+        "saved before are kept."
+    )
 
 
 def _table(rows: list[dict[str, float]]) -> str:
@@ -196,7 +230,8 @@ class StopSignals:
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None: it was not installed from Python
+                signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.keeper.stop_asked:

@@ -60,6 +60,11 @@ def values_of(model: Any) -> list[NDArray[Any]]:
     ]
 
 
+def finite(values: NDArray[Any]) -> bool:
+    """Whether no value is NaN or infinite."""
+    return bool(np.isfinite(_plain(np.asarray(values))).all())
+
+
 def save(
     folder: Path, values: list[NDArray[Any]], progress: Progress, keep: int
 ) -> None:
@@ -106,7 +111,11 @@ def read_newest(folder: Path) -> tuple[Progress, list[NDArray[Any]]] | None:
 
     Returns:
         `None` if there is none.
+
+    Raises:
+        APINetError: If NaN or infinite values are in all of them.
     """
+    diverged = None
     for path in reversed(everything(folder)):
         try:
             # NumPy leaves a damaged file open, if it opened it.
@@ -115,9 +124,18 @@ def read_newest(folder: Path) -> tuple[Progress, list[NDArray[Any]]] | None:
             progress = Progress(**json.loads(bytes(described)))
         except (OSError, ValueError, TypeError, zipfile.BadZipFile):
             continue  # damaged from outside: the one before will do
+        if not all(map(finite, arrays)):
+            diverged = path
+            continue  # what is trained from here stays NaN
         if progress.best is not None:
             progress.best = (progress.best[0], progress.best[1])
         return progress, arrays
+    if diverged is not None:
+        raise APINetError(
+            f"The training in {str(folder)!r} diverged: {diverged.name} and all "
+            "checkpoints after it hold NaN or infinite values; start a new run with a "
+            "lower --learning-rate."
+        )
     return None
 
 

@@ -1,6 +1,8 @@
 """A training from start to end: head warm-up, then all layers; and resuming one."""
 
+import contextlib
 import importlib.util
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from keras_apinet.train import checkpoints, curves
 from keras_apinet.train.callbacks import EpochLine, Keeper, StopSignals
 from keras_apinet.train.devices import Devices, out_of_memory, place
 from keras_apinet.train.frozen import StoredViews, stored_views
-from keras_apinet.train.job import Job, Speaker, prepare
+from keras_apinet.train.job import Job, Speaker, own_globals, prepare
 from keras_apinet.train.optimization import optimizer, peak_rate, schedule
 from keras_apinet.train.recipe import Recipe
 from keras_apinet.train.warmup import warm_up
@@ -48,7 +50,7 @@ def train(
     print(run.read("training.json")["val_accuracy"])
     ```
     """
-    with place(devices) as placement:
+    with own_globals(), place(devices) as placement:
         job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
         description = job.description()
         if placement.is_first:
@@ -83,7 +85,7 @@ def resume(
     """
     run = Run.open(folder)
     recipe = Recipe.of({**run.settings, **(changes or {})}, str(run.folder))
-    with place(devices) as placement:
+    with own_globals(), place(devices) as placement:
         job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
         description = job.description()
         differences = _differences(run.description, description)
@@ -111,27 +113,36 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
         say(f"This training has ended already, after epoch {progress.epoch}.")
         return run
     validation = job.validation()
+    if recipe.patience and validation is None:
+        raise APINetError(
+            f"patience={recipe.patience} waits for a better validation, and "
+            f"{recipe.data!r} has no validation split; set --validation 0.1, or "
+            "--patience 0."
+        )
     source: Job | StoredViews = job
     if recipe.views:
         source = stored_views(job, Path(recipe.views_dir or run.folder))
     plan = source.batches().plan
     steps, batch_size = plan.epoch_steps, plan.batch_size
-    if progress.step >= steps:  # with --force, epochs may have become shorter
+    _check_steps(recipe, steps)
+    # With --force, epochs may have become shorter, and executions longer.
+    progress.step -= progress.step % recipe.steps_per_execution
+    if progress.step >= steps:
         progress.step = 0
     keeper = Keeper(run, recipe, progress, job.placement.is_first)
+    judged = [] if validation is None else [validation.report]
+    keeper.reports = judged
     warmup = recipe.head_epochs
-    with StopSignals(keeper), _explained(recipe):
+    with StopSignals(keeper), _explained(recipe), warnings.catch_warnings():
+        # Images that are left out may make the validation a batch shorter.
+        warnings.filterwarnings("ignore", "Your input ran out of data")
         if not stored and warmup:
             say(f"Head warm-up: {warmup} epochs")
             warm_up(job, warmup, keeper)
-        updates = max(1, recipe.epochs * steps // recipe.accumulate)
         with job.placement.scope():
-            rate = schedule(recipe, peak_rate(recipe, model), updates)
+            rate = schedule(recipe, peak_rate(recipe, model), recipe.epochs * steps)
             model.compile(
-                optimizer(recipe, model, rate),
-                loss=job.loss(),
-                steps_per_execution=recipe.steps_per_execution,
-                jit_compile="auto" if recipe.jit is None else recipe.jit,
+                optimizer(recipe, model, rate), loss=job.loss(), **job.execution()
             )
             model.optimizer.build(model.trainable_variables)
         keeper.set_model(model)
@@ -139,7 +150,8 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
             if warmup:
                 scores = {}
                 if validation is not None:
-                    scores = model.evaluate(validation, verbose=0, return_dict=True)
+                    with validation.report:
+                        scores = model.evaluate(validation, verbose=0, return_dict=True)
                     say(f"After the warm-up: validation {scores['accuracy']:.1%}")
                 keeper.keep({f"val_{k}": float(v) for k, v in scores.items()})
             progress.ended = not recipe.epochs
@@ -153,9 +165,10 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
             if partial:
                 keeper.partial = checkpoints.values_of(model)
             batches = source.batches(progress.epoch * steps + progress.step)
-            batches.report.failed.update(progress.failed)
-            keeper.report = batches.report
-            with batches.report:
+            keeper.reports = [batches.report, *judged]
+            with contextlib.ExitStack() as stack:
+                for report in keeper.reports:
+                    stack.enter_context(report)
                 model.fit(
                     batches,
                     validation_data=validation,
@@ -176,6 +189,24 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
                 # Keras leaves the averaged weights in the model when a fit ends.
                 checkpoints.restore(keeper.values, model)
     return _finish(job, run, keeper)
+
+
+def _check_steps(recipe: Recipe, steps: int) -> None:
+    """Checks that the batches of an epoch and of the run can be grouped as asked."""
+    each, total = recipe.steps_per_execution, recipe.epochs * steps
+    if recipe.epochs and steps % each:
+        # Keras would run whole groups, and so more batches than an epoch has.
+        fits = max(n for n in range(1, each) if steps % n == 0)
+        raise APINetError(
+            f"steps_per_execution={each} does not divide the {steps} batches of an "
+            f"epoch; set --steps-per-execution {fits}, or a --steps-per-epoch that it "
+            "divides."
+        )
+    if 0 < total < recipe.accumulate:
+        raise APINetError(
+            f"accumulate={recipe.accumulate}: the whole run has {total} batches, and no "
+            "weight would ever change; lower --accumulate, or raise --epochs."
+        )
 
 
 def _tensorboard(folder: Path, writes: bool) -> list[keras.callbacks.Callback]:

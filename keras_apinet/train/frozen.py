@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from keras_apinet import data
 from keras_apinet.data.batches import stored_batches
+from keras_apinet.data.pipeline import with_account
 from keras_apinet.errors import APINetError
 from keras_apinet.runs import write_atomically
 from keras_apinet.types import Dataset
@@ -59,9 +60,10 @@ class StoredViews:
         split = self.job.images.splits["train"]
         report = data.ReadingReport(split, "skip")
         report.failed.update(self.failed)
-        return stored_batches(
-            self.arrays, self.labels, self.job.plan(self.labels), report, start_step
-        )
+        plan = self.job.plan(self.labels)
+        batches = stored_batches(self.arrays, self.labels, plan, report, start_step)
+        named = batches.map(lambda arrays, labels: ({"frozen": arrays}, labels))
+        return with_account(named, plan=plan, report=report)
 
 
 def stored_views(job: "Job", folder: Path) -> StoredViews:

@@ -1,7 +1,9 @@
 """What a training needs, made ready from its recipe: data, model, batches, loss."""
 
+import contextlib
 import importlib.metadata
 import platform
+import random
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from keras_apinet import data
 from keras_apinet.building import build
+from keras_apinet.data.pipeline import with_account
 from keras_apinet.errors import APINetError
 from keras_apinet.losses import CrossEntropy, PairwiseLoss
 from keras_apinet.model import APINet
@@ -84,12 +87,13 @@ class Job:
         )
 
     def validation(self) -> Any:
-        """The validation batches, or `None`."""
+        """The validation batches, with their `report`, or `None`."""
         if "val" not in self.images.splits:
             return None
         split = self.images.splits["val"]
-        batches, size = self.in_order(split)
-        return self.placement.filled(batches, size, len(split))
+        batches, size = self.in_order(split, on_error="skip")
+        filled = self.placement.filled(batches, size, len(split))
+        return with_account(filled, report=batches.report)
 
     def plan(self, labels: Any) -> data.BatchPlan:
         """Which of images with these labels meet in a step, in a single process."""
@@ -139,6 +143,14 @@ class Job:
             found = keras.ops.convert_to_numpy(model.predict_on_batch(filled))
             yield np.asarray(found[: len(pixels)], "float32"), np.asarray(labels)
 
+    def execution(self) -> dict[str, Any]:
+        """Arguments of `compile` that say how steps are run, in either phase."""
+        jit = self.recipe.jit
+        return {
+            "steps_per_execution": self.recipe.steps_per_execution,
+            "jit_compile": "auto" if jit is None else jit,
+        }
+
     def loss(self) -> keras.losses.Loss:
         """The loss of the method."""
         recipe = self.recipe
@@ -149,15 +161,35 @@ class Job:
         return CrossEntropy(recipe.label_smoothing)
 
 
+@contextlib.contextmanager
+def own_globals() -> Iterator[None]:
+    """Gives back what a training changes for the whole process: policy and seeds."""
+    policy = keras.config.dtype_policy()
+    states = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
 def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
-    """Opens the data and builds the model."""
+    """Opens the data and builds the model; inside `own_globals`."""
     backend = keras.backend.backend()
     if recipe.backend not in (None, backend):
         raise APINetError(
             f"This recipe is for the backend {recipe.backend!r}, and Keras runs on "
             f"{backend!r}; set KERAS_BACKEND={recipe.backend}."
         )
-    keras.utils.set_random_seed(recipe.seed)
+    if recipe.steps_per_execution > 1 and backend == "torch":
+        raise APINetError(
+            f"steps_per_execution={recipe.steps_per_execution}: torch executes one step "
+            "at a time; set --steps-per-execution 1, or KERAS_BACKEND=tensorflow or jax."
+        )
+    # Keras draws the seeds of initializers and dropout from Python's generator.
+    random.seed(recipe.seed)
+    np.random.seed(recipe.seed)
     load: dict[str, Any] = {
         "name": recipe.data,
         "data_dir": recipe.data_dir,

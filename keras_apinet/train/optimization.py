@@ -32,12 +32,13 @@ def peak_rate(recipe: Recipe, model: APINet) -> float:
 def schedule(
     recipe: Recipe, peak: float, steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate of every update of a run.
+    """The learning rate of every step of a run.
 
     Args:
         recipe: Its `schedule` and `rising`.
         peak: The highest rate.
-        steps: Updates in the whole run.
+        steps: Batches in the whole run. Keras asks for the rate of a batch, also where
+            only every third one changes the weights.
     """
     rising = round(recipe.rising * steps)
     falling = max(1, steps - rising)
@@ -64,7 +65,8 @@ def optimizer(
         recipe: What was asked for.
         model: Its layers say which learning rates they get.
         rate: Learning rate or schedule.
-        warmup: Whether it is for the head warm-up: AdamW, and nothing special.
+        warmup: Whether it is for the head warm-up: AdamW, one rate for all layers, no
+            accumulation and no averages.
     """
     options: dict[str, Any] = {
         "learning_rate": rate,
@@ -78,7 +80,7 @@ def optimizer(
         if recipe.accumulate > 1:
             options["gradient_accumulation_steps"] = recipe.accumulate
     if name == "sgd":
-        options["momentum"] = 0.9
+        options |= {"momentum": 0.9, "weight_decay_mode": recipe.weight_decay_mode}
     if recipe.layer_decay != 1 and not warmup:
         options["layer_shares"] = layer_shares(model, recipe.layer_decay)
     made = (LayerwiseSGD if name == "sgd" else LayerwiseAdamW)(**options)

@@ -170,11 +170,14 @@ class Recipe:
     )
     schedule: str = setting(
         "cosine",
-        "how the rate falls over the run, step by step",
+        "how the rate falls over the run, batch by batch",
         choices=("cosine", "linear", "constant", "one_cycle"),
     )
     rising: float = setting(
-        0.05, "share of the steps over which the rate rises first", low=0, below=1
+        0.05,
+        "share of the run over which the rate rises first (one_cycle: always 0.3)",
+        low=0,
+        below=1,
     )
     layer_decay: float = setting(
         1.0,
@@ -182,24 +185,40 @@ class Recipe:
         "rising layer by layer",
         above=0,
     )
-    weight_decay: float = setting(5e-4, "decay of kernels", low=0)
+    weight_decay: float = setting(
+        5e-4, "decay of kernels; layer-wise rates scale a decoupled one", low=0
+    )
+    weight_decay_mode: str = setting(
+        "decoupled",
+        "decoupled: apart from gradient and momentum; l2: in the clipped gradient, as "
+        "torch's SGD",
+        choices=("decoupled", "l2"),
+    )
     decay_all: bool = setting(False, "decay biases and norms as well")
     clipnorm: float = setting(1.0, "largest norm of the whole gradient", above=0)
     accumulate: int = setting(
-        1, "steps whose gradients are averaged before the weights change", low=1
+        1,
+        "batches whose gradients are averaged before the weights change, counted over "
+        "the epochs after the warm-up; an incomplete last group is dropped",
+        low=1,
     )
     ema: float = setting(
         0.0,
-        "momentum of the average of the weights that is validated and kept, per step; "
-        "0: none",
+        "momentum of the average of the weights that is validated and kept, per change "
+        "of the weights; 0: none",
         low=0,
         below=1,
     )
     patience: int = setting(
-        0, "epochs without a better validation before it stops; 0: never", low=0
+        0,
+        "epochs after the warm-up without a better validation before it stops; "
+        "0: never",
+        low=0,
     )
     steps_per_execution: int = setting(
-        1, "steps handed to the backend at a time", low=1
+        1,
+        "batches handed to the backend at a time, a divisor of the batches of an epoch",
+        low=1,
     )
     jit: bool | None = setting(
         None, "compile the step with XLA (default: what the backend does best)"
@@ -243,11 +262,10 @@ class Recipe:
                 f"memory={self.memory} is for pairs, and method='baseline' has none; "
                 "set memory=0."
             )
-        if self.accumulate > 1 and self.ema:
-            # Keras averages after every step, of which most change nothing.
+        if self.weight_decay_mode == "l2" and self.optimizer == "adamw":
             raise APINetError(
-                f"accumulate={self.accumulate} and ema={self.ema} do not go together; "
-                "set accumulate=1 or ema=0."
+                "weight_decay_mode='l2' is for optimizer='sgd'; the decay of 'adamw' is "
+                "decoupled."
             )
 
     @property

@@ -1,5 +1,6 @@
 """Head warm-up: interaction and classifier learn while the backbone stands still."""
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -24,34 +25,47 @@ def warm_up(job: "Job", epochs: int, keeper: "Keeper") -> None:
     Args:
         job: What to train.
         epochs: Passes over the training images.
-        keeper: Asked whether to stop; nothing is kept before the end.
+        keeper: Asked whether to stop, and told about unreadable images; nothing is
+            kept before the end.
     """
     model, recipe = job.model, job.recipe
     # Features cannot be collected from other processes' devices.
     cached = recipe.warmup_cached and job.placement.processes == 1
-    batches = _cached(job, epochs) if cached else job.batches()
+    batches = _cached(job, epochs, keeper) if cached else job.batches()
+    report = contextlib.nullcontext() if cached else batches.report
     # Statistics that other data will move are not what the head should learn from.
     policy, model.batch_norm = model.batch_norm, "inference"
     model.train_backbone(False)
     try:
         steps = epochs * batches.plan.epoch_steps
+        execution = job.execution()
+        # Keras runs whole groups of steps: what does not fill one is left out.
+        each = execution["steps_per_execution"] = min(
+            execution["steps_per_execution"], steps
+        )
+        steps -= steps % each
         rate = keras.optimizers.schedules.CosineDecay(recipe.head_learning_rate, steps)
         with job.placement.scope():
-            model.compile(optimizer(recipe, model, rate, warmup=True), loss=job.loss())
-        model.fit(
-            batches,
-            steps_per_epoch=steps,
-            shuffle=False,
-            verbose=0,
-            callbacks=[_Watch(keeper)],
-        )
+            model.compile(
+                optimizer(recipe, model, rate, warmup=True), loss=job.loss(), **execution
+            )
+        with report:
+            model.fit(
+                batches,
+                steps_per_epoch=steps,
+                shuffle=False,
+                verbose=0,
+                callbacks=[_Watch(keeper)],
+            )
+        if not cached:
+            keeper.note(batches.report)
     finally:
         model.train_backbone(True)
         model.batch_norm = policy
 
 
 class _Watch(keras.callbacks.Callback):
-    """Stops a warm-up if asked to, or when its loss is no number."""
+    """Stops a warm-up if asked to, or when its loss is NaN or infinite."""
 
     def __init__(self, keeper: "Keeper") -> None:
         super().__init__()
@@ -67,15 +81,18 @@ class _Watch(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def _cached(job: "Job", epochs: int) -> "_FeatureBatches":
+def _cached(job: "Job", epochs: int, keeper: "Keeper") -> "_FeatureBatches":
     split = job.images.splits["train"]
     batches, size = job.in_order(split, on_error="skip")
     features, labels = [], []
     progress = keras.utils.Progbar(len(split), verbose=1 if job.say.bar else 0)
-    for found, batch_labels in job.outputs(job.model.feature_model(), batches, size):
-        features.append(found)
-        labels.append(batch_labels)
-        progress.add(len(batch_labels))
+    with batches.report:
+        model = job.model.feature_model()
+        for found, batch_labels in job.outputs(model, batches, size):
+            features.append(found)
+            labels.append(batch_labels)
+            progress.add(len(batch_labels))
+    keeper.note(batches.report)
     plan = job.plan(np.concatenate(labels))
     return _FeatureBatches(
         np.concatenate(features), np.concatenate(labels), plan, epochs
@@ -99,6 +116,6 @@ class _FeatureBatches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return self.epochs * self.plan.epoch_steps
 
-    def __getitem__(self, step: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def __getitem__(self, step: int) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
         rows = self.plan.indices(0, step)
-        return self.features[rows], self.labels[rows]
+        return {"features": self.features[rows]}, self.labels[rows]
