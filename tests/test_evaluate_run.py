@@ -73,7 +73,10 @@ def test_what_is_written_is_what_is_returned(run):
     assert result["tta"]["views"] == "flip"
     calibration = json.loads((run / "calibration.json").read_text("utf-8"))
     assert calibration["images"] == 6
-    assert calibration["nll_after"] <= calibration["nll_before"]
+    assert calibration["temperature"] == 1
+    assert "6 validation images are too few" in calibration["reason"]
+    assert calibration["right"] <= 6
+    assert calibration["weights"]
     assert result["calibrated"]["temperature"] == calibration["temperature"]
 
 
@@ -195,7 +198,9 @@ def test_one_image(run, folder):
     one = replace(images, splits={**images.splits, "test": single})
     result = evaluate_run(run, data=one)
     assert result["images"] == 1
-    assert result["metrics"]["top1"]["low"] is None
+    assert result["metrics"]["nll"]["low"] is None
+    top1 = result["metrics"]["top1"]
+    assert top1["high"] - top1["low"] == pytest.approx(0.793, abs=1e-3)  # Wilson
     assert len(result["classes_without_images"]) == 2
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Gallery:
     model: "APINet"
     split: "Split"
     seen: Predictions
-    train: "Split"
+    train: "Split | None"
     temperature: float
 
     def _prepared(self, split: "Split", position: int) -> NDArray[np.uint8]:
@@ -48,7 +49,6 @@ class Gallery:
         except APINetError:  # the features have no places
             return []
         gallery = []
-        sure = seen.probabilities(self.temperature)
         for pair in pairs[:_PAIRS]:
             a, b = (names.index(name) for name in pair["classes"])
             lost = np.flatnonzero((seen.labels == a) & (seen.predicted == b))
@@ -57,7 +57,8 @@ class Gallery:
             candidates = right if len(right) else own
             if not len(candidates):
                 continue
-            x = int(lost[sure[lost, b].argmax()])
+            margins = seen.logits[lost, b] - seen.logits[lost, a]
+            x = int(lost[self._surest(margins, lost)[0]])
             gaps = seen.features[candidates] - seen.features[x]
             y = int(candidates[(gaps**2).sum(axis=1).argmin()])
             photos = [
@@ -84,17 +85,43 @@ class Gallery:
             )
         return gallery
 
-    def worst_errors(self, known: Predictions) -> list[dict[str, Any]]:
-        """The surest wrong answers, each with the nearest training images."""
+    def _surest(
+        self, margins: NDArray[np.float32], rows: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """An order of the images `rows`: the largest margin first."""
+        names = [self._file(int(self.seen.positions[i])) for i in rows]
+        sums = [crc32(name.encode("utf-8", "surrogateescape")) for name in names]
+        return np.lexsort((sums, -margins.astype(np.float64)))
+
+    def _file(self, position: int) -> str:
+        return "/".join(self.split.reference(position).split("/")[-2:])
+
+    def worst_errors(self, known: Predictions | None) -> list[dict[str, Any]]:
+        """The surest wrong answers, each with the nearest training images.
+
+        The surest have the largest margin of the first class's logit over the
+        second's: probabilities of sure answers are all 1. Of equal margins those come
+        first whose file names have the smaller checksum, so that no class is preferred
+        because its files are read first.
+        """
         names, seen = self.run.class_names, self.seen
         sure = seen.probabilities(self.temperature)
         wrong = np.flatnonzero(seen.wrong)
-        order = wrong[np.argsort(-sure[wrong].max(axis=1), kind="stable")][:_ERRORS]
+        second, first = np.sort(seen.logits[wrong], axis=1)[:, -2:].T
+        order = wrong[self._surest(first - second, wrong)][:_ERRORS]
         result = []
         for i in order.tolist():
             guess = int(seen.predicted[i])
-            gaps = ((known.features - seen.features[i]) ** 2).sum(axis=1)
-            near = np.argsort(gaps, kind="stable")[:_NEAREST].tolist()
+            near: list[dict[str, str]] = []
+            if known is not None and self.train is not None:
+                gaps = ((known.features - seen.features[i]) ** 2).sum(axis=1)
+                near = [
+                    self._figure(
+                        self._prepared(self.train, int(known.positions[j])),
+                        names[int(known.labels[j])],
+                    )
+                    for j in np.argsort(gaps, kind="stable")[:_NEAREST].tolist()
+                ]
             position = int(seen.positions[i])
             result.append(
                 {
@@ -102,18 +129,12 @@ class Gallery:
                     "predicted": names[guess],
                     "probability": float(sure[i, guess]),
                     "own": float(sure[i, int(seen.labels[i])]),
-                    "file": "/".join(self.split.reference(position).split("/")[-2:]),
+                    "file": self._file(position),
                     "photo": self._figure(
                         self._prepared(self.split, position),
                         names[int(seen.labels[i])],
                     ),
-                    "nearest": [
-                        self._figure(
-                            self._prepared(self.train, int(known.positions[j])),
-                            names[int(known.labels[j])],
-                        )
-                        for j in near
-                    ],
+                    "nearest": near,
                 }
             )
         return result
