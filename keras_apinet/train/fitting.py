@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_apinet.errors import APINetError
-from keras_apinet.runs import Run
+from keras_apinet.runs import Run, calibration_file
 from keras_apinet.shares import interval, percent, spread_points, wilson
 from keras_apinet.train import checkpoints, curves
 from keras_apinet.train.callbacks import EpochLine, Keeper, StopSignals
@@ -110,20 +110,26 @@ def _calibrated(job: Job, run: Run) -> Run:
     """Fits the temperature of the best model, on one device: predictions use it."""
     # Evaluation is not needed before the training has ended.
     from keras_apinet.evaluate import calibrate_run
+    from keras_apinet.evaluate.calibration import too_few
 
     if not job.placement.is_first or "val" not in job.images.splits:
+        return run
+    images = len(job.images.splits["val"])
+    if few := too_few(images):  # no model has to be opened for that
+        run.write(
+            calibration_file("best"),
+            {"temperature": 1.0, "reason": few, "images": images, "model": "best"},
+        )
+        job.say(few)
         return run
     try:
         found = calibrate_run(run, run.model(), job.images, again=True)
     except APINetError as error:
         job.say(f"No temperature was fitted: {error}")
         return run
-    if found is not None:
-        job.say(
-            found["reason"]
-            or f"Temperature {found['temperature']:.2f}, fitted on "
-            f"{found['images']:,} validation images"
-        )
+    assert found is not None
+    told = f"Temperature {found['temperature']:.2f}, fitted on {images:,} validation"
+    job.say(found["reason"] or f"{told} images")
     return run
 
 
