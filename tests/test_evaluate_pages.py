@@ -227,6 +227,20 @@ def test_the_card(run, report):
     assert "None was stated" in write_card(run).read_text("utf-8")
 
 
+def test_pages_of_a_temperature_written_by_hand(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "calibration.json").write_text('{"temperature": 0.5}')
+    html = write_report(copy, bootstrap=5).read_text("utf-8")
+    assert "At its temperature, 0.50, it says" in html
+    assert "At its temperature, 0.50, it says" in write_card(copy).read_text("utf-8")
+    file = copy / "evaluation_test.json"
+    result = json.loads(file.read_text("utf-8"))
+    del result["warnings"]
+    file.write_text(json.dumps(result), "utf-8")
+    with pytest.raises(APINetError, match="evaluated by an earlier version"):
+        write_card(copy)
+
+
 def test_what_a_card_tells_strangers():
     assert [license_tag(x) for x in ("Apache-2.0", "Our: own", None)] == [
         "apache-2.0",

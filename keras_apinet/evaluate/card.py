@@ -79,6 +79,12 @@ def write_card(
             f"The run {str(run.folder)!r} was not evaluated on {' or '.join(wanted)}; "
             "run `keras-apinet evaluate` on it first."
         )
+    if "warnings" not in result:
+        raise APINetError(
+            f"The run {str(run.folder)!r} was evaluated by an earlier version, which "
+            "did not count the images of each figure; run `keras-apinet evaluate` on "
+            "it again."
+        )
     environment = templates()
     name = run.folder.resolve().name
     text = environment.get_template("card.md").render(

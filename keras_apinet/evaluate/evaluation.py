@@ -188,8 +188,7 @@ def _warnings(result: dict[str, Any], calibration: dict[str, Any] | None) -> lis
         if raised:
             found.append(
                 f"On these images the temperature raised {' and '.join(raised)}: the "
-                f"{calibration.get('images', 0):,} validation images that it was "
-                "fitted on are unlike them, or too few."
+                "validation images that it was fitted on are unlike them, or too few."
             )
     if result["left_out"]:
         found.append(

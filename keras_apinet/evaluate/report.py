@@ -73,7 +73,7 @@ def write_report(
         bootstrap=bootstrap,
         ignore_unknown=ignore_unknown,
     )
-    result, seen, calibration = judged.result, judged.seen, judged.calibration
+    result, seen = judged.result, judged.seen
     run.write(f"evaluation_{result['split']}.json", result)
     train = _training_images(run, judged, data_dir)
     gallery = Gallery(run, judged.model, judged.split, seen, train, judged.temperature)
@@ -90,7 +90,7 @@ def write_report(
             settings=run.settings,
             versions=run.description.get("versions", {}),
             result=result,
-            calibration=calibration,
+            fitted_on=(judged.calibration or {}).get("images"),
             sureness=calibration_words(result),
             plots=_plots(run, judged),
             pairs=gallery.confused_pairs(result["confused_pairs"]),

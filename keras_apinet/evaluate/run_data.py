@@ -82,8 +82,8 @@ def _is_own(run: Run, data: str | Path, data_dir: str | None) -> bool:
     # Files of other photos may bear the same names.
     if original.fingerprint() != there.fingerprint():
         return False
-    pair = (images.splits["train"].read(0) for images in (original, there))
-    return np.array_equal(*pair)
+    first, second = (x.splits["train"].read(0) for x in (original, there))
+    return bool(np.array_equal(first, second))
 
 
 def default_split(images: "ImageData") -> str:

@@ -246,7 +246,8 @@ def _open_keras(path: Path) -> Runtime:
     model = source.model.classifier_model(probabilities=False)
 
     def logits(images: NDArray[Any]) -> NDArray[np.float32]:
-        return np.asarray(model.predict(images, verbose=0)) / source.info.temperature
+        given = np.asarray(model.predict(images, verbose=0), np.float32)
+        return given / np.float32(source.info.temperature)
 
     return Runtime(source.info, lambda images: softmax(logits(images)), lambda: logits)
 
