@@ -156,7 +156,11 @@ def main() -> None:
         kind = "pretrained" if name in files else "random"
         with tempfile.TemporaryDirectory() as folder:
             exporter = Exporter(
-                model, photos=compared, min_agreement=0.0, max_difference=1
+                model,
+                photos=compared,
+                min_agreement=0.0,
+                max_difference=1,
+                max_logit_difference=1,
             )
             targets = [
                 Target.of(Path(folder) / f"{precision}.tflite", precision=precision)

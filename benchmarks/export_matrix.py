@@ -49,7 +49,11 @@ def measure(backbones: list[str], image_size: int) -> None:
                 for form, precision in TARGETS
             ]
             exporter = Exporter(
-                model, photos=images, min_agreement=0.0, max_difference=1
+                model,
+                photos=images,
+                min_agreement=0.0,
+                max_difference=1,
+                max_logit_difference=1,
             )
             reports += exporter.write(targets)
     shown = reports_table(reports)

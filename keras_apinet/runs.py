@@ -7,14 +7,28 @@ last.keras    the model after the last epoch
 log.csv       one line for each epoch
 *.json        what later commands add: metrics, temperature
 ```
+
+`calibration.json` holds the temperature of the best model, `calibration_last.json` that
+of the last, each with a fingerprint of the weights that it was fitted for:
+
+```
+temperature   what the logits are divided by
+method        how it was fitted
+images        validation images that it was fitted on
+reason        why it is 1, if it is
+weights       fingerprint of the model
+```
 """
 
+import hashlib
 import json
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from keras_apinet.errors import APINetError
 
@@ -57,6 +71,21 @@ def save_atomically(model: Any, path: str | Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def calibration_file(which: str) -> str:
+    """Where a run keeps the temperature of its `"best"` or `"last"` model."""
+    return "calibration.json" if which == "best" else f"calibration_{which}.json"
+
+
+def weights_fingerprint(model: "APINet") -> str:
+    """16 hexadecimal digits that change with any weight that predictions depend on."""
+    from keras import ops
+
+    digest = hashlib.sha256()
+    for weight in (*model.backbone.weights, *model.classifier.weights):
+        digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -151,7 +180,38 @@ class Run:
         path = self.folder / name
         if not path.is_file():
             return None
-        return json.loads(path.read_text("utf-8"))
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise APINetError(
+                f"{str(path)!r} cannot be read ({error}); remove it, and it is made "
+                "again."
+            ) from error
+
+    def calibration(self, which: str, model: "APINet") -> dict[str, Any] | None:
+        """What is known of a model's temperature; `None` if nothing is.
+
+        Args:
+            which: `"best"` or `"last"`.
+            model: That model; a temperature of other weights is left out.
+
+        Raises:
+            APINetError: If the file is damaged or holds no temperature.
+        """
+        name = calibration_file(which)
+        known = self.read(name)
+        if known is None:
+            return None
+        value = known.get("temperature") if isinstance(known, dict) else None
+        if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise APINetError(
+                f"temperature={value!r} in {str(self.folder / name)!r} must be above "
+                "0; remove the file, and `keras-apinet evaluate` fits it again."
+            )
+        # Without a fingerprint somebody wrote it by hand, and means it.
+        if known.get("weights") not in (None, weights_fingerprint(model)):
+            return None
+        return dict(known)
 
     def write(self, name: str, content: Any) -> Path:
         """Writes a JSON file into the run folder."""

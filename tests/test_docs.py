@@ -52,7 +52,7 @@ REPLACED = {
     ],
     "backbones": [],
     "long_tails": [],
-    "report": [],
+    "report": [("--data kept_aside", "--bootstrap 20")],
 }
 
 

@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
 
 from keras_apinet.evaluate.calibration import (
     calibration_error,
-    fit_temperature,
     log_softmax,
     reliability,
 )
@@ -15,10 +13,11 @@ from keras_apinet.evaluate.confusions import (
     look_alike_order,
     within_groups,
 )
-from keras_apinet.evaluate.intervals import share_interval, with_intervals
+from keras_apinet.evaluate.intervals import with_intervals
 from keras_apinet.evaluate.measuring import class_rows
 from keras_apinet.evaluate.metrics import Scores, class_scores
 from keras_apinet.evaluate.retrieval import retrieval_scores
+from keras_apinet.shares import share_interval
 
 pytestmark = pytest.mark.one_backend
 CLASSES = 7
@@ -93,20 +92,6 @@ def test_calibration_error_by_hand():
     assert table["confidence"][8] == pytest.approx(0.6)
 
 
-def test_temperature_is_the_minimum_that_scipy_finds(labels, logits):
-    def nll(t):
-        return sk.log_loss(labels, np.exp(log_softmax(logits / t)))
-
-    found = minimize_scalar(nll, bounds=(0.1, 20), method="bounded")
-    assert fit_temperature(labels, logits) == pytest.approx(found.x, rel=1e-3)
-
-
-def test_temperature_without_information_or_without_errors():
-    assert fit_temperature([0, 1], np.zeros((2, 3))) == 1
-    assert 0.02 <= fit_temperature([0, 1], np.eye(2)) < 0.03
-    assert fit_temperature([], np.zeros((0, 3))) == 1
-
-
 def test_retrieval_is_that_of_plain_loops(rng):
     labels = np.append(rng.integers(0, 5, 60), 9)  # class 9 has one image
     x = rng.normal(size=(61, 4)) + 20
@@ -140,6 +125,7 @@ def test_confused_pairs_count_both_directions():
         "first_as_second": 2,
         "second_as_first": 1,
         "share": 0.75,
+        "of": 4,
     }
     assert second["classes"] == ["c", "a"]
     assert confused_pairs(labels, labels, names) == []
@@ -159,6 +145,8 @@ def test_accuracy_within_groups_by_hand():
     assert result["errors_within_group"] == 0.5
     assert [g["group"] for g in result["groups"]] == ["x", "y"]
     assert result["groups"][1]["top1_within_group"] == 1
+    low, high = result["groups"][1]["intervals"]["top1_within_group"]
+    assert (low, high) == pytest.approx((0.342, 1), abs=1e-3)  # Wilson, 2 of 2
 
 
 def test_look_alikes_stand_together():
@@ -248,7 +236,9 @@ def test_intervals_of_a_class_are_those_of_shares():
 
 def test_one_image_has_figures_and_no_intervals():
     figures = with_intervals(Scores.of([1], [[0.0, 3.0]], [[1.0, 2.0]]))
-    assert figures["top1"] == {"value": 1.0, "low": None, "high": None}
+    low, high = (end[0] for end in share_interval([1], [1]))
+    assert figures["top1"] == {"value": 1.0, "low": low, "high": high, "images": 1}
+    assert figures["macro_f1"]["low"] is None
     assert figures["recall@1"]["value"] is None
 
 
@@ -256,4 +246,33 @@ def test_intervals_do_not_depend_on_anything_but_the_predictions(labels, logits,
     scores = Scores.of(labels, logits, rng.normal(size=(301, 3)))
     assert with_intervals(scores, repeats=20) == with_intervals(scores, repeats=20)
     without = with_intervals(scores, repeats=0)
-    assert all(figure["low"] is None for figure in without.values())
+    unknown = {name for name, figure in without.items() if figure["low"] is None}
+    assert unknown == set(without) - {"top1", "top5"}
+
+
+@pytest.mark.parametrize("classes", [2, 8])
+def test_no_interval_has_a_width_of_0(classes):
+    """40 images, all right, features that are apart, probabilities of 0 and 1."""
+    labels = np.arange(40) % classes
+    one_hot = np.eye(classes)[labels]
+    figures = with_intervals(Scores.of(labels, 1000 * one_hot, one_hot), repeats=100)
+    for name, figure in figures.items():
+        assert figure["images"] == 40
+        if name == "nll":  # no sample shows what the first error will cost
+            assert figure["low"] is None
+            continue
+        assert figure["high"] - figure["low"] > 0.05, name
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    assert figures["top1"]["low"] == pytest.approx(0.912, abs=1e-3)  # 1 / (1 + z^2/40)
+    assert figures["mean_per_class_accuracy"]["low"] < 0.92
+    assert figures["ece"]["high"] > 0.08
+    assert ("top5" in figures) == (classes > 5)
+
+
+def test_a_mean_over_unequal_classes_is_as_unsure_as_its_smallest():
+    """100 images of one class and 2 of another: worth 4 / (1/100 + 1/2) = 7 images."""
+    labels = np.repeat([0, 1], [100, 2])
+    figures = with_intervals(Scores.of(labels, np.eye(2)[labels]), repeats=50)
+    low = 7 / (7 + 1.959964**2)
+    assert figures["mean_per_class_accuracy"]["low"] == pytest.approx(low, abs=1e-6)
+    assert figures["top1"]["low"] > 0.96

@@ -227,6 +227,20 @@ def test_the_card(run, report):
     assert "None was stated" in write_card(run).read_text("utf-8")
 
 
+def test_pages_of_a_temperature_written_by_hand(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "calibration.json").write_text('{"temperature": 0.5}')
+    html = write_report(copy, bootstrap=5).read_text("utf-8")
+    assert "At its temperature, 0.50, it says" in html
+    assert "At its temperature, 0.50, it says" in write_card(copy).read_text("utf-8")
+    file = copy / "evaluation_test.json"
+    result = json.loads(file.read_text("utf-8"))
+    del result["warnings"]
+    file.write_text(json.dumps(result), "utf-8")
+    with pytest.raises(APINetError, match="evaluated by an earlier version"):
+        write_card(copy)
+
+
 def test_what_a_card_tells_strangers():
     assert [license_tag(x) for x in ("Apache-2.0", "Our: own", None)] == [
         "apache-2.0",
@@ -328,3 +342,29 @@ def test_pictures_travel_inside_the_page():
     tall = square(np.zeros((40, 20, 3), "uint8"), 16)
     assert tall.shape == (16, 16, 3)
     assert tall[8, 0].tolist() == [128, 128, 128]
+
+
+def test_a_sure_model_is_never_shown_as_certain(run, table, tmp_path, capsys):
+    import keras_apinet
+
+    copy = shutil.copytree(run, tmp_path / "run")
+    model = keras_apinet.load(copy)
+    model.classifier.set_weights([1e4 * w for w in model.classifier.get_weights()])
+    model.save(copy / "best.keras")
+    test = data.load(table).splits["test"]
+    first, last = test.reference(0), test.reference(8)
+    assert main(["predict", str(copy), first]) == 0
+    shown = capsys.readouterr().out
+    assert ">99.9%" in shown
+    assert "<0.1%" in shown
+    assert "100.0%" not in shown
+    assert main(["predict", str(copy), first, "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["top"][0]["probability"] == 1.0  # machines are told what it was
+    compared = compare(copy, first, last, patches=False)
+    assert "&gt;99.9%" in page(compared)
+    assert "100.0%" not in page(compared)
+    html = write_report(copy, bootstrap=5).read_text("utf-8")
+    errors = html[html.index('id="errors"') : html.index('id="classes"')]
+    assert "&gt;99.9%" in errors
+    assert "100.0%" not in errors

@@ -5,13 +5,17 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from evaluate_runs import NAMES, make_run, photos
+from evaluate_runs import COLOURS, NAMES, make_run, photos
+from PIL import Image
 
 from keras_apinet import APINetError, data
 from keras_apinet.cli import main
 from keras_apinet.evaluate import evaluate_run
 from keras_apinet.evaluate.calibration import log_softmax
-from keras_apinet.evaluate.predictions import five_crop, predict_split
+from keras_apinet.evaluate.card import write_card
+from keras_apinet.evaluate.gallery import surest
+from keras_apinet.evaluate.predictions import Predictions, five_crop, predict_split
+from keras_apinet.evaluate.report import write_report
 from keras_apinet.runs import Run
 
 
@@ -73,7 +77,10 @@ def test_what_is_written_is_what_is_returned(run):
     assert result["tta"]["views"] == "flip"
     calibration = json.loads((run / "calibration.json").read_text("utf-8"))
     assert calibration["images"] == 6
-    assert calibration["nll_after"] <= calibration["nll_before"]
+    assert calibration["temperature"] == 1
+    assert "6 validation images are too few" in calibration["reason"]
+    assert calibration["right"] <= 6
+    assert calibration["weights"]
     assert result["calibrated"]["temperature"] == calibration["temperature"]
 
 
@@ -195,7 +202,9 @@ def test_one_image(run, folder):
     one = replace(images, splits={**images.splits, "test": single})
     result = evaluate_run(run, data=one)
     assert result["images"] == 1
-    assert result["metrics"]["top1"]["low"] is None
+    assert result["metrics"]["nll"]["low"] is None
+    top1 = result["metrics"]["top1"]
+    assert top1["high"] - top1["low"] == pytest.approx(0.793, abs=1e-3)  # Wilson
     assert len(result["classes_without_images"]) == 2
 
 
@@ -247,10 +256,149 @@ def test_tables_for_people_and_json_for_machines(run, capsys):
     options = ["--bootstrap", "10", "--tta", "flip"]
     assert main(["evaluate", str(run), *options]) == 0
     shown = capsys.readouterr().out
-    for words in ("9 images", "mean per-class accuracy", "(flip)", "to 100.0%"):
+    for words in (
+        *("9 images", "mean per-class accuracy", "(flip)", "95 % interval"),
+        *("Only 9 images", "±27 points", "top-1 accuracy", "too few to fit"),
+    ):
         assert words in shown
     assert main(["evaluate", str(run), *options, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 9
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A run whose class names can be folders."""
+    folder = tmp_path_factory.mktemp("plain")
+    own = folder / "own"
+    for name, colour in zip("abc", COLOURS):
+        (own / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.full((40, 48, 3), colour, "uint8")
+            pixels[0, 0] = i
+            Image.fromarray(pixels).save(own / name / f"{i}.png")
+    images = data.load(own)
+    run = make_run(folder / "run", own, images.class_names)
+    description = json.loads((run / "run.json").read_text("utf-8"))
+    description["data"]["fingerprint"] = images.fingerprint()
+    (run / "run.json").write_text(json.dumps(description), "utf-8")
+    return run, own
+
+
+def judged(run, given, *options):
+    arguments = ["evaluate", str(run), "--data", str(given), "--bootstrap", "0"]
+    assert main([*arguments, *options]) == 0
+    return json.loads((run / "evaluation_test.json").read_text("utf-8"))
+
+
+def copied(own, target, split=""):
+    """The photos of a run, each with another first pixel: other photos, same names."""
+    for path in sorted(own.glob("*/*.png")):
+        with Image.open(path) as photo:
+            pixels = np.asarray(photo).copy()
+        pixels[0, 0] = 255 - pixels[0, 0]
+        to = target / split / path.parent.name / path.name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(to)
+    return target
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("layout", ["classes", "table", "test only"])
+def test_a_set_given_to_test_on_is_judged_whole(plain, tmp_path, layout, capsys):
+    run, own = plain
+    split = "test" if layout == "test only" else ""
+    given = copied(own, tmp_path / "others", split)
+    if layout == "table":
+        rows = [f"{p.relative_to(given)},{p.parent.name}" for p in given.glob("*/*")]
+        given = given / "table.csv"
+        given.write_text("\n".join(["path,label", *rows]))
+    result = judged(run, given)
+    assert (result["images"], result["split"], result["given"]) == (60, "test", True)
+    assert result["metrics"]["top1"]["images"] == 60
+    assert "all of it as a test set: 60 images" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    with pytest.raises(APINetError, match="no split 'val'"):
+        evaluate_run(run, "val", data=given)
+
+
+@pytest.mark.one_backend
+def test_a_set_with_splits_keeps_them(plain, tmp_path, capsys):
+    run, own = plain
+    given = copied(own, tmp_path / "others", "train")
+    copied(own, given, "test")
+    shutil.rmtree(given / "test" / "a")
+    assert judged(run, given)["images"] == 40
+    assert "its test split: 40 images" in " ".join(capsys.readouterr().out.split())
+    assert evaluate_run(run, "train", data=str(given), bootstrap=0)["images"] == 60
+
+
+@pytest.mark.one_backend
+def test_the_runs_own_data_stays_what_it_is(plain, tmp_path):
+    """Given by its path, or as a copy elsewhere: only what was held out is judged."""
+    run, own = plain
+    for place in (own, shutil.copytree(own, tmp_path / "copy")):
+        result = evaluate_run(run, data=str(place), bootstrap=0)
+        assert (result["images"], result["split"], result["given"]) == (6, "val", False)
+        assert any("chosen by these validation images" in w for w in result["warnings"])
+
+
+@pytest.mark.one_backend
+def test_validation_and_test_that_disagree_are_said_to(plain, tmp_path, capsys):
+    run, own = plain
+    copy = shutil.copytree(run, tmp_path / "run")
+    evaluate_run(copy, bootstrap=0)
+    file = copy / "calibration.json"
+    known = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps(known | {"images": 400, "right": 400}), "utf-8")
+    given = copied(own, tmp_path / "others")
+    assert judged(copy, given)["metrics"]["top1"]["value"] < 0.9
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Beware: Validation was right in 100.0% of 400 images" in shown
+    assert "--group-by" in shown
+    card = write_card(copy).read_text("utf-8")
+    assert "Validation was right in 100.0% of 400 images" in card
+    html = write_report(copy, data=str(given), bootstrap=5).read_text("utf-8")
+    assert "Validation was right in 100.0% of 400 images" in html
+    assert "all 60 images of a set given to test on" in html
+
+
+@pytest.mark.one_backend
+def test_other_weights_get_another_temperature(run):
+    evaluate_run(run, bootstrap=0)
+    file = run / "calibration.json"
+    known = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps(known | {"temperature": 3.5}), "utf-8")
+    last = evaluate_run(run, which="last", bootstrap=0)
+    assert last["calibrated"]["temperature"] == 1
+    model = Run.open(run).model()
+    model.classifier.set_weights([w + 1 for w in model.classifier.get_weights()])
+    model.save(run / "best.keras")
+    assert evaluate_run(run, bootstrap=0)["calibrated"]["temperature"] == 1
+    assert json.loads(file.read_text("utf-8"))["weights"] != known["weights"]
+
+
+@pytest.mark.one_backend
+def test_the_surest_errors_are_told_by_their_logits():
+    """Probabilities of all three are 1; the margins are 60, 90 and 75."""
+    logits = np.array([[60, 0, 0], [90, 0, 0], [75, 0, 0], [0, 9, 0]], "f4")
+    seen = Predictions(np.array([1, 1, 2, 1]), logits, logits, np.arange(4))
+    assert (seen.probabilities()[:3].max(axis=1) == 1).all()
+    photos = np.zeros((4, 32, 32, 3), "uint8")
+    split = data.as_split((photos, seen.labels))
+    order = surest(seen, split, np.flatnonzero(seen.wrong))
+    assert order.tolist() == [1, 2, 0]
+
+
+@pytest.mark.one_backend
+def test_equal_margins_do_not_follow_the_files():
+    logits = np.tile([50.0, 0], (40, 1)).astype("f4")
+    seen = Predictions(np.ones(40, int), logits, logits, np.arange(40))
+    split = data.as_split((np.zeros((40, 8, 8, 3), "uint8"), seen.labels))
+    order = surest(seen, split, np.arange(40)).tolist()
+    assert sorted(order) == list(range(40))
+    assert np.corrcoef(order, np.arange(40))[0, 1] < 0.5
+    assert order == surest(seen, split, np.arange(40)).tolist()
 
 
 @pytest.mark.one_backend

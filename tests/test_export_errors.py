@@ -107,6 +107,42 @@ def test_a_file_that_loses_too_much_is_not_handed_over(model, tmp_path, monkeypa
     )
 
 
+@pytest.mark.parametrize("name", ["x.tflite", "x.onnx", "x"])
+def test_a_damaged_conversion_of_a_model_that_is_always_sure(
+    name, tmp_path, monkeypatch
+):
+    """Every probability is 0 or 1, before and after the damage: only logits tell."""
+    from keras_apinet.export import conversion
+
+    images, labels = patterns()
+    sure = clear_classifier(images, labels, list("abcde"), weights=None)
+    sure.classifier.set_weights([100 * w for w in sure.classifier.get_weights()])
+    given = keras.ops.softmax(sure.predict(images, verbose=0))
+    assert np.isin(keras.ops.convert_to_numpy(given), [0, 1]).mean() > 0.99
+    attempt = conversion.attempt
+
+    def damaged(folder):
+        logits = keras.saving.load_model(folder / conversion.MODEL)
+        head = logits.layers[-1]
+        kernel, bias = head.get_weights()
+        head.set_weights([kernel, bias + np.array([0, 0, 9, 0, 0], "f4")])
+        logits.save(folder / conversion.MODEL)
+        attempt(folder)
+
+    monkeypatch.setattr(conversion, "attempt", damaged)
+    options = {"photos": images}
+    refuses("in a logit (0.0", sure, tmp_path / name, **options)
+    assert list(tmp_path.iterdir()) == []
+    report = export_classifier(
+        sure, tmp_path / name, max_logit_difference=0.1, **options
+    )
+    assert report.difference < 1e-5
+    assert report.logit_difference == pytest.approx(9, abs=0.1)
+    table = report.table()
+    for words in ("same top-1 class", "difference of a prob", "difference of a logit"):
+        assert words in table
+
+
 @keras.saving.register_keras_serializable(package="export_errors")
 class Sorted(keras.layers.Layer):
     """Holds an operation that phones do not have."""

@@ -9,6 +9,7 @@ import pytest
 from export_models import clear_classifier, patterns
 
 from keras_apinet.export import Exporter, load_classifier
+from keras_apinet.export.runtimes import open_runtime
 from keras_apinet.export.targets import Target
 
 NAMES = ["wren", "tit", "blåmes", "robin", "owl"]
@@ -72,6 +73,26 @@ def test_probabilities_agree_with_keras(name, exported, photos, expected):
     assert reports[name].agreement == pytest.approx(agreement)
     assert reports[name].difference == pytest.approx(
         np.abs(given - expected).max(), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_logits_that_a_file_is_proven_by_are_its_own(name, exported, model, photos):
+    folder, reports = exported
+    logits = np.asarray(model.predict(photos[0], verbose=0)) / TEMPERATURE
+    opened = open_runtime(folder / name)
+    given = opened.open_logits()(photos[0])
+    found = np.abs(given - logits).max()
+    precision = FILES[name][1]
+    assert found <= {"float32": 1e-4, "float16": 0.05}.get(precision, 1.0)
+    assert reports[name].logit_difference == pytest.approx(found, abs=1e-4)
+    assert reports[name].largest_logit == pytest.approx(np.abs(logits).max(), rel=1e-4)
+    # They are what the same file's softmax is given.
+    powers = np.exp(given - given.max(-1, keepdims=True))
+    np.testing.assert_allclose(
+        opened.probabilities(photos[0]),
+        powers / powers.sum(-1, keepdims=True),
+        atol=5e-3 if precision == "int8" else 1e-6,
     )
 
 
@@ -159,7 +180,7 @@ def test_saved_model_signatures(exported, model, photos, expected, tmp_path, rng
 
     loaded = tf.saved_model.load(str(exported[0] / "saved"))
     assert set(loaded.signatures) == {
-        *("serve", "serving_default", "serve_encoded", "features"),
+        *("serve", "serving_default", "serve_encoded", "features", "logits"),
     }
     serving = loaded.signatures["serving_default"]
     ready = serving(images=tf.constant(photos[0]))["probabilities"]

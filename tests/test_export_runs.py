@@ -1,12 +1,15 @@
 """A run folder as a file: its photos, temperature and recipe go along."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from export_models import clear_classifier, patterns
 from PIL import Image
 
+import keras_apinet
+from keras_apinet import APINetError
 from keras_apinet.cli import main
 from keras_apinet.export import export_classifier, load_classifier
 
@@ -62,6 +65,35 @@ def test_the_file_says_where_it_comes_from(run):
     (run / "run.json").write_text(json.dumps(settings))
     export_classifier(run, run / "y.tflite")
     assert load_classifier(run / "y.tflite").info.recipe_hash != info.recipe_hash
+
+
+def test_the_temperature_belongs_to_the_model(run):
+    """Each model of a run has its own, and that of other weights is left out."""
+    from keras_apinet.export.sources import open_source
+    from keras_apinet.runs import weights_fingerprint
+
+    def temperature(which):
+        return open_source(run, which=which).info.temperature
+
+    shutil.copy(run / "best.keras", run / "last.keras")
+    assert (temperature("best"), temperature("last")) == (2.5, 1.0)
+    own = weights_fingerprint(keras_apinet.load(run))
+    content = {"temperature": 1.7, "weights": own}
+    (run / "calibration_last.json").write_text(json.dumps(content))
+    (run / "calibration.json").write_text(json.dumps(content | {"temperature": 2.2}))
+    assert (temperature("best"), temperature("last")) == (2.2, 1.7)
+    assert load_classifier(run).info.temperature == 2.2
+    model = keras_apinet.load(run)
+    model.classifier.set_weights([2 * w for w in model.classifier.get_weights()])
+    model.save(run / "best.keras")
+    assert (temperature("best"), temperature("last")) == (1.0, 1.7)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"temperature": -1}', '{"x": 1}'])
+def test_a_damaged_calibration(run, text):
+    (run / "calibration.json").write_text(text)
+    with pytest.raises(APINetError, match=r"calibration\.json.*remove"):
+        load_classifier(run)
 
 
 def test_one_command_writes_several_and_predict_reads_them(run, capsys):

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -8,9 +9,10 @@ from conftest import BACKEND
 from PIL import Image
 
 import keras_apinet
-from keras_apinet import APINetError
-from keras_apinet.runs import Run, write_atomically
-from keras_apinet.train import Recipe, train
+from keras_apinet import APINetError, data
+from keras_apinet.evaluate import evaluate_run
+from keras_apinet.runs import Run, weights_fingerprint, write_atomically
+from keras_apinet.train import Recipe, resume, train
 
 QUICK = {
     "backbone": "tiny",
@@ -44,6 +46,7 @@ def test_a_run_tells_everything(photos, tmp_path, capsys):
     assert names == {
         *("run.json", "training.json", "log.csv", "curves.png", "curves.svg"),
         *("best.keras", "last.keras", "checkpoints", "tensorboard"),
+        "calibration.json",
     }
     description = json.loads((tmp_path / "run/run.json").read_text())
     assert description["class_names"] == ["blue", "green", "red"]
@@ -61,10 +64,41 @@ def test_a_run_tells_everything(photos, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "3 classes, 21 train, 3 val images" in printed
     assert printed.count("images/s") == 2
+    # Wilson's interval of 1 of 3 is 6.1 % to 79.2 %.
+    assert printed.count("Validation: 3 images, ±37 points at most") == 1
+    assert "of 3 images (" in printed
+    assert "3 validation images are too few to fit a temperature" in printed
     again = Run.open(tmp_path / "run")
     assert again.settings == run.settings
     assert again.data().fingerprint() == description["data"]["fingerprint"]
     assert again.model().class_names == ["blue", "green", "red"]
+
+
+def test_the_temperature_is_there_when_the_training_ends(photos, tmp_path, capsys):
+    """Prediction uses it without `evaluate`, which keeps it; resuming fits it anew."""
+    recipe = Recipe(data=str(photos), validation=0.99, **QUICK)
+    for path in list(photos.glob("*/*.png")):
+        for i in (1, 2):
+            shutil.copy(path, path.with_stem(f"{path.stem}-{i}"))
+    run = train(recipe, tmp_path / "run", verbose="plain")
+    known = run.read("calibration.json")
+    assert known["images"] == run.description["data"]["images"]["val"] > 30
+    assert known["weights"] == weights_fingerprint(run.model())
+    images, right = data.evaluation_batches(run.data().splits["val"], image_size=32), 0
+    for batch, labels in images:
+        logits = run.model().predict(np.asarray(batch), verbose=0)
+        right += int((logits.argmax(1) == np.asarray(labels)).sum())
+    assert known["right"] == right
+    assert (known["reason"] or "Temperature ") in capsys.readouterr().out
+    classifier = keras_apinet.load_classifier(run.folder)
+    assert classifier.info.temperature == known["temperature"]
+    assert (
+        evaluate_run(run, bootstrap=0)["calibrated"]["temperature"]
+        == (known["temperature"])
+    )
+    run.write("calibration.json", known | {"temperature": 3.3})
+    resume(run.folder, {"epochs": 3}, force=True)
+    assert run.read("calibration.json")["temperature"] != 3.3
 
 
 def test_the_summary_of_an_epoch_follows_its_bar(photos, tmp_path, capsys):

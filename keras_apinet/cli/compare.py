@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the picture or page, and prints what the photos are taken for."""
     from keras_apinet.evaluate.comparison import compare, save
+    from keras_apinet.shares import probability as as_shown
 
     result = compare(
         args.model,
@@ -50,6 +51,6 @@ def run(args: argparse.Namespace) -> int:
     )
     path = save(result, args.out)
     for photo, (name, probability) in zip(result.photos, result.taken_for, strict=True):
-        print(f"{photo}: {name} ({probability:.1%})")
+        print(f"{photo}: {name} ({as_shown(probability)})")
     print(f"What tells {' from '.join(result.class_names)}: {path}")
     return 0

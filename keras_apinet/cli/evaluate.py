@@ -26,7 +26,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--which", choices=("best", "last"), default="best", help="model of the run"
     )
-    parser.add_argument("--data", help="where the data set is now, if it moved")
+    parser.add_argument(
+        "--data",
+        help="where the data set is now, if it moved; or another one to test on: its "
+        "test split, or all of its images if it has no splits",
+    )
     parser.add_argument("--data-dir", help="where TensorFlow Datasets data is now")
 
 
@@ -49,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1000,
         metavar="N",
-        help="samples for the 95 %% intervals; 0 for none (default: 1000)",
+        help="samples for the 95 %% intervals of figures that are no shares of images; "
+        "0 for none (default: 1000)",
     )
     parser.add_argument(
         "--ignore-unknown",
@@ -91,61 +96,78 @@ def show(result: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from keras_apinet.evaluate.measuring import calibration_words
+    from keras_apinet.shares import decimal, interval, percent
+
     console = Console(highlight=False)
+
+    def cells(name: str, figure: dict[str, Any]) -> tuple[str, str, str]:
+        form = decimal if name in ("nll", "ece") else percent
+        if figure["value"] is None:
+            return "-", "", ""
+        ends = interval(figure["low"], figure["high"], form)
+        return form(figure["value"]), ends, f"{figure['images']:,}"
+
+    of = f"{result['split']} split"
+    if result["given"]:
+        of = "all of it as a test set" if result["whole"] else f"its {of}"
     console.print(
         Text(
-            f"{result['data']}, {result['split']}: {result['images']:,} images, "
+            f"{result['data']}, {of}: {result['images']:,} images, "
             f"{result['classes']} classes, {result['errors']:,} errors"
         )
     )
     for key, what in (
-        ("left_out", "images of unknown classes left out"),
         ("unreadable", "images could not be read and were left out"),
         ("classes_without_images", "classes have no image here"),
     ):
-        count = result[key] if isinstance(result[key], int) else len(result[key])
-        if count:
-            console.print(Text(f"{count:,} {what}"))
+        if result[key]:
+            console.print(Text(f"{len(result[key]):,} {what}"))
 
     columns = [("", result["metrics"])]
     if result.get("tta"):
         columns.append((result["tta"]["views"], result["tta"]["metrics"]))
-    table = Table("figure", "value", "95 % interval", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("figure")
+    for title in ("value", "95 % interval", "images"):
+        table.add_column(title, justify="right", no_wrap=True)
     for prefix, metrics in columns:
         for name, figure in metrics.items():
             title = f"{_TITLES[name]} ({prefix})" if prefix else _TITLES[name]
-            table.add_row(title, *_cells(name, figure))
-    if result["calibrated"]:
-        at = f" at temperature {result['calibrated']['temperature']:.2f}"
+            table.add_row(title, *cells(name, figure))
+    calibrated = result["calibrated"]
+    if calibrated and calibrated["temperature"] != 1:
+        at = f" at temperature {calibrated['temperature']:.2f}"
         for name in ("nll", "ece"):
-            cells = _cells(name, result["calibrated"][name])
-            table.add_row(_TITLES[name] + at, *cells)
+            table.add_row(_TITLES[name] + at, *cells(name, calibrated[name]))
     console.print(table)
 
     if result["confused_pairs"]:
-        pairs = Table("most confused", "", "errors", "share", box=None, pad_edge=False)
+        pairs = Table(box=None, pad_edge=False)
+        for title in ("most confused", ""):
+            pairs.add_column(title)
+        pairs.add_column("errors", justify="right", no_wrap=True)
         for pair in result["confused_pairs"][:5]:
             first, second = (Text(_short(name)) for name in pair["classes"])
-            pairs.add_row(first, second, str(pair["errors"]), f"{pair['share']:.1%}")
+            pairs.add_row(first, second, f"{pair['errors']} of {pair['of']}")
         console.print("", pairs)
     for level, figures in result["groups"].items():
+        shares = [
+            f"{percent(figures[name])} ({interval(*figures['intervals'][name])})"
+            for name in ("top1_of_group", "top1_within_group")
+        ]
         console.print(
             Text(
-                f"\n{level}: right group {figures['top1_of_group']:.1%}, right class "
-                f"among the group's {figures['top1_within_group']:.1%}"
+                f"\n{level}: right group {shares[0]}, right class among the group's "
+                f"{shares[1]}, of {figures['images']:,} images"
             )
         )
+    reason = calibrated and calibrated.get("reason")
+    for sentence in [*calibration_words(result), *([reason] if reason else [])]:
+        console.print(Text(f"\n{sentence}"))
+    for sentence in result["warnings"]:
+        console.print(Text(f"\nBeware: {sentence}"))
 
 
-def _cells(name: str, figure: dict[str, Any]) -> tuple[str, str]:
-    form = "{:.3f}" if name in ("nll", "ece") else "{:.1%}"
-    if figure["value"] is None:
-        return "-", ""
-    value = form.format(figure["value"])
-    if figure["low"] is None:
-        return value, ""
-    return value, f"{form.format(figure['low'])} to {form.format(figure['high'])}"
-
-
-def _short(name: str, length: int = 40) -> str:
+def _short(name: str, length: int = 30) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"

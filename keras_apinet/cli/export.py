@@ -69,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "float16)",
     )
     parser.add_argument(
+        "--max-logit-difference",
+        type=float,
+        metavar="X",
+        help="largest difference of a logit, as a share of the largest logit (default: "
+        "1e-3 for float32, 5e-2 for float16)",
+    )
+    parser.add_argument(
         "--force", action="store_true", help="replace what exists at the target"
     )
 
@@ -111,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
         verify=args.verify,
         min_agreement=args.min_agreement,
         max_difference=args.max_difference,
+        max_logit_difference=args.max_logit_difference,
         say=tell,
     )
     reports = exporter.write(targets, force=args.force)

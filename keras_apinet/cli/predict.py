@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the most probable classes of each photo."""
     from keras_apinet.export.classifier import load_classifier
+    from keras_apinet.shares import probability as as_shown
 
     model = Path(args.model)
     if model.suffix == ".keras" or (model / "run.json").exists():
@@ -55,5 +56,5 @@ def run(args: argparse.Namespace) -> int:
     for photo, top in answers.items():
         print(photo)
         for name, probability in top:
-            print(f"  {probability:6.1%}  {name}")
+            print(f"  {as_shown(probability):>6}  {name}")
     return 0

@@ -31,7 +31,8 @@ def load_folder(folder: Path) -> ImageData:
         APINetError: for a folder without class folders that hold images.
     """
     tops = {entry.name.lower(): entry.path for entry in _folders(folder)}
-    if any(SPLIT_NAMES.get(name) == "train" for name in tops):
+    names_splits = [SPLIT_NAMES.get(name) for name in tops]
+    if "train" in names_splits or (tops and all(names_splits)):
         parts = {SPLIT_NAMES[n]: path for n, path in tops.items() if n in SPLIT_NAMES}
     else:
         parts = {"train": os.fspath(folder)}

@@ -111,17 +111,20 @@ class ImageData:
         return digest.hexdigest()[:16]
 
 
-def finish(data: ImageData, *, validation: float, seed: int) -> ImageData:
+def finish(data: ImageData, *, validation: float | None, seed: int) -> ImageData:
     """Checks the labels and, if there is no `"val"` split, holds one out of `"train"`.
 
     Args:
         data: as the source gives it.
-        validation: fraction of every class to hold out; 0 leaves the split out.
+        validation: fraction of every class to hold out; 0 leaves the split out, None
+            leaves everything as it is, for a data set that nothing is trained on.
         seed: which images are held out.
 
     Raises:
         APINetError: for no training images, or classes that only other splits have.
     """
+    if validation is None:
+        return data
     if not 0 <= validation < 1:
         raise APINetError(
             f"validation={validation} must be a fraction, at least 0 and below 1."

@@ -18,7 +18,7 @@ def load(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
-    validation: float = 0.1,
+    validation: float | None = 0.1,
     level: str | None = None,
     download: bool = False,
 ) -> ImageData:
@@ -38,7 +38,8 @@ def load(
         data_dir: where TensorFlow Datasets keeps its sets. Default: its own default.
         seed: for the held-out split and the synthetic birds. Default 0.
         validation: fraction of each class that is held out of the training images,
-            if the source has no validation split. Default 0.1.
+            if the source has no validation split; None for a data set that nothing is
+            trained on, whose splits may lack training images. Default 0.1.
         level: which labels, for a set that has several: FGVC-Aircraft has `"variant"`
             (default), `"family"` and `"manufacturer"`.
         download: whether TensorFlow Datasets may download what is not there. Default

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.evaluation import CALIBRATION
 from keras_apinet.evaluate.extras import templates
+from keras_apinet.evaluate.measuring import calibration_words
 from keras_apinet.runs import Run, write_atomically
+from keras_apinet.shares import decimal, interval, percent
 
 _TITLES = {
     "top1": "Top-1 accuracy",
@@ -78,6 +79,12 @@ def write_card(
             f"The run {str(run.folder)!r} was not evaluated on {' or '.join(wanted)}; "
             "run `keras-apinet evaluate` on it first."
         )
+    if "warnings" not in result:
+        raise APINetError(
+            f"The run {str(run.folder)!r} was evaluated by an earlier version, which "
+            "did not count the images of each figure; run `keras-apinet evaluate` on "
+            "it again."
+        )
     environment = templates()
     name = run.folder.resolve().name
     text = environment.get_template("card.md").render(
@@ -97,10 +104,22 @@ def write_card(
         versions=run.description.get("versions", {}),
         class_names=run.class_names,
         image_size=run.image_size,
-        calibration=run.read(CALIBRATION),
+        calibration=calibration_words(result),
+        warnings=result["warnings"],
         license_name=license_name,
         license_tag=license_tag(license_name),
-        lowest=sorted(result["per_class"], key=lambda row: row["accuracy"])[:5],
+        # Of equal shares, that of the most images is the surest.
+        lowest=[
+            (
+                row["class"],
+                percent(row["accuracy"]),
+                row["images"],
+                interval(*row["intervals"]["recall"]),
+            )
+            for row in sorted(
+                result["per_class"], key=lambda row: (row["accuracy"], -row["images"])
+            )[:5]
+        ],
     )
     path = run.folder / "MODEL_CARD.md" if out is None else Path(out)
     write_atomically(path, text.rstrip() + "\n")
@@ -127,11 +146,9 @@ def as_text(value: Any) -> str:
     return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", plain)
 
 
-def _shown(key: str, figure: dict[str, Any]) -> tuple[str, str]:
-    form = "{:.3f}" if key in ("nll", "ece") else "{:.1%}"
+def _shown(key: str, figure: dict[str, Any]) -> tuple[str, str, str]:
+    form = decimal if key in ("nll", "ece") else percent
     if figure["value"] is None:
-        return "-", ""
-    value = form.format(figure["value"])
-    if figure["low"] is None:
-        return value, ""
-    return value, f"{form.format(figure['low'])} to {form.format(figure['high'])}"
+        return "-", "", ""
+    ends = interval(figure["low"], figure["high"], form)
+    return form(figure["value"]), ends, f"{figure['images']:,}"

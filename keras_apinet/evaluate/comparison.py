@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.channels import channel_patches
 from keras_apinet.evaluate.contrasting import Contrast, contrast
-from keras_apinet.evaluate.evaluation import CALIBRATION
 from keras_apinet.evaluate.extras import need, templates
 from keras_apinet.evaluate.pictures import data_uri, with_heat, with_signs
 from keras_apinet.evaluate.run_data import known_images, open_data, run_options
 from keras_apinet.runs import Run, write_atomically
+from keras_apinet.shares import probability as as_shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def compare(
     size, resize = run.image_size, run.settings.get("resize", "fit")
     images = [prepare(read_photo(p), size, resize=resize) for p in (photo_a, photo_b)]
     model = run.model(which)
-    calibration = run.read(CALIBRATION) or {}
+    calibration = run.calibration(which, model) or {}
     result = contrast(
         model, *images, classes=pair, temperature=calibration.get("temperature", 1.0)
     )
@@ -221,11 +221,11 @@ def _figure(comparison: Comparison) -> Any:
         grid = upper.subplots(2, 6, width_ratios=[1, 1, 1, 1, 1, 0.9])
         for i, axes in enumerate(grid):
             image, own, other = found.images[i], names[i], names[1 - i]
-            name, probability = comparison.taken_for[i]
+            name, sure = comparison.taken_for[i]
             pictures = (
                 (
                     image,
-                    f"{_short(comparison.photos[i])}\n{_short(name)} {probability:.0%}",
+                    f"{_short(comparison.photos[i])}\n{_short(name)} {as_shown(sure)}",
                 ),
                 (
                     with_heat(image, found.where[i]),
@@ -253,7 +253,7 @@ def _bars(axis: Any, scores: list[tuple[str, float]]) -> None:
     values = [value for _, value in scores]
     axis.barh([1, 0], values, color=["#e07b00", "#2f6fd6"], height=0.5)
     for y, label, value in zip((1, 0), labels, values, strict=True):
-        axis.text(0, y + 0.3, f"{label} {value:.1%}", va="bottom")
+        axis.text(0, y + 0.3, f"{label} {as_shown(value)}", va="bottom")
     axis.set(xlim=(0, 1), ylim=(-0.5, 1.8), title="probability")
     axis.axis("off")
 

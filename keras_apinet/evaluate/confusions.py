@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.evaluate.calibration import log_softmax
+from keras_apinet.shares import share_of
 
 
 def confusion_matrix(
@@ -33,8 +34,8 @@ def confused_pairs(
 
     Returns:
         For each pair `classes` (the one whose images are lost more often first),
-        `errors` in both directions, `first_as_second`, `second_as_first`, and `share`
-        of all errors.
+        `errors` in both directions, `first_as_second`, `second_as_first`, `share` of
+        all errors, and `of`: how many those are.
     """
     matrix = confusion_matrix(labels, predicted, len(class_names))
     np.fill_diagonal(matrix, 0)
@@ -54,6 +55,7 @@ def confused_pairs(
                 "first_as_second": int(matrix[a, b]),
                 "second_as_first": int(matrix[b, a]),
                 "share": float((matrix[a, b] + matrix[b, a]) / total),
+                "of": int(total),
             }
         )
     return result
@@ -75,7 +77,8 @@ def within_groups(
         For each level: `top1_of_group` (the group is right), `top1_within_group` (the
         class is right if only the classes of the true group may be chosen),
         `errors_within_group` (share of the errors that stay inside the group; `None`
-        without errors), and the same for each group in `groups`.
+        without errors), the 95 % `intervals` of these (Wilson), and the same for each
+        group in `groups`.
     """
     log_p = log_softmax(logits)
     predicted = log_p.argmax(axis=1)
@@ -94,15 +97,19 @@ def within_groups(
             inside: NDArray[np.bool_] = inside,
             wrong: NDArray[np.bool_] = wrong,
         ) -> dict[str, Any]:
-            errors = rows & wrong
+            shares = {
+                "top1": share_of(~wrong[rows]),
+                "top1_of_group": share_of((own == guessed)[rows]),
+                "top1_within_group": share_of(inside[rows]),
+                "errors_within_group": share_of((own == guessed)[rows & wrong]),
+            }
             return {
                 "images": int(rows.sum()),
-                "top1": float(1 - wrong[rows].mean()),
-                "top1_of_group": float((own == guessed)[rows].mean()),
-                "top1_within_group": float(inside[rows].mean()),
-                "errors_within_group": float((own == guessed)[errors].mean())
-                if errors.any()
-                else None,
+                **{name: share["value"] for name, share in shares.items()},
+                "intervals": {
+                    name: [share["low"], share["high"]]
+                    for name, share in shares.items()
+                },
             }
 
         result[level] = summary(np.ones(len(labels), bool)) | {

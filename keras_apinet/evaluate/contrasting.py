@@ -96,8 +96,8 @@ def contrast(
     activations = levels.activations(ops.convert_to_tensor(images))
     features = model.pool(activations[-1])
     logits = _array(model.classifier(features))
-    probabilities = np.exp(log_softmax(logits / temperature))
-    pair = _two_classes(classes, probabilities, model.num_classes)
+    log_p = log_softmax(logits / temperature)
+    pair = _two_classes(classes, log_p, model.num_classes)
 
     x = _array(features)
     a_self, _, b_self, _ = model.interaction(features[:1], features[1:], training=False)
@@ -121,7 +121,7 @@ def contrast(
     return Contrast(
         images=images,
         classes=pair,
-        probabilities=probabilities,
+        probabilities=np.exp(log_p),
         gates=np.clip(factors - 1, 0, 1),
         own=fused(own, size),
         other=fused(other, size),
@@ -171,7 +171,7 @@ def class_activation(
 
 
 def _two_classes(
-    classes: tuple[int, int] | None, probabilities: NDArray[np.float64], count: int
+    classes: tuple[int, int] | None, log_p: NDArray[np.float64], count: int
 ) -> tuple[int, int]:
     if classes is not None:
         a, b = (int(c) for c in classes)
@@ -181,10 +181,11 @@ def _two_classes(
                 f"0 to {count - 1}."
             )
         return a, b
-    a, b = (int(c) for c in probabilities.argmax(axis=1))
+    a, b = (int(c) for c in log_p.argmax(axis=1))
     if a == b:
-        others = probabilities.sum(axis=0)
-        others[a] = -1
+        # Probabilities themselves may all be 0 beside the first.
+        others = np.logaddexp(*log_p)
+        others[a] = -np.inf
         b = int(others.argmax())
     return a, b
 

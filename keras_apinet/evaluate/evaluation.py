@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import (
     calibration_error,
-    fit_temperature,
+    explained_temperature,
     negative_log_likelihood,
 )
 from keras_apinet.evaluate.intervals import with_intervals
-from keras_apinet.evaluate.measuring import measure
+from keras_apinet.evaluate.measuring import disagreement, measure, raised_errors
 from keras_apinet.evaluate.metrics import Scores
 from keras_apinet.evaluate.predictions import Predictions, predict_split
 from keras_apinet.evaluate.run_data import (
@@ -18,15 +19,20 @@ from keras_apinet.evaluate.run_data import (
     default_split,
     known_images,
     open_data,
+    open_judged_data,
     run_options,
 )
-from keras_apinet.runs import Run
+from keras_apinet.runs import Run, calibration_file, weights_fingerprint
+from keras_apinet.shares import few_images
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData, Split
     from keras_apinet.model import APINet
 
-CALIBRATION = "calibration.json"
+_METHOD = (
+    "penalised likelihood with smoothed targets; below 1 only as far as the accuracy "
+    "is sure"
+)
 
 
 def evaluate_run(
@@ -43,27 +49,29 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluates a trained run and leaves `evaluation_<split>.json` in its folder.
 
-    A temperature is fitted on the validation split first, unless the run has one
-    already (`calibration.json`).
+    The temperature is the one that the training left (`calibration.json`); it is
+    fitted on the run's validation split if it is missing or belongs to other weights.
 
     Args:
         run: A run, or its folder.
         split: `"test"`, `"val"` or `"train"`. Default: `"test"`, or `"val"` where the
             data has no test split.
         which: The `"best"` model (default) or the `"last"`.
-        data: Where the data set is now, or a data set, if it is not where the training
-            found it.
+        data: Where the run's data set is now, or a data set; or another data set to
+            test the model on: its test split, or all of its images if it has no splits.
         data_dir: Where TensorFlow Datasets data is now, if it moved.
         tta: Also report the mean over views: `"flip"` or `"five_crop"`. Default: no.
         batch_size: Images at a time; it does not change the result. Default 64.
-        bootstrap: Samples for the 95 % intervals, 0 for none. Default 1000.
+        bootstrap: Samples for the 95 % intervals of figures that are no shares, 0 for
+            none. Default 1000.
         ignore_unknown: Leave images of classes out that the model does not know, where
             they would be an error. Default False.
 
     Returns:
-        What the file holds: `metrics` as `{name: {"value", "low", "high"}}`,
-        `calibrated`, `per_class`, `confused_pairs`, `groups`, perhaps `tta`, and what
-        was evaluated on what.
+        What the file holds: `metrics` as `{name: {"value", "low", "high", "images"}}`,
+        `confidence`, `calibrated`, `per_class`, `confused_pairs`, `groups`, perhaps
+        `tta`, what was evaluated on what, and `warnings`: sentences on why some figures
+        cannot be believed.
 
     Raises:
         APINetError: If the model, the data or the split is missing or does not fit.
@@ -126,16 +134,21 @@ def judge(
     ignore_unknown: bool = False,
 ) -> Judged:
     """What `evaluate_run` does, with all that a report needs; writes no evaluation."""
-    images = open_data(run, data, data_dir)
+    images, given = open_judged_data(run, data, data_dir)
     split = split or default_split(images)
     part = known_images(images, split, run.class_names, ignore_unknown)
     model = run.model(which)
-    calibration = calibrate_run(run, model, images, which=which, batch_size=batch_size)
+    calibration = calibrate_run(
+        run, model, None if given else images, which=which, batch_size=batch_size
+    )
     options: dict[str, Any] = run_options(run, batch_size)
     seen = predict_split(model, part, **options)
     result = {
         "data": images.name,
         "split": split,
+        # Another set than the run's own, and judged whole.
+        "given": given,
+        "whole": given and set(images.splits) == {split},
         "model": which,
         "images": len(seen),
         "classes": len(run.class_names),
@@ -149,47 +162,95 @@ def judge(
             bootstrap=bootstrap,
         ),
     }
+    if calibration is not None:
+        result["calibrated"]["reason"] = calibration.get("reason")
+    result["warnings"] = _warnings(result, calibration)
     return Judged(model, images, part, seen, calibration, result)
+
+
+def _warnings(result: dict[str, Any], calibration: dict[str, Any] | None) -> list[str]:
+    """Why the figures of a split cannot be believed without more ado, in sentences."""
+    found = [few_images(result["images"])]
+    if result["split"] == "val" and not result["given"]:
+        found.append(
+            "The best model was chosen by these validation images, so its figures on "
+            "them are a little too high; a test split, or --data FOLDER, tells more."
+        )
+    elif result["split"] == "train" and not result["given"]:
+        found.append(
+            "The model was trained on these images: the figures say nothing about "
+            "others."
+        )
+    if calibration is not None:
+        if result["given"] or result["split"] == "test":
+            found.append(disagreement(calibration, result["metrics"]["top1"]))
+        raised = raised_errors(result)
+        if raised:
+            found.append(
+                f"On these images the temperature raised {' and '.join(raised)}: the "
+                "validation images that it was fitted on are unlike them, or too few."
+            )
+    if result["left_out"]:
+        found.append(
+            f"{result['left_out']:,} images of classes that the model does not know "
+            "were left out; it would name one of its own classes for each of them."
+        )
+    return [sentence for sentence in found if sentence]
 
 
 def calibrate_run(
     run: Run,
     model: "APINet",
-    images: "ImageData",
+    images: "ImageData | None" = None,
     *,
     which: str = "best",
     batch_size: int = 64,
     again: bool = False,
 ) -> dict[str, Any] | None:
-    """Fits a run's temperature on the validation split and keeps it in the run.
+    """Fits a model's temperature on the validation split and keeps it in the run.
+
+    `train` does this at its end, so that `predict`, `export` and the report agree.
 
     Args:
         run: The run.
         model: Its model.
-        images: Its data set.
+        images: Its data set. Default: it is opened where the training found it.
         which: Which model of the run that is.
         batch_size: Images at a time.
-        again: Whether to fit even if `calibration.json` has this model's temperature.
+        again: Whether to fit even if the run has the temperature of these weights.
 
     Returns:
-        What `calibration.json` holds: `temperature`, `ece_before`, `ece_after`,
-        `nll_before`, `nll_after`, `images`, `model`; `None` without a validation split.
+        What `calibration.json` (`calibration_last.json` for `which="last"`) holds:
+        `temperature`, `reason` (why it is 1, else `None`), `method`, `images`, `right`
+        (how many of them), `ece_before`, `ece_after`, `nll_before`, `nll_after`,
+        `model` and `weights`, a fingerprint; `None` without a validation split.
     """
-    known = run.read(CALIBRATION)
-    if known is not None and known.get("model") == which and not again:
-        return dict(known)
+    known = run.calibration(which, model)
+    # What `train` writes of too few images lacks how many of them are right.
+    whole = known is not None and not (known.get("reason") and "right" not in known)
+    if whole and not again:
+        return known
+    if images is None:
+        try:
+            images = open_data(run)
+        except APINetError:
+            return None  # another set is judged; the run's own is no longer there
     if "val" not in images.splits:
         return None
     part = known_images(images, "val", run.class_names, ignore_unknown=True)
     seen = predict_split(model, part, **run_options(run, batch_size))
-    temperature = fit_temperature(seen.labels, seen.logits)
-    result: dict[str, Any] = {"temperature": temperature}
+    temperature, reason = explained_temperature(seen.labels, seen.logits)
+    result: dict[str, Any] = {
+        "temperature": temperature,
+        "reason": reason,
+        "method": _METHOD,
+        "images": len(seen),
+        "right": int((~seen.wrong).sum()),
+    }
     for when, t in (("before", 1.0), ("after", temperature)):
         pair = (seen.labels, seen.logits)
         result[f"ece_{when}"] = calibration_error(*pair, temperature=t)
         result[f"nll_{when}"] = negative_log_likelihood(*pair, temperature=t)
-    result |= {"images": len(seen), "model": which}
-    # The file is for the model that predict and export use: the best.
-    if which == "best":
-        run.write(CALIBRATION, result)
+    result |= {"model": which, "weights": weights_fingerprint(model)}
+    run.write(calibration_file(which), result)
     return result

@@ -2,9 +2,11 @@
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from keras_apinet.errors import APINetError
+from keras_apinet.shares import decimal, interval, percent, probability
 
 _NONE = "\N{EN DASH}"
 
@@ -25,6 +27,14 @@ def need(*modules: str) -> None:
             ) from error
 
 
+def _known(form: Callable[[float], str], value: float | None) -> str:
+    return _NONE if value is None else form(value)
+
+
+def _ends(figure: dict[str, Any], plain: bool = False) -> str:
+    return interval(figure["low"], figure["high"], decimal if plain else percent)
+
+
 @functools.cache
 def templates() -> Any:
     """The Jinja2 environment of the package's templates; HTML is escaped."""
@@ -38,6 +48,7 @@ def templates() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda x: _NONE if x is None else f"{x:.1%}"
-    environment.filters["decimal"] = lambda x: _NONE if x is None else f"{x:.3f}"
+    for form in (percent, probability, decimal):
+        environment.filters[form.__name__] = functools.partial(_known, form)
+    environment.filters["ends"] = _ends
     return environment

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Gallery:
     model: "APINet"
     split: "Split"
     seen: Predictions
-    train: "Split"
+    train: "Split | None"
     temperature: float
 
     def _prepared(self, split: "Split", position: int) -> NDArray[np.uint8]:
@@ -48,7 +49,6 @@ class Gallery:
         except APINetError:  # the features have no places
             return []
         gallery = []
-        sure = seen.probabilities(self.temperature)
         for pair in pairs[:_PAIRS]:
             a, b = (names.index(name) for name in pair["classes"])
             lost = np.flatnonzero((seen.labels == a) & (seen.predicted == b))
@@ -57,7 +57,7 @@ class Gallery:
             candidates = right if len(right) else own
             if not len(candidates):
                 continue
-            x = int(lost[sure[lost, b].argmax()])
+            x = int(surest(seen, self.split, lost)[0])
             gaps = seen.features[candidates] - seen.features[x]
             y = int(candidates[(gaps**2).sum(axis=1).argmin()])
             photos = [
@@ -84,17 +84,28 @@ class Gallery:
             )
         return gallery
 
-    def worst_errors(self, known: Predictions) -> list[dict[str, Any]]:
-        """The surest wrong answers, each with the nearest training images."""
+    def worst_errors(self, known: Predictions | None) -> list[dict[str, Any]]:
+        """The surest wrong answers, each with the nearest training images.
+
+        See `surest` for their order.
+        """
         names, seen = self.run.class_names, self.seen
         sure = seen.probabilities(self.temperature)
         wrong = np.flatnonzero(seen.wrong)
-        order = wrong[np.argsort(-sure[wrong].max(axis=1), kind="stable")][:_ERRORS]
+        order = surest(seen, self.split, wrong)[:_ERRORS]
         result = []
         for i in order.tolist():
             guess = int(seen.predicted[i])
-            gaps = ((known.features - seen.features[i]) ** 2).sum(axis=1)
-            near = np.argsort(gaps, kind="stable")[:_NEAREST].tolist()
+            near: list[dict[str, str]] = []
+            if known is not None and self.train is not None:
+                gaps = ((known.features - seen.features[i]) ** 2).sum(axis=1)
+                near = [
+                    self._figure(
+                        self._prepared(self.train, int(known.positions[j])),
+                        names[int(known.labels[j])],
+                    )
+                    for j in np.argsort(gaps, kind="stable")[:_NEAREST].tolist()
+                ]
             position = int(seen.positions[i])
             result.append(
                 {
@@ -102,18 +113,39 @@ class Gallery:
                     "predicted": names[guess],
                     "probability": float(sure[i, guess]),
                     "own": float(sure[i, int(seen.labels[i])]),
-                    "file": "/".join(self.split.reference(position).split("/")[-2:]),
+                    "file": _file(self.split, position),
                     "photo": self._figure(
                         self._prepared(self.split, position),
                         names[int(seen.labels[i])],
                     ),
-                    "nearest": [
-                        self._figure(
-                            self._prepared(self.train, int(known.positions[j])),
-                            names[int(known.labels[j])],
-                        )
-                        for j in near
-                    ],
+                    "nearest": near,
                 }
             )
         return result
+
+
+def surest(
+    seen: Predictions, split: "Split", rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Images in the order of how sure the model is of what it says, the surest first.
+
+    That is the margin of the first class's logit over the second's: probabilities of
+    sure answers are all 1. Of equal margins those come first whose file names have the
+    smaller checksum, so that no class is shown because its files are read first.
+
+    Args:
+        seen: What the model says.
+        split: The images.
+        rows: The rows of `seen` to put in order.
+
+    Returns:
+        `rows`, in order.
+    """
+    second, first = np.sort(seen.logits[rows].astype(np.float64), axis=1)[:, -2:].T
+    files = [_file(split, int(seen.positions[i])) for i in rows]
+    sums = [crc32(file.encode("utf-8", "surrogateescape")) for file in files]
+    return np.asarray(rows[np.lexsort((sums, second - first))])
+
+
+def _file(split: "Split", position: int) -> str:
+    return "/".join(split.reference(position).split("/")[-2:])

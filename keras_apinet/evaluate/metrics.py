@@ -92,7 +92,8 @@ class Scores:
     def figures(self, rows: NDArray[np.int64] | None = None) -> dict[str, float]:
         """Every figure over the images `rows` (repeats count); all images by default.
 
-        Macro figures are means over the classes that have images among them.
+        Macro figures are means over the classes that have images among them. Of five
+        classes or fewer the truth is always among the first five: no top-5.
         """
         everything = slice(None) if rows is None else rows
         labels, predicted = self.labels[everything], self.predicted[everything]
@@ -101,7 +102,7 @@ class Scores:
         present = by_class["images"] > 0
         result = {
             "top1": (rank == 0).mean(),
-            "top5": (rank < 5).mean(),
+            **({"top5": (rank < 5).mean()} if self.classes > 5 else {}),
             "mean_per_class_accuracy": by_class["recall"][present].mean(),
             "macro_precision": by_class["precision"][present].mean(),
             "macro_recall": by_class["recall"][present].mean(),
@@ -121,6 +122,11 @@ class Scores:
         place = confidence_bins(confidence)
         sums = np.bincount(place, surplus, minlength=BINS)
         return np.asarray(sums / len(confidence))
+
+    @property
+    def queries(self) -> int:
+        """Images with another of their class: those that retrieval is judged on."""
+        return int((np.bincount(self.labels, minlength=1)[self.labels] > 1).sum())
 
     def retrieval_figures(
         self, chosen: NDArray[np.bool_] | None = None

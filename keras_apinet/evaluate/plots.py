@@ -83,9 +83,9 @@ def curves(log: Mapping[str, Sequence[float]]) -> str:
 
 
 def per_class(names: Sequence[str], accuracy: ArrayLike, images: ArrayLike) -> str:
-    """Accuracy of each class, the lowest first."""
+    """Accuracy of each class, the lowest first; of equal ones that of more images."""
     values, counts = np.asarray(accuracy), np.asarray(images)
-    order = np.argsort(values, kind="stable")[:_NAMED]
+    order = np.lexsort((-counts, values))[:_NAMED]
 
     columns = 1 if len(order) <= 30 else 2
     depth = -(-len(order) // columns)

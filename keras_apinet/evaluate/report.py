@@ -2,7 +2,7 @@
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,10 +15,14 @@ from keras_apinet.evaluate.evaluation import Judged, judge
 from keras_apinet.evaluate.extras import need, templates
 from keras_apinet.evaluate.flat_map import flat_map, method, spread
 from keras_apinet.evaluate.gallery import Gallery
+from keras_apinet.evaluate.measuring import calibration_words
 from keras_apinet.evaluate.pictures import square
 from keras_apinet.evaluate.predictions import predict_split
-from keras_apinet.evaluate.run_data import known_images, run_options
+from keras_apinet.evaluate.run_data import known_images, open_data, run_options
 from keras_apinet.runs import Run, write_atomically
+
+if TYPE_CHECKING:
+    from keras_apinet.data import Split
 
 # Training images to look for neighbours in.
 _TRAINING_IMAGES = 4000
@@ -46,7 +50,8 @@ def write_report(
         split: `"test"`, `"val"` or `"train"`. Default: `"test"`, or `"val"` where the
             data has no test split.
         which: The `"best"` model (default) or the `"last"`.
-        data: Where the data set is now, or a data set, if it moved.
+        data: Where the data set is now, or a data set; or another to test on, see
+            `evaluate_run`.
         data_dir: Where TensorFlow Datasets data is now, if it moved.
         bootstrap: Samples for the 95 % intervals. Default 1000.
         ignore_unknown: Leave images of classes out that the model does not know.
@@ -68,13 +73,14 @@ def write_report(
         bootstrap=bootstrap,
         ignore_unknown=ignore_unknown,
     )
-    result, seen, calibration = judged.result, judged.seen, judged.calibration
+    result, seen = judged.result, judged.seen
     run.write(f"evaluation_{result['split']}.json", result)
-    train = known_images(judged.images, "train", run.class_names, ignore_unknown=True)
-    train = train.take(evenly(train, _TRAINING_IMAGES))
+    train = _training_images(run, judged, data_dir)
     gallery = Gallery(run, judged.model, judged.split, seen, train, judged.temperature)
     options: dict[str, Any] = run_options(run)
-    known = predict_split(judged.model, train, **options) if seen.wrong.any() else None
+    known = None
+    if train is not None and seen.wrong.any():
+        known = predict_split(judged.model, train, **options)
     html = (
         templates()
         .get_template("report.html")
@@ -84,16 +90,31 @@ def write_report(
             settings=run.settings,
             versions=run.description.get("versions", {}),
             result=result,
-            calibration=calibration,
+            fitted_on=(judged.calibration or {}).get("images"),
+            sureness=calibration_words(result),
             plots=_plots(run, judged),
             pairs=gallery.confused_pairs(result["confused_pairs"]),
-            errors=[] if known is None else gallery.worst_errors(known),
+            errors=gallery.worst_errors(known),
             method=method(seen.features),
         )
     )
     path = run.folder / "report.html" if out is None else Path(out)
     write_atomically(path, html)
     return path
+
+
+def _training_images(run: Run, judged: Judged, data_dir: str | None) -> "Split | None":
+    """Training images to look for neighbours in, if the run's own data is there."""
+    images = judged.images
+    if judged.result["given"]:
+        try:
+            images = open_data(run, data_dir=data_dir)
+        except APINetError:
+            return None
+    if "train" not in images.splits:
+        return None
+    train = known_images(images, "train", run.class_names, ignore_unknown=True)
+    return train.take(evenly(train, _TRAINING_IMAGES))
 
 
 def _plots(run: Run, judged: Judged) -> dict[str, Any]:
@@ -117,7 +138,7 @@ def _plots(run: Run, judged: Judged) -> dict[str, Any]:
         "reliability": plots.reliability_diagram(
             reliability(*pair),
             None
-            if judged.calibration is None
+            if judged.temperature == 1
             else reliability(*pair, temperature=judged.temperature),
         ),
         "confusion": plots.confusion(

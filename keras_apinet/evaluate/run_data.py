@@ -32,9 +32,64 @@ def open_data(
         ) from error
 
 
+def open_judged_data(
+    run: Run, data: "str | ImageData | None" = None, data_dir: str | None = None
+) -> tuple["ImageData", bool]:
+    """The data to judge a run on, and whether it is another set than the run's own.
+
+    The run's own data, moved or not, has the splits of the training. Another set is a
+    test set: it keeps its splits if it has any, and is judged whole if it has none.
+
+    Args:
+        run: The run.
+        data: Where the data is; a data set is taken for the run's own. Default: where
+            the training found it.
+        data_dir: Where TFDS data is now, if it moved.
+    """
+    if data is None or not isinstance(data, (str, Path)):
+        return open_data(run, data, data_dir), False
+    from keras_apinet import data as sources
+
+    if _is_own(run, data, data_dir):
+        return open_data(run, data, data_dir), False
+    load = run.description["data"]["load"]
+    options = {key: load[key] for key in ("level", "seed") if key in load}
+    images = sources.load(str(data), data_dir=data_dir, validation=None, **options)
+    if set(images.splits) == {"train"}:
+        images = replace(images, splits={"test": images.splits["train"]})
+    return images, True
+
+
+def _is_own(run: Run, data: str | Path, data_dir: str | None) -> bool:
+    """Whether the data at a place is what the run was trained on, or a copy of it."""
+    recorded = run.description["data"]
+    was = str(recorded["load"]["name"])
+    if str(data) == was:
+        return True
+    if Path(data).exists() and Path(data).resolve() == Path(was).resolve():
+        return True
+    try:
+        there = run.data(str(data), data_dir)
+    except APINetError:
+        return False  # it may not do for training, and be a good test set
+    known = recorded.get("fingerprint", there.fingerprint())
+    if there.fingerprint() != known:
+        return False
+    try:
+        original = run.data()
+    except APINetError:
+        return True  # it moved
+    # Files of other photos may bear the same names.
+    if original.fingerprint() != there.fingerprint():
+        return False
+    first, second = (x.splits["train"].read(0) for x in (original, there))
+    return bool(np.array_equal(first, second))
+
+
 def default_split(images: "ImageData") -> str:
-    """The split to judge a model on: `"test"`, or `"val"` where there is none."""
-    return "test" if "test" in images.splits else "val"
+    """The split to judge a model on: `"test"`, else `"val"`, else what there is."""
+    known = [name for name in ("test", "val") if name in images.splits]
+    return known[0] if known else next(iter(images.splits))
 
 
 def known_images(

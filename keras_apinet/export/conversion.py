@@ -246,6 +246,9 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
     def serving_default(images: Any) -> Any:
         return {"probabilities": model(of_any_size(images), training=False)}
 
+    # For proofs: sure probabilities are all 0 or 1.
+    logits = keras.Model(model.inputs, model.layers[-2].output)
+
     def embeddings(images: Any) -> Any:
         return {"features": features(of_any_size(images), training=False)}
 
@@ -262,6 +265,11 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
     archive.add_endpoint(
         "serve",
         lambda image: model(image, training=False),
+        [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")],
+    )
+    archive.add_endpoint(
+        "logits",
+        lambda image: {"logits": logits(image, training=False)},
         [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")],
     )
     photos = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")

@@ -24,7 +24,7 @@ from keras_apinet.export.export_photos import (
 )
 from keras_apinet.export.float32 import in_float32
 from keras_apinet.export.formats import FORMATS
-from keras_apinet.export.runtimes import open_runtime, softmax
+from keras_apinet.export.runtimes import open_runtime
 from keras_apinet.export.sources import Source, open_source
 from keras_apinet.export.targets import Target
 from keras_apinet.export.verification import ExportReport, check, measure
@@ -99,6 +99,9 @@ class Exporter:
             Default: 0.98 for `"dynamic"` and `"int8"`, none for the others.
         max_difference: Largest difference of a probability. Default: 1e-5 for
             `"float32"`, 1e-2 for `"float16"`, none for the others.
+        max_logit_difference: Largest difference of a logit, as a share of the largest
+            logit. Default: 1e-3 for `"float32"`, 5e-2 for `"float16"`, none for the
+            others.
         max_photos: Photos of the comparison at most. Default 1000.
         say: Is told what goes on. Default: nothing is said.
 
@@ -119,6 +122,7 @@ class Exporter:
         verify: bool = True,
         min_agreement: float | None = None,
         max_difference: float | None = None,
+        max_logit_difference: float | None = None,
         max_photos: int = 1000,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -132,7 +136,8 @@ class Exporter:
         )
         self.info = self.source.info
         self._say, self._given, self._verify = say, photos, verify
-        self._limits, self._max_photos = (min_agreement, max_difference), max_photos
+        self._limits = (min_agreement, max_difference, max_logit_difference)
+        self._max_photos = max_photos
         self._logits = in_float32(
             self.source.model.classifier_model(probabilities=False)
         )
@@ -252,7 +257,7 @@ class Exporter:
             )
             self._say(f"Keras model on {len(photos)} photos ({photos.origin}) ...")
             logits = self._logits.predict(photos.images, verbose=0, batch_size=32)
-            self._reference = photos, softmax(logits, self.info.temperature)
+            self._reference = photos, logits / np.float32(self.info.temperature)
         return self._reference
 
     def _convert(self, folders: list[Path], targets: Sequence[Target]) -> None:

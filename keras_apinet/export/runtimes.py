@@ -18,6 +18,8 @@ from keras_apinet.export.classifier_info import (
     ClassifierInfo,
 )
 
+Answer = Callable[[NDArray[Any]], NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -26,10 +28,13 @@ class Runtime:
     Attributes:
         info: What the file says about itself.
         probabilities: From images `[N, S, S, 3]` of pixels 0..255 to float32 `[N, C]`.
+        open_logits: Opens the same file so that it gives what its softmax is given:
+            for its proof, as the probabilities of a sure model are all 0 or 1.
     """
 
     info: ClassifierInfo
-    probabilities: Callable[[NDArray[Any]], NDArray[np.float32]]
+    probabilities: Answer
+    open_logits: Callable[[], Answer]
 
 
 def open_runtime(path: Path) -> Runtime:
@@ -108,6 +113,31 @@ def _open_tflite(path: Path) -> Runtime:
         model = content[: archive.infolist()[0].header_offset]
         if archive.read(CHECKSUM_FILE).decode() != hashlib.sha256(model).hexdigest():
             raise _damaged(path, "its checksum is another")
+    answer, sizes = _interpreted(content)
+    _check_shape(path, info, *sizes)
+    return Runtime(info, answer, lambda: _interpreted(_without_softmax(model))[0])
+
+
+def _without_softmax(model: bytes) -> bytes:
+    """A TFLite model that ends where its softmax begins."""
+    from ai_edge_litert import schema_py_generated as schema
+    from flatbuffers import Builder
+
+    content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(model), 0))
+    graph = content.subgraphs[0]
+    codes = [code.builtinCode for code in content.operatorCodes]
+    kinds = [codes[operator.opcodeIndex] for operator in graph.operators]
+    last = len(kinds) - 1 - kinds[::-1].index(schema.BuiltinOperator.SOFTMAX)
+    graph.outputs = graph.operators[last].inputs[:1]
+    graph.operators = graph.operators[:last]
+    content.signatureDefs, content.metadata = None, None
+    builder = Builder(len(model) + 65536)
+    builder.Finish(content.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _interpreted(content: bytes) -> tuple[Answer, tuple[Any, Any]]:
+    """What a TFLite model answers, and the shapes of its images and its answer."""
     interpreter = _interpreter()(
         model_content=content, num_threads=min(4, os.cpu_count() or 1)
     )
@@ -116,9 +146,8 @@ def _open_tflite(path: Path) -> Runtime:
         interpreter.get_input_details()[0],
         interpreter.get_output_details()[0],
     )
-    _check_shape(path, info, taken["shape"][1:], given["shape"][-1])
 
-    def probabilities(images: NDArray[Any]) -> NDArray[np.float32]:
+    def answer(images: NDArray[Any]) -> NDArray[np.float32]:
         rows = []
         for image in images:
             if taken["dtype"] == np.uint8 and image.dtype != np.uint8:
@@ -130,7 +159,7 @@ def _open_tflite(path: Path) -> Runtime:
             rows.append((row - zero) * np.float32(scale) if scale else row)
         return np.stack(rows)
 
-    return Runtime(info, probabilities)
+    return answer, (taken["shape"][1:], given["shape"][-1])
 
 
 def _interpreter() -> Any:
@@ -149,9 +178,8 @@ def _open_onnx(path: Path) -> Runtime:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
-    session = onnxruntime.InferenceSession(
-        path.read_bytes(), providers=["CPUExecutionProvider"]
-    )
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=providers)
     properties = session.get_modelmeta().custom_metadata_map
     if INFO_FILE not in properties:
         raise _foreign(path)
@@ -161,11 +189,27 @@ def _open_onnx(path: Path) -> Runtime:
     taken, given = session.get_inputs()[0], session.get_outputs()[0]
     _check_shape(path, info, taken.shape[1:], given.shape[-1])
 
-    def probabilities(images: NDArray[Any]) -> NDArray[np.float32]:
-        batch = images.astype(np.float32)
-        return np.asarray(session.run([given.name], {taken.name: batch})[0])
+    def answer(opened: Any, name: str) -> Answer:
+        return lambda images: np.asarray(
+            opened.run([name], {taken.name: images.astype(np.float32)})[0]
+        )
 
-    return Runtime(info, probabilities)
+    def open_logits() -> Answer:
+        import onnx
+
+        content = onnx.load(str(path))
+        last = [node for node in content.graph.node if node.op_type == "Softmax"][-1]
+        name = last.input[0]
+        kind = onnx.TensorProto.FLOAT
+        content.graph.output.append(
+            onnx.helper.make_tensor_value_info(name, kind, None)
+        )
+        opened = onnxruntime.InferenceSession(
+            content.SerializeToString(), providers=providers
+        )
+        return answer(opened, name)
+
+    return Runtime(info, answer(session, given.name), open_logits)
 
 
 def _open_saved_model(path: Path) -> Runtime:
@@ -182,14 +226,17 @@ def _open_saved_model(path: Path) -> Runtime:
     given = next(iter(serve.structured_outputs.values()))
     _check_shape(path, info, taken.shape[1:], given.shape[-1])
 
-    def probabilities(images: NDArray[Any]) -> NDArray[np.float32]:
-        with tf.device("cpu"):
-            batch = tf.constant(images, tf.float32)
-            # Called by keyword: the model object stays alive with this function.
-            answer = model.signatures["serve"](**{taken.name: batch})
-        return np.asarray(next(iter(answer.values())))
+    def answer(endpoint: str) -> Answer:
+        def of_images(images: NDArray[Any]) -> NDArray[np.float32]:
+            with tf.device("cpu"):
+                batch = tf.constant(images, tf.float32)
+                # Called by keyword: the model object stays alive with this function.
+                given = model.signatures[endpoint](**{taken.name: batch})
+            return np.asarray(next(iter(given.values())))
 
-    return Runtime(info, probabilities)
+        return of_images
+
+    return Runtime(info, answer("serve"), lambda: answer("logits"))
 
 
 def _open_keras(path: Path) -> Runtime:
@@ -198,18 +245,20 @@ def _open_keras(path: Path) -> Runtime:
     source = open_source(path)
     model = source.model.classifier_model(probabilities=False)
 
-    def probabilities(images: NDArray[Any]) -> NDArray[np.float32]:
-        return softmax(model.predict(images, verbose=0), source.info.temperature)
+    def logits(images: NDArray[Any]) -> NDArray[np.float32]:
+        given = np.asarray(model.predict(images, verbose=0), np.float32)
+        return given / np.float32(source.info.temperature)
 
-    return Runtime(source.info, probabilities)
+    return Runtime(source.info, lambda images: softmax(logits(images)), lambda: logits)
 
 
-def softmax(logits: Any, temperature: float = 1.0) -> NDArray[np.float32]:
+def softmax(logits: Any) -> NDArray[np.float32]:
     """Probabilities of logits `[N, C]`, in float64 on the way."""
-    scores = np.asarray(logits).astype(np.float64) / temperature
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    shares: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
-    return shares.astype(np.float32)
+    # Imported when it is needed: exported files run without SciPy.
+    from scipy import special
+
+    shares = special.softmax(np.asarray(logits, np.float64), axis=-1)
+    return np.asarray(shares, np.float32)
 
 
 def _check_shape(path: Path, info: ClassifierInfo, image: Any, classes: Any) -> None:

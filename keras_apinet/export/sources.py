@@ -91,7 +91,7 @@ def open_source(
         )
     settings = run.settings if run else {}
     if temperature is None:
-        calibration = (run.read("calibration.json") if run else None) or {}
+        calibration = (run.calibration(which, model) if run else None) or {}
         temperature = float(calibration.get("temperature", 1.0))
     if not 0 < temperature < float("inf"):
         raise APINetError(f"temperature={temperature} must be above 0.")

@@ -13,20 +13,8 @@ from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.export.formats import TOLERANCES
-from keras_apinet.export.runtimes import Runtime
-
-_HEAD = (
-    "file",
-    "format",
-    "precision",
-    "size",
-    "photos",
-    "largest difference",
-    "top-1 agreement",
-    "accuracy",
-    "accuracy drop",
-    "median latency",
-)
+from keras_apinet.export.runtimes import Runtime, softmax
+from keras_apinet.shares import interval, percent, wilson
 
 
 @dataclass(frozen=True)
@@ -40,6 +28,9 @@ class ExportReport:
         size: Bytes.
         photos: Number of photos it was compared on; 0 if it was not verified.
         difference: Largest difference of a probability from the Keras model's.
+        logit_difference: The same of a logit (divided by the temperature, as in the
+            file): it tells files apart whose probabilities are all 0 or 1.
+        largest_logit: Largest absolute logit of the Keras model, to compare that with.
         agreement: Share of the photos with the Keras model's top-1 class.
         accuracy: Top-1 accuracy on the photos, `None` if their classes are unknown.
         accuracy_drop: The Keras model's accuracy less this one.
@@ -52,42 +43,53 @@ class ExportReport:
     size: int
     photos: int = 0
     difference: float | None = None
+    logit_difference: float | None = None
+    largest_logit: float | None = None
     agreement: float | None = None
     accuracy: float | None = None
     accuracy_drop: float | None = None
     latency_ms: float | None = None
 
     def table(self) -> str:
-        """As a table of one row."""
+        """As a table of one file."""
         return reports_table([self])
 
 
 def reports_table(reports: Sequence[ExportReport]) -> str:
-    """Several reports as one Markdown table."""
+    """Several reports as one Markdown table, with a column for each file."""
 
     def shown(value: float | None, pattern: str) -> str:
         return "-" if value is None else pattern.format(value)
 
-    rows = [
-        (
-            report.path.name,
-            report.format,
-            report.precision,
-            f"{report.size / 1e6:.2f} MB",
-            str(report.photos),
-            shown(report.difference, "{:.1e}"),
-            shown(report.agreement, "{:.2%}"),
-            shown(report.accuracy, "{:.2%}"),
-            shown(
+    def share(value: float | None, photos: int) -> str:
+        if value is None:
+            return "-"
+        ends = wilson(round(value * photos), photos)
+        return f"{value:.2%} ({interval(*ends)})"
+
+    columns = [
+        {
+            "": report.path.name,
+            "format, precision": f"{report.format}, {report.precision}",
+            "size": f"{report.size / 1e6:.2f} MB",
+            "photos compared": str(report.photos),
+            "same top-1 class": share(report.agreement, report.photos),
+            "largest difference of a probability": shown(report.difference, "{:.1e}"),
+            "largest difference of a logit": shown(report.logit_difference, "{:.1e}"),
+            "largest logit": shown(report.largest_logit, "{:.1f}"),
+            "accuracy": share(report.accuracy, report.photos),
+            "accuracy drop": shown(
                 None if report.accuracy_drop is None else 100 * report.accuracy_drop,
                 "{:+.2f} points",
             ),
-            shown(report.latency_ms, "{:.2f} ms"),
-        )
+            "median latency": shown(report.latency_ms, "{:.2f} ms"),
+        }
         for report in reports
     ]
-    widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
-    lines = [_HEAD, tuple("-" * width for width in widths), *rows]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    rows = [row for row in rows if set(row[1:]) != {"-"}]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [rows[0], ["-" * width for width in widths], *rows[1:]]
     return "\n".join(
         "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
         for line in lines
@@ -105,19 +107,22 @@ def measure(
     Args:
         runtime: The opened file.
         images: `[N, S, S, 3]`.
-        expected: `[N, C]` probabilities of the Keras model.
+        expected: `[N, C]` logits of the Keras model, divided by the temperature.
         labels: `[N]` true classes, if they are known.
 
     Returns:
         The measured fields of `ExportReport`.
     """
-    given = np.concatenate(
-        [runtime.probabilities(images[i : i + 32]) for i in range(0, len(images), 32)]
+    given, logits = (
+        np.concatenate([run(images[i : i + 32]) for i in range(0, len(images), 32)])
+        for run in (runtime.probabilities, runtime.open_logits())
     )
     best, expected_best = given.argmax(-1), expected.argmax(-1)
     measured: dict[str, Any] = {
         "photos": len(images),
-        "difference": float(np.abs(given - expected).max()),
+        "difference": float(np.abs(given - softmax(expected)).max()),
+        "logit_difference": float(np.abs(logits - expected).max()),
+        "largest_logit": float(np.abs(expected).max()),
         "agreement": float(np.mean(best == expected_best)),
         "latency_ms": median_latency_ms(runtime, images),
     }
@@ -125,8 +130,9 @@ def measure(
         accuracy = float(np.mean(best == labels))
         drop = float(np.mean(expected_best == labels)) - accuracy
         measured |= {"accuracy": accuracy, "accuracy_drop": drop}
-    if not np.isfinite(given).all():
-        measured["difference"] = float("inf")
+    for key, values in (("difference", given), ("logit_difference", logits)):
+        if not np.isfinite(values).all():
+            measured[key] = float("inf")
     return measured
 
 
@@ -148,6 +154,7 @@ def check(
     backbone: str,
     min_agreement: float | None = None,
     max_difference: float | None = None,
+    max_logit_difference: float | None = None,
 ) -> None:
     """Raises if a file loses more than its precision may.
 
@@ -156,6 +163,8 @@ def check(
         backbone: For the error.
         min_agreement: In place of the precision's own smallest top-1 agreement.
         max_difference: In place of its own largest difference of a probability.
+        max_logit_difference: In place of its own largest difference of a logit, as a
+            share of the largest logit.
 
     Raises:
         APINetError: With the measured and the allowed figure.
@@ -165,6 +174,8 @@ def check(
         tolerance = replace(tolerance, agreement=min_agreement)
     if max_difference is not None:
         tolerance = replace(tolerance, difference=max_difference)
+    if max_logit_difference is not None:
+        tolerance = replace(tolerance, logits=max_logit_difference)
     difference, agreement = report.difference, report.agreement
     if difference is None or agreement is None:
         return
@@ -173,9 +184,17 @@ def check(
         found = f"differs from the Keras model by {difference:.2g} in a probability"
         if np.isfinite(difference):
             accepting = f"--max-difference {math.ceil(1000 * difference) / 1000:g}"
+    elif (apart := _logits_apart(report, tolerance.logits)) is not None:
+        found = (
+            f"differs from the Keras model by {report.logit_difference:.2g} in a logit "
+            f"({apart:.2g} of the largest, {report.largest_logit:.3g})"
+        )
+        if np.isfinite(apart):
+            accepting = f"--max-logit-difference {math.ceil(1000 * apart) / 1000:g}"
     elif agreement < tolerance.agreement:
         found = (
-            f"agrees with the Keras model on {agreement:.1%} of {report.photos} photos"
+            f"agrees with the Keras model on {percent(agreement)} of {report.photos} "
+            "photos"
         )
         if report.accuracy_drop is not None:
             found += f" (accuracy drop {100 * report.accuracy_drop:+.2f} points)"
@@ -187,3 +206,12 @@ def check(
             "or backbone (docs/quantisation.md says which lose little)"
             + (f", or accept this with {accepting}." if accepting else ".")
         )
+
+
+def _logits_apart(report: ExportReport, tolerated: float | None) -> float | None:
+    """The difference of the logits as a share of the largest, if it is too large."""
+    if report.logit_difference is None or tolerated is None:
+        return None
+    # Small logits are exact to 1e-3 of 1: nothing is decided below that.
+    apart = report.logit_difference / max(1.0, report.largest_logit or 0.0)
+    return None if apart <= tolerated else apart

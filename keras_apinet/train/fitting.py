@@ -10,7 +10,8 @@ from typing import Any
 import keras
 
 from keras_apinet.errors import APINetError
-from keras_apinet.runs import Run
+from keras_apinet.runs import Run, calibration_file
+from keras_apinet.shares import interval, percent, spread_points, wilson
 from keras_apinet.train import checkpoints, curves
 from keras_apinet.train.callbacks import EpochLine, Keeper, StopSignals
 from keras_apinet.train.devices import Devices, out_of_memory, place
@@ -57,7 +58,8 @@ def train(
             run = Run.create(out, description)
         else:
             run = Run(Path(out), description)
-        return _fit(job, run, None)
+        _fit(job, run, None)
+    return _calibrated(job, run)
 
 
 def resume(
@@ -102,7 +104,35 @@ def resume(
             run = Run(run.folder, description)
             if stored:  # more epochs, or fewer, may have been asked for
                 stored[0].ended = stored[0].epoch >= recipe.epochs
-        return _fit(job, run, stored)
+        _fit(job, run, stored)
+    return _calibrated(job, run)
+
+
+def _calibrated(job: Job, run: Run) -> Run:
+    """Fits the temperature of the best model, on one device: predictions use it."""
+    # Evaluation is not needed before the training has ended.
+    from keras_apinet.evaluate import calibrate_run
+    from keras_apinet.evaluate.calibration import too_few
+
+    if not job.placement.is_first or "val" not in job.images.splits:
+        return run
+    images = len(job.images.splits["val"])
+    if few := too_few(images):  # no model has to be opened for that
+        run.write(
+            calibration_file("best"),
+            {"temperature": 1.0, "reason": few, "images": images, "model": "best"},
+        )
+        job.say(few)
+        return run
+    try:
+        found = calibrate_run(run, run.model(), job.images, again=True)
+    except APINetError as error:
+        job.say(f"No temperature was fitted: {error}")
+        return run
+    assert found is not None
+    told = f"Temperature {found['temperature']:.2f}, fitted on {images:,} validation"
+    job.say(found["reason"] or f"{told} images")
+    return run
 
 
 def _fit(job: Job, run: Run, stored: Any) -> Run:
@@ -119,6 +149,9 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
             f"{recipe.data!r} has no validation split; set --validation 0.1, or "
             "--patience 0."
         )
+    if validation is not None:
+        count = len(job.images.splits["val"])
+        say(f"Validation: {count:,} images, {spread_points(count)} at most")
     source: Job | StoredViews = job
     if recipe.views:
         source = stored_views(job, Path(recipe.views_dir or run.folder))
@@ -220,13 +253,13 @@ def _finish(job: Job, run: Run, keeper: Keeper) -> Run:
     """Writes what the training came to."""
     progress, say = keeper.progress, job.say
     validated = "val" in job.images.splits
-    best = progress.best or (0.0, 0.0)
+    best = progress.best if validated else None
     if keeper.writes:
         run.write(
             "training.json",
             {
                 "best_epoch": progress.best_epoch,
-                "val_accuracy": best[0] if validated else None,
+                "val_accuracy": best[0] if best else None,
                 "unreadable": progress.failed,
             },
         )
@@ -234,9 +267,14 @@ def _finish(job: Job, run: Run, keeper: Keeper) -> Run:
             say("For pictures of the curves: pip install 'keras-apinet[report]'")
     for old in run.folder.glob("views-*"):
         old.unlink()
-    if validated:
+    if best:
         where = f"epoch {progress.best_epoch}" if progress.best_epoch else "the warm-up"
-        say(f"Best validation accuracy {best[0]:.1%}, after {where}")
+        count = len(job.images.splits["val"])
+        ends = interval(*wilson(round(best[0] * count), count))
+        say(
+            f"Best validation accuracy {percent(best[0])} of {count:,} images "
+            f"({ends}), after {where}"
+        )
     return run
 
 

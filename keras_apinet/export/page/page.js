@@ -25,6 +25,12 @@ function say(text) {
   $("status").textContent = text;
 }
 
+/** A softmax is never quite 0 or 1, whatever rounding makes of it. */
+function probability(value) {
+  if (value >= 0.9995) return "> 99.9 %";
+  return value < 0.0005 ? "< 0.1 %" : `${(100 * value).toFixed(1)} %`;
+}
+
 /** Probabilities of one photo, and how long preparing and running took. */
 async function classify(photo) {
   const began = performance.now();
@@ -50,7 +56,7 @@ function show({ scores, time }) {
       className: "name", textContent: info.class_names[i],
     });
     const share = Object.assign(document.createElement("span"), {
-      className: "share", textContent: `${(100 * scores[i]).toFixed(1)} %`,
+      className: "share", textContent: probability(scores[i]),
     });
     const bar = Object.assign(document.createElement("div"), { className: "bar" });
     bar.setAttribute("aria-hidden", "true");

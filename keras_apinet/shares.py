@@ -1,0 +1,115 @@
+"""Shares of images and probabilities: their intervals, and honest ways to show them."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# Under so many images a share says little, and that is said beside it.
+FEW_IMAGES = 100
+
+
+@lru_cache(maxsize=65536)
+def wilson(hits: int, total: int) -> tuple[float, float]:
+    """95 % interval of the share `hits / total` (Wilson 1927).
+
+    Unlike a bootstrap interval it is never of width 0: of 40 images that are all right,
+    it says 91.2 % to 100 %. Without images nothing is known: 0 to 1.
+
+    >>> low, high = wilson(40, 40)
+    >>> print(f"{low:.3f} to {high:.3f}")
+    0.912 to 1.000
+    """
+    # Imported when it is needed: exported files run without SciPy.
+    from scipy.stats import binomtest
+
+    if not total:
+        return 0.0, 1.0
+    interval = binomtest(hits, total).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def share_interval(
+    hits: ArrayLike, total: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`wilson` of arrays of counts, elementwise: lower and upper ends."""
+    pairs = np.broadcast_arrays(np.asarray(hits, int), np.asarray(total, int))
+    ends = [wilson(int(k), int(n)) for k, n in zip(*map(np.ravel, pairs), strict=True)]
+    low, high = np.reshape(ends, (*pairs[0].shape, 2)).T
+    return low.T, high.T
+
+
+def share_of(hits: ArrayLike) -> dict[str, Any]:
+    """The share of true values, with its interval and the number of images.
+
+    >>> share_of([True, True, True, False])["value"]
+    0.75
+    """
+    right = np.asarray(hits, bool)
+    count, n = int(right.sum()), len(right)
+    low, high = wilson(count, n)
+    value = count / n if n else None
+    return {"value": value, "low": low, "high": high, "images": n}
+
+
+def percent(share: float) -> str:
+    """A share of images in percent; never rounded to all or none of them.
+
+    >>> [percent(x) for x in (1.0, 0.9999, 0.5, 0.0001, 0.0)]
+    ['100.0%', '>99.9%', '50.0%', '<0.1%', '0.0%']
+    """
+    if 0.9995 <= share < 1:
+        return ">99.9%"
+    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
+def probability(value: float) -> str:
+    """A model's probability in percent: a softmax is never quite 0 or 1.
+
+    >>> [probability(x) for x in (1.0, 0.9994, 0.0)]
+    ['>99.9%', '99.9%', '<0.1%']
+    """
+    return percent(min(max(value, 1e-9), 1 - 1e-9))
+
+
+def decimal(value: float) -> str:
+    """A figure that is not a share, to three decimals."""
+    return f"{value:.3f}"
+
+
+def interval(
+    low: float | None, high: float | None, form: Callable[[float], str] = percent
+) -> str:
+    """`low to high`; nothing where an interval is not known.
+
+    >>> interval(0.912, 1.0)
+    '91.2% to 100.0%'
+    """
+    if low is None or high is None:
+        return ""
+    ends = form(low), form(high)
+    if ends[0] == ends[1]:  # of very many images
+        ends = (f"{low:.4%}", f"{high:.4%}") if form is percent else (f"{low:.2g}",) * 2
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def spread_points(images: int) -> str:
+    """How far a share of so many images may be off, at most.
+
+    >>> spread_points(40)
+    '±15 points'
+    """
+    low, high = wilson(images // 2, images)
+    return f"±{50 * (high - low):.0f} points"
+
+
+def few_images(images: int) -> str | None:
+    """A warning where there are too few images to believe a share, else `None`."""
+    if images >= FEW_IMAGES:
+        return None
+    return (
+        f"Only {images} image{'s' if images != 1 else ''}: every share may be off by "
+        f"{spread_points(images)}."
+    )
