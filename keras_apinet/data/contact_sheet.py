@@ -1,4 +1,4 @@
-"""One training batch on one picture: each image beside its partners, and twins below."""
+"""One training batch on one picture: each image beside its partners; twins below."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -16,6 +16,8 @@ from keras_apinet.errors import APINetError
 Place = tuple[str, int]
 # Images that are in memory at a time.
 _CHUNK = 64
+# Every pair is compared: beyond this it takes many minutes.
+_MOST_COMPARED = 50_000
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ def inspect(
             if progress and (done % _CHUNK == 0 or done == total):
                 progress(done, total)
         report["splits"][name] = _count(split, data.class_names, sides)
+    if total > _MOST_COMPARED:
+        report["notes"].append(
+            f"Near-duplicates are not sought among more than {_MOST_COMPARED:,} photos."
+        )
     return report | {
         kind: [
             [data.splits[name].reference(i) for name, i in pair]
@@ -106,6 +112,8 @@ def near_duplicates(data: ImageData) -> dict[str, list[tuple[Place, Place]]]:
         photo at most one, the nearest before it.
     """
     names = list(data.splits)
+    if sum(len(split) for split in data.splits.values()) > _MOST_COMPARED:
+        return {"near_leakage": [], "near_conflicts": []}
     marks = np.concatenate([read_marks(data.splits[name]) for name in names])
     labels = np.concatenate([data.splits[name].labels for name in names])
     sizes = [len(data.splits[name]) for name in names]

@@ -24,6 +24,7 @@ MARKS = np.dtype(
         ("seen", "?"),  # whether the photo could be read
         ("hash", "u8"),
         ("colours", "u1", (192,)),  # 8 x 8 x (lightness, red-green, yellow-blue)
+        ("palette", "u2", (800,)),  # pixels of each colour in 64 x 64
         ("taken", "f8"),  # s, NaN if the photo does not say
         ("camera", "u8"),
     ]
@@ -145,11 +146,16 @@ def _look(kind: str, content: Any, size: Any) -> dict[str, Any] | None:
         image = ImageOps.exif_transpose(image).convert("RGB")
         small = np.asarray(image.resize((8, 8), Image.Resampling.BOX), np.float32)
         colours = (small @ _OPPONENT + (0, 128, 128)).astype(np.uint8)
+        pixels = image.resize((64, 64), Image.Resampling.BOX)
+        shades = np.asarray(pixels, np.float32).reshape(-1, 3) @ _OPPONENT
+        steps = (shades // (32, 12, 12) + (0, 5, 5)).clip(0, (7, 9, 9)).astype(int)
+        places = steps @ (100, 10, 1)
         bits = np.packbits(imagehash.phash(image).hash.ravel())
         return {
             "seen": True,
             "hash": bits.view(np.uint64)[0],
             "colours": colours.ravel(),
+            "palette": np.bincount(places, minlength=800),
             "taken": taken,
             "camera": camera,
         }
@@ -191,8 +197,11 @@ def _key(path: bytes) -> int:
 
 def _store(paths: list[bytes]) -> Path:
     home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
-    folder = os.path.dirname(os.path.commonprefix(paths))
-    name = f"marks_{_VERSION}_{_number(os.path.abspath(folder)):016x}.npy"
+    try:
+        folder = os.path.commonpath([os.path.abspath(path) for path in paths])
+    except ValueError:  # no photos, or on several drives
+        folder = b""
+    name = f"marks_{_VERSION}_{_number(folder):016x}.npy"
     return Path(home).expanduser() / "keras_apinet" / name
 
 
