@@ -169,7 +169,8 @@ class Run:
         """
         from keras_apinet import data
 
-        options = dict(self.description["data"]["load"])
+        # Runs that do not say how they grouped drew each image by itself.
+        options = {"group_by": "none", **self.description["data"]["load"]}
         if data_dir:
             options["data_dir"] = data_dir
         recorded = options.pop("name")

@@ -41,6 +41,18 @@ def _fresh_seeds():
     keras.utils.clear_session(free_memory=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_keras_home(tmp_path_factory):
+    """What is kept of photos that were looked at goes to a folder of this run."""
+    before = os.environ.get("KERAS_HOME")
+    os.environ["KERAS_HOME"] = str(tmp_path_factory.mktemp("keras"))
+    yield
+    if before is None:
+        del os.environ["KERAS_HOME"]
+    else:
+        os.environ["KERAS_HOME"] = before
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

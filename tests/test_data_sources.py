@@ -54,16 +54,26 @@ def test_folder_with_splits(tmp_path):
 def test_folder_without_splits_is_cut_by_class_and_seed(tmp_path):
     for c, count in (("a", 20), ("b", 3), ("c", 1)):
         fill(tmp_path, c, count)
-    data = load(tmp_path, validation=0.2, seed=1)
+    data = load(tmp_path, validation=0.2, seed=1, group_by="none")
     train, val = data.splits["train"], data.splits["val"]
     # A fifth of 20; of 3 at least one; a single image stays for training.
     assert np.bincount(train.labels).tolist() == [16, 2, 1]
     assert np.bincount(val.labels).tolist() == [4, 1]
     names = [{s.reference(i) for i in range(len(s))} for s in (train, val)]
     assert not names[0] & names[1]
-    assert data.held_out == {"from": "train", "fraction": 0.2, "seed": 1, "images": 5}
-    assert load(tmp_path, validation=0.2, seed=1).fingerprint() == data.fingerprint()
-    assert load(tmp_path, validation=0.2, seed=2).fingerprint() != data.fingerprint()
+    assert data.held_out == {
+        "from": "train",
+        "fraction": 0.2,
+        "seed": 1,
+        "images": 5,
+        "group_by": "none",
+        "groups": 5,
+    }
+    again, other = (
+        load(tmp_path, validation=0.2, seed=seed, group_by="none") for seed in (1, 2)
+    )
+    assert again.fingerprint() == data.fingerprint()
+    assert other.fingerprint() != data.fingerprint()
 
 
 def test_loops_of_links_end(tmp_path):
@@ -158,7 +168,7 @@ def test_the_data_command_with_many_broken_files_and_odd_names(tmp_path, capsys)
     assert main([*arguments, "--image-size", "32", "--validation", "0.2"]) == 0
     out = capsys.readouterr().out
     assert "unreadable images: 3" in out
-    assert "held out of the training images: 20% of each class, seed 0" in out
+    assert "held out of the training images: 20% of each class, seed 0, in" in out
     assert "caf\\udce9" in out
     assert "日本" in out
     with Image.open(sheet) as image:

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+# Pairs on the sheet.
+_MOST_TWINS = 24
+
 HELP = "look at a data set: counts, sizes, broken and duplicate files, a contact sheet"
 
 
@@ -27,6 +30,14 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.1,
         help="share of the training images held out, if there is no own split "
         "(default: 0.1)",
+    )
+    parser.add_argument(
+        "--group-by",
+        default="photos",
+        metavar="WHAT",
+        help="what is held out together: photos (bursts and look-alikes of a class; "
+        "the default), folder, none, column:NAME of a table, or a regular expression "
+        r"over the path with a group, such as '(.*)_\d+'",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
 
@@ -75,8 +86,10 @@ def run(args: argparse.Namespace) -> int:
         data_dir=args.data_dir,
         seed=args.seed,
         validation=args.validation,
+        group_by=args.group_by,
         level=args.level,
         download=args.download,
+        progress=_progress if sys.stderr.isatty() else None,
     )
     report = inspect(data, _progress if sys.stderr.isatty() else None)
     report["contact_sheet"] = os.path.abspath(args.sheet)
@@ -85,20 +98,25 @@ def run(args: argparse.Namespace) -> int:
     else:
         for line in _lines(report):
             _say(line)
-    _write_sheet(data, set(report["unreadable"]), args)
+    _write_sheet(data, report, args)
     if not args.json:
         _say(f"\ncontact sheet: {report['contact_sheet']}")
     return 0
 
 
-def _write_sheet(data: Any, unreadable: set[str], args: argparse.Namespace) -> None:
+def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) -> None:
     import numpy as np
 
     from keras_apinet.data import balanced_batches
-    from keras_apinet.data.contact_sheet import colour_features, contact_sheet
+    from keras_apinet.data.contact_sheet import (
+        colour_features,
+        contact_sheet,
+        with_twins,
+    )
 
     train = data.splits["train"]
-    good = [i for i in range(len(train)) if train.reference(i) not in unreadable]
+    broken = report["unreadable"]
+    good = [i for i in range(len(train)) if train.reference(i) not in broken]
     train = train.take(np.array(good, np.int64))
     batches = balanced_batches(
         train,
@@ -132,10 +150,31 @@ def _write_sheet(data: Any, unreadable: set[str], args: argparse.Namespace) -> N
         f"augmentation {args.augmentation}, partners found by {found_by}."
     )
     sheet = contact_sheet(images, labels, features, data.class_names, title)
+    twins = [*report["near_conflicts"], *report["near_leakage"]]
+    if twins:
+        shown = twins[:_MOST_TWINS]
+        sheet = with_twins(
+            sheet,
+            _with_pixels(data, shown),
+            f"Photos that look the same in two splits or with two labels: "
+            f"{len(shown):,} of {len(twins):,} pairs.",
+        )
     ending = os.path.splitext(args.sheet)[1] or ".png"
     unfinished = f"{args.sheet}.unfinished{ending}"
     sheet.save(unfinished)
     os.replace(unfinished, args.sheet)
+
+
+def _with_pixels(data: Any, pairs: list[list[str]]) -> list[Any]:
+    """The photos of pairs of references, each with its split and class."""
+    wanted = {name for pair in pairs for name in pair}
+    found = {}
+    for name, split in data.splits.items():
+        for i in range(len(split)):
+            if split.reference(i) in wanted:
+                text = f"{name}: {data.class_names[split.labels[i]]}"
+                found[split.reference(i)] = (split.read(i), text)
+    return [tuple(found[name] for name in pair) for pair in pairs]
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
@@ -153,7 +192,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
             cut = report["held_out"]
             yield (
                 f"  held out of the training images: {cut['fraction']:.0%} of each "
-                f"class, seed {cut['seed']}"
+                f"class, seed {cut['seed']}, in {cut['groups']:,} groups"
             )
         sizes = sorted(split["per_class"].values())
         if sizes[0] == sizes[-1]:
@@ -167,8 +206,14 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     for title, key in (
         ("exact duplicates across splits (leakage)", "leakage"),
         ("exact duplicates with different labels", "conflicts"),
+        ("near-duplicates across splits (leakage)", "near_leakage"),
+        ("near-duplicates with different labels", "near_conflicts"),
     ):
-        yield from _list(title, [" = ".join(pair) for pair in report[key]])
+        sign = " ~ " if key.startswith("near") else " = "
+        yield from _list(title, [sign.join(pair) for pair in report[key]])
+    if report["notes"]:
+        yield ""
+        yield from report["notes"]
 
 
 def _list(title: str, lines: list[str], most: int = 20) -> Iterator[str]:

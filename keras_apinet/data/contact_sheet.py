@@ -1,4 +1,4 @@
-"""One training batch on one picture: each image beside its intra and inter partner."""
+"""One training batch on one picture: each image beside its partners; twins below."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 _PX = 128
 _GAP = 8
 _LINE = 18
+_HEIGHT = _PX + _LINE + 2 * _GAP
 _GREEN, _ORANGE = "#1a9850", "#e6550d"
 
 
@@ -51,7 +52,6 @@ def contact_sheet(
         and an orange one if not; where there is no partner the place stays grey.
     """
     from keras import ops
-    from PIL import Image, ImageDraw, ImageFont
 
     from keras_apinet.layers import PairMiner
 
@@ -61,32 +61,9 @@ def contact_sheet(
     )
     rows = -(-n // columns)
     group = 3 * (_PX + _GAP) + 3 * _GAP
-    height = _PX + _LINE + 2 * _GAP
     head = 2 * _LINE + 2 * _GAP
-    size = (columns * group - 2 * _GAP, head + rows * height)
-    sheet = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=_LINE - 4)
-
-    def write(left: int, top: int, text: str, room: int, colour: str) -> None:
-        # Names may hold line breaks, or bytes that are no letters.
-        text = " ".join(text.encode("utf-8", "replace").decode().split())
-        kept = len(text)
-        shown = text
-        while kept and pen.textlength(shown, font) > room:
-            kept -= 1
-            # Look-alike classes often differ at the end of their names.
-            shown = text[: kept - kept // 2] + "\u2026" + text[len(text) - kept // 2 :]
-        pen.text((left, top), shown, colour, font)
-
-    def place(index: int, left: int, top: int, frame: str | None) -> None:
-        if frame:
-            edge = (left - 3, top - 3, left + _PX + 2, top + _PX + 2)
-            pen.rectangle(edge, outline=frame, width=3)
-        tile = Image.fromarray(images[index]).resize((_PX, _PX))
-        sheet.paste(tile, (left, top))
-        write(left, top + _PX + 3, class_names[labels[index]], _PX, "black")
-
-    write(_GAP, _GAP, title, size[0] - 2 * _GAP, "black")
+    page = _Page((columns * group - 2 * _GAP, head + rows * _HEIGHT))
+    page.write(_GAP, _GAP, title, page.image.width - 2 * _GAP)
     left = _GAP
     for text, colour in (
         ("Each image, the nearest of its class", "black"),
@@ -94,17 +71,92 @@ def contact_sheet(
         ("and the nearest of another class", "black"),
         ("(orange)", _ORANGE),
     ):
-        write(left, _GAP + _LINE, text, size[0], colour)
-        left += int(pen.textlength(text + " ", font))
+        page.write(left, _GAP + _LINE, text, page.image.width, colour)
+        left += int(page.pen.textlength(text + " ", page.font))
+    names = [class_names[label] for label in labels]
     for i in range(n):
         left = _GAP + i // rows * group
-        top = head + i % rows * height
-        place(i, left, top, None)
+        top = head + i % rows * _HEIGHT
+        page.place(images[i], names[i], left, top)
         for kind, frame in enumerate((_GREEN, _ORANGE)):
             left += _PX + _GAP
             pair = kind * n + i
             if valid[pair]:
-                place(int(partners[pair]), left, top, frame)
+                other = int(partners[pair])
+                page.place(images[other], names[other], left, top, frame)
             else:
-                pen.rectangle((left, top, left + _PX, top + _PX), "#dddddd")
-    return sheet
+                page.pen.rectangle((left, top, left + _PX, top + _PX), "#dddddd")
+    return page.image
+
+
+def with_twins(
+    sheet: Any,
+    twins: Sequence[tuple[tuple[NDArray[np.uint8], str], ...]],
+    title: str,
+) -> Any:
+    """Puts near-duplicates below a contact sheet, side by side.
+
+    Args:
+        sheet: a `PIL.Image.Image`, such as `contact_sheet` draws.
+        twins: pairs of (uint8 RGB `[h, w, 3]`, what to write below it).
+        title: a line above them.
+
+    Returns:
+        A longer `PIL.Image.Image`.
+    """
+    pair = 2 * (_PX + _GAP) + 2 * _GAP
+    columns = max(1, sheet.width // pair)
+    rows = -(-len(twins) // columns)
+    head = sheet.height + _LINE + 2 * _GAP
+    page = _Page((max(sheet.width, pair), head + rows * _HEIGHT))
+    page.image.paste(sheet)
+    page.write(_GAP, sheet.height + _GAP, title, page.image.width - 2 * _GAP)
+    for number, photos in enumerate(twins):
+        row, column = divmod(number, columns)
+        for side, (pixels, text) in enumerate(photos):
+            left = _GAP + column * pair + side * (_PX + _GAP)
+            page.place(pixels, text, left, head + row * _HEIGHT)
+    return page.image
+
+
+class _Page:
+    """A white picture to put images and words on."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        from PIL import Image, ImageDraw, ImageFont
+
+        self.image = Image.new("RGB", size, "white")
+        self.pen = ImageDraw.Draw(self.image)
+        self.font = ImageFont.load_default(size=_LINE - 4)
+
+    def write(
+        self, left: int, top: int, text: str, room: int, colour: str = "black"
+    ) -> None:
+        """Writes one line, shortened in its middle to fit `room` px."""
+        # Names may hold line breaks, or bytes that are no letters.
+        text = " ".join(text.encode("utf-8", "replace").decode().split())
+        kept = len(text)
+        shown = text
+        while kept and self.pen.textlength(shown, self.font) > room:
+            kept -= 1
+            # Look-alike classes often differ at the end of their names.
+            shown = text[: kept - kept // 2] + "\u2026" + text[len(text) - kept // 2 :]
+        self.pen.text((left, top), shown, colour, self.font)
+
+    def place(
+        self,
+        pixels: NDArray[np.uint8],
+        text: str,
+        left: int,
+        top: int,
+        frame: str | None = None,
+    ) -> None:
+        """Puts an image and its name somewhere, perhaps in a frame."""
+        from PIL import Image, ImageOps
+
+        if frame:
+            edge = (left - 3, top - 3, left + _PX + 2, top + _PX + 2)
+            self.pen.rectangle(edge, outline=frame, width=3)
+        tile = ImageOps.pad(Image.fromarray(pixels), (_PX, _PX), color="white")
+        self.image.paste(tile, (left, top))
+        self.write(left, top + _PX + 3, text, _PX)

@@ -1,11 +1,12 @@
-"""Class folders, and tables of `path,label[,split]`."""
+"""Class folders, in the layouts that people unpack and make."""
 
-import csv
 import os
+import re
+import stat
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.errors import APINetError
@@ -14,41 +15,153 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".tga", ".jp2"),
 )
+# Pictures to a person, but not to the decoders: counted, so that nobody misses them.
+PICTURE_LIKE_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jxr", ".psd", ".psb", ".xcf"),
+    *(".svg", ".ai", ".eps", ".pdf", ".exr", ".hdr", ".ico", ".dds", ".dcm"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2"),
+    *(".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".kdc", ".mrw"),
+)
 SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+# Words that say nothing about what is in a folder.
+_NEUTRAL = {
+    *("set", "sets", "data", "dataset", "datasets", "split", "splits", "folder", "dir"),
+    *("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures"),
+    *("pic", "pics", "jpg", "jpeg", "png", "raw", "the", "of", "new", "final", "all"),
+}
+_GLUED = re.compile(f"({'|'.join(SPLIT_NAMES)})({'|'.join(_NEUTRAL)})")
+# What operating systems and storage boxes leave in folders, with thumbnails in some.
+_JUNK = {
+    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "__pycache__"),
+    *("system volume information", "@tmp", "#snapshot"),
 }
 
 
-def load_folder(folder: Path) -> ImageData:
-    """Reads `train/val/test/<class>/*.jpg`, or `<class>/*.jpg` without splits.
+@dataclass
+class _Folder:
+    """A folder with images in it or below: what lies where, before it is understood."""
 
-    Classes are the folders' names, sorted; images may lie deeper inside. Names that
-    start with a dot are left out, as are files that are no images by their ending.
+    name: str
+    path: str
+    images: list[str] = field(default_factory=list)
+    folders: list["_Folder"] = field(default_factory=list)
+
+    def all_images(self) -> Iterator[str]:
+        """The images here and below."""
+        waiting = [self]
+        while waiting:
+            here = waiting.pop()
+            yield from here.images
+            waiting += reversed(here.folders)
+
+
+class _Scan:
+    """A folder read once, and what was passed over in it."""
+
+    def __init__(self, path: str) -> None:
+        self._endings: Counter[str] = Counter()
+        self._special: list[str] = []
+        self._closed: list[str] = []
+        self.root = _Folder(os.path.basename(os.path.abspath(path)), path)
+        top = os.stat(path)
+        self._list(self.root, set())
+        if self._closed:
+            raise APINetError(
+                f"The folder {path!r} cannot be read: check who may open it."
+            )
+        for folder in self.root.folders:
+            # A link may lead to what another class holds; a loop is entered once.
+            self._walk(folder, {(top.st_dev, top.st_ino)})
+        self.root.folders = [f for f in self.root.folders if f.images or f.folders]
+
+    def notes(self) -> Iterator[str]:
+        """What was passed over, in sentences."""
+        if self._endings:
+            kinds = ", ".join(f"{n:,} {kind}" for kind, n in self._endings.items())
+            yield (
+                f"Pictures in formats that are not read are left out: {kinds}; save "
+                "them as JPEG or PNG to use them."
+            )
+        for what, paths in (
+            ("entries that are not regular files", self._special),
+            ("folders that cannot be opened", self._closed),
+        ):
+            if paths:
+                yield f"{len(paths):,} {what} are left out; the first is {paths[0]!r}."
+
+    def _walk(self, top: _Folder, seen: set[tuple[int, int]]) -> None:
+        waiting, visited = [top], []
+        while waiting:
+            here = waiting.pop()
+            try:
+                status = os.stat(here.path)
+            except OSError:
+                self._closed.append(here.path)
+                continue
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            visited.append(here)
+            self._list(here, seen)
+            waiting += reversed(here.folders)
+        for here in reversed(visited):
+            here.folders = [f for f in here.folders if f.images or f.folders]
+
+    def _list(self, here: _Folder, seen: set[tuple[int, int]]) -> None:
+        try:
+            with os.scandir(here.path) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError:
+            self._closed.append(here.path)
+            return
+        for entry in entries:
+            name = entry.name.lower()
+            if name[0] == "." or name in _JUNK:
+                continue
+            try:
+                mode = entry.stat().st_mode
+            except OSError:  # a link to nothing, or to itself
+                mode = 0
+            if stat.S_ISDIR(mode):
+                here.folders.append(_Folder(entry.name, entry.path))
+            elif not stat.S_ISREG(mode):
+                self._special.append(entry.path)
+            elif name.endswith(IMAGE_SUFFIXES):
+                here.images.append(entry.path)
+            elif name.endswith(PICTURE_LIKE_SUFFIXES):
+                self._endings[os.path.splitext(name)[1]] += 1
+
+
+def load_folder(folder: Path) -> ImageData:
+    """Reads class folders, with or without folders for splits.
+
+    `train/<class>/*.jpg` (also `training_set`, `Train Images`, `seg_train/seg_train`,
+    `valid`, `dev`, ...), `<class>/train/*.jpg` and `<class>/*.jpg` are understood, also
+    inside folders that hold nothing else. Images may lie deeper inside a class. Names
+    that start with a dot, what operating systems leave behind, and whatever is not a
+    regular file are passed over; what a person may miss is said in the notes.
 
     Raises:
-        APINetError: for a folder without class folders that hold images.
+        APINetError: for a layout that cannot be read as classes, with the way out.
     """
-    tops = {entry.name.lower(): entry.path for entry in _folders(folder)}
-    names_splits = [SPLIT_NAMES.get(name) for name in tops]
-    if "train" in names_splits or (tops and all(names_splits)):
-        parts = {SPLIT_NAMES[n]: path for n, path in tops.items() if n in SPLIT_NAMES}
-    else:
-        parts = {"train": os.fspath(folder)}
-    found: dict[str, dict[str, list[str]]] = {}
-    for split, path in parts.items():
-        found[split] = {
-            entry.name: images
-            for entry in _folders(Path(path))
-            if (images := list(find_images(entry.path)))
-        }
-    names = sorted({name for classes in found.values() for name in classes})
-    if not names:
-        raise APINetError(
-            f"The folder {os.fspath(folder)!r} holds no class folders with images: "
-            "expected train/<class>/*.jpg or <class>/*.jpg."
-        )
+    scan = _Scan(os.fspath(folder))
+    root = scan.root
+    while len(root.folders) == 1 and not root.images:
+        only = root.folders[0]
+        if not only.folders or split_name(only.name):
+            break
+        root = only
+    notes = list(scan.notes())
+    parts = _split_folders(root, notes) or _splits_below_classes(root, notes)
+    if not parts:
+        _look_at_classes(root, notes)
+        parts = {"train": {f.name: list(f.all_images()) for f in root.folders}}
+    names = sorted({name for classes in parts.values() for name in classes})
     return ImageData(
         os.fspath(folder),
         tuple(names),
@@ -57,110 +170,149 @@ def load_folder(folder: Path) -> ImageData:
                 [path for name in sorted(classes) for path in classes[name]],
                 [i for i, name in enumerate(names) for _ in classes.get(name, ())],
             )
-            for split, classes in found.items()
+            for split, classes in parts.items()
         },
         description="class folders",
+        notes=tuple(notes),
     )
 
 
-def find_images(folder: str) -> Iterator[str]:
-    """The image files in a folder and below, sorted; loops of links are entered once.
+def split_name(name: str) -> str | None:
+    """The split that a folder's or a table's name means, or None.
 
-    Args:
-        folder: where to look.
-
-    Yields:
-        Paths that begin with `folder`.
+    >>> split_name("Training_Set"), split_name("valImages2017"), split_name("apple")
+    ('train', 'val', None)
     """
-    seen = set()
-    waiting = [folder]
-    while waiting:
-        current = waiting.pop()
-        real = os.path.realpath(current)
-        if real in seen:
-            continue
-        seen.add(real)
-        with os.scandir(current) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
-        waiting += [
-            e.path for e in reversed(entries) if _is_folder(e) and e.name[0] != "."
-        ]
-        for entry in entries:
-            if (
-                entry.name.lower().endswith(IMAGE_SUFFIXES)
-                and entry.name[0] != "."
-                and not _is_folder(entry)
-            ):
-                yield entry.path
+    split, rest = _words(name)
+    return None if rest else split
 
 
-def load_table(path: Path) -> ImageData:
-    """Reads a CSV or TSV file with the columns `path`, `label` and perhaps `split`.
+def _words(name: str) -> tuple[str | None, frozenset[str]]:
+    """The one split in a name, and the words beside it that mean something."""
+    parts = re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+", name)
+    lower = [part.lower() for part in parts]
+    words = [w for part in lower for w in (_pair(part) or (part,))]
+    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    rest = frozenset(w for w in words if w not in SPLIT_NAMES and w not in _NEUTRAL)
+    return (splits.pop() if len(splits) == 1 else None), rest
 
-    Paths are relative to the table's folder. Labels are names or numbers. Files that
-    are missing are reported like unreadable ones, when they are read.
 
-    Raises:
-        APINetError: for other columns, a row without path or label, or a split of
-            another name.
-    """
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    rows: dict[str, tuple[list[str], list[str]]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, delimiter=separator)
-            columns = set(table.fieldnames or ())
-            if not {"path", "label"} <= columns:
-                raise APINetError(
-                    f"The table {os.fspath(path)!r} has the columns "
-                    f"{', '.join(table.fieldnames or ()) or '(none)'}: the first line "
-                    f"must be path{separator}label or path{separator}label{separator}"
-                    "split."
-                )
-            for row in table:
-                image, label = row["path"], row["label"]
-                split = (row.get("split") or "train").strip().lower()
-                if not image or not label or split not in SPLIT_NAMES:
-                    raise APINetError(
-                        f"Line {table.line_num} of {os.fspath(path)!r} cannot be used "
-                        f"(path={image!r}, label={label!r}, split={split!r}): give a "
-                        "path, a label, and train, val or test as the split."
-                    )
-                paths, labels = rows.setdefault(SPLIT_NAMES[split], ([], []))
-                paths.append(os.path.join(path.parent, image))
-                labels.append(label)
-    except UnicodeDecodeError as error:
-        raise APINetError(
-            f"The table {os.fspath(path)!r} is not UTF-8 text ({error.reason} at byte "
-            f"{error.start}): save it as UTF-8."
-        ) from error
-    found = {label for _, labels in rows.values() for label in labels}
-    numbers = all(label.isdecimal() for label in found)
-    names = sorted(found, key=int) if numbers else sorted(found)
-    place = {name: i for i, name in enumerate(names)}
-    return ImageData(
-        os.fspath(path),
-        tuple(names),
-        {
-            split: Split.of_files(
-                paths, np.fromiter((place[x] for x in labels), np.int32, len(labels))
+def _pair(word: str) -> tuple[str, ...] | None:
+    found = None if word in SPLIT_NAMES else _GLUED.fullmatch(word)
+    return found.groups() if found else None
+
+
+Parts = dict[str, dict[str, list[str]]]
+
+
+def _split_folders(root: _Folder, notes: list[str]) -> Parts | None:
+    """`<split>/<class>/*.jpg`, or None if these folders are not splits."""
+    known = {f.name: (f, *_words(f.name)) for f in root.folders}
+    found = [(f, split, rest) for f, split, rest in known.values() if split]
+    # `seg_train` beside `seg_test`, but not `train_station` beside `test_tube`.
+    if len({rest for _, _, rest in found}) > 1:
+        found = [item for item in found if not item[2]]
+    elif found and found[0][2] and len({split for _, split, _ in found}) < 2:
+        found = []
+    others = [f for f in root.folders if f not in [item[0] for item in found]]
+    kinds = Counter(split for _, split, _ in found)
+    nested = any(f.folders for f, _, _ in found)
+    if not nested and (others or len(kinds) < 2):
+        return None  # the class of railway trains, perhaps
+    if "train" not in kinds and others:
+        name = found[0][0].name if found else ""
+        if name and nested:
+            raise APINetError(
+                f"The folder {root.path!r} holds {name!r} and beside it class folders "
+                f"such as {others[0].name!r}: put the training classes into 'train'."
             )
-            for split, (paths, labels) in rows.items()
-        },
-        description="a table of paths and labels",
-    )
+        return None
+    parts: Parts = {}
+    for folder, split, _ in found:
+        if kinds[split] > 1:
+            twins = ", ".join(repr(f.name) for f, s, _ in found if s == split)
+            raise APINetError(
+                f"The folder {root.path!r} has {kinds[split]} folders for the "
+                f"{split!r} split ({twins}): keep one, or put them together."
+            )
+        inner = folder
+        while len(inner.folders) == 1 and not inner.images:
+            only = inner.folders[0]
+            kind, rest = _words(only.name)
+            doubled = only.name.lower() == inner.name.lower() or kind == split
+            if not only.folders or not (doubled or not (kind or rest)):
+                break
+            inner = only
+        if not inner.folders and split == "train":
+            raise APINetError(
+                f"The folder {inner.path!r} holds {len(inner.images):,} images but no "
+                "class folders: sort them into one folder for each class, or give a "
+                "CSV table of path,label,split."
+            )
+        _loose(inner, notes)
+        if inner.folders:
+            parts[split] = {f.name: list(f.all_images()) for f in inner.folders}
+    for other in others:
+        count = sum(1 for _ in other.all_images())
+        notes.append(
+            f"The folder {other.name!r} beside the splits is left out ({count:,} "
+            "images)."
+        )
+    _loose(root, notes)
+    return parts
 
 
-def _folders(folder: Path) -> list["os.DirEntry[str]"]:
-    with os.scandir(folder) as scan:
-        return sorted(
-            (e for e in scan if _is_folder(e) and e.name[0] != "."),
-            key=lambda e: e.name,
+def _splits_below_classes(root: _Folder, notes: list[str]) -> Parts | None:
+    """`<class>/<split>/*.jpg`, or None if no class is cut so."""
+    cut = {
+        f.name: {split_name(inner.name): inner for inner in f.folders}
+        for f in root.folders
+        if not f.images and f.folders
+    }
+    cut = {n: s for n, s in cut.items() if None not in s and "train" in s}
+    if not cut:
+        return None
+    whole = [f.name for f in root.folders if f.name not in cut]
+    if whole:
+        raise APINetError(
+            f"The class folder {next(iter(cut))!r} in {root.path!r} holds 'train' and "
+            f"other splits, but {whole[0]!r} does not: cut every class or none."
+        )
+    parts: Parts = {}
+    for name, splits in cut.items():
+        for split, folder in splits.items():
+            parts.setdefault(str(split), {})[name] = list(folder.all_images())
+    _loose(root, notes)
+    return parts
+
+
+def _look_at_classes(root: _Folder, notes: list[str]) -> None:
+    """Refuses what has no classes, and says what may not be meant."""
+    if not root.folders:
+        inside = (
+            f"{len(root.images):,} images, but no class folders"
+            if root.images
+            else "no class folders with images"
+        )
+        raise APINetError(
+            f"The folder {root.path!r} holds {inside}: expected train/<class>/*.jpg "
+            "or <class>/*.jpg; sort the images so, or give a CSV table of path,label."
+            + "".join(f" {note}" for note in notes)
+        )
+    _loose(root, notes)
+    if all(not folder.images for folder in root.folders):
+        first = root.folders[0]
+        below = f"{first.name}/{first.folders[0].name}"
+        notes.append(
+            f"All images lie below the class folders, as in {below!r}: the classes are "
+            f"the {len(root.folders):,} folders at the top. If the folders below are "
+            "the classes, move them to the top, or give a CSV table of path,label."
         )
 
 
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
+def _loose(folder: _Folder, notes: list[str]) -> None:
+    if folder.images:
+        notes.append(
+            f"{len(folder.images):,} images directly in {folder.path!r} belong to no "
+            "class and are left out."
+        )

@@ -1,6 +1,8 @@
 """What every source gives: images, integer labels and class names, per split."""
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +24,7 @@ class Split:
         rows: `[n]` int64, the place of each image in `reader`.
         boxes: `[n, 4]` float32 left, top, right, bottom of the object, or None.
         boxes_are_fractions: whether `boxes` are in 0..1 of the image or in pixels.
+        groups: `[n]` int64, equal for images that belong together, or None.
     """
 
     reader: Reader
@@ -29,6 +32,7 @@ class Split:
     rows: NDArray[np.int64]
     boxes: NDArray[np.float32] | None = None
     boxes_are_fractions: bool = False
+    groups: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, reader: Reader, labels: Any, **options: Any) -> "Split":
@@ -65,12 +69,12 @@ class Split:
 
     def take(self, positions: Any) -> "Split":
         """The images at `positions` (integers or a mask), in that order."""
-        boxes = None if self.boxes is None else self.boxes[positions]
         return replace(
             self,
             labels=self.labels[positions],
             rows=self.rows[positions],
-            boxes=boxes,
+            boxes=None if self.boxes is None else self.boxes[positions],
+            groups=None if self.groups is None else self.groups[positions],
         )
 
 
@@ -86,6 +90,7 @@ class ImageData:
         held_out: how `"val"` was cut from the training images, or None if the source
             has its own; for the run folder.
         description: one line on what it is, for people.
+        notes: what a person should know of how it was read and cut, in sentences.
     """
 
     name: str
@@ -94,6 +99,7 @@ class ImageData:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     held_out: Mapping[str, Any] | None = None
     description: str = ""
+    notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any label, reference or split.
@@ -111,79 +117,48 @@ class ImageData:
         return digest.hexdigest()[:16]
 
 
-def finish(data: ImageData, *, validation: float | None, seed: int) -> ImageData:
-    """Checks the labels and, if there is no `"val"` split, holds one out of `"train"`.
-
-    Args:
-        data: as the source gives it.
-        validation: fraction of every class to hold out; 0 leaves the split out, None
-            leaves everything as it is, for a data set that nothing is trained on.
-        seed: which images are held out.
+def checked(data: ImageData) -> ImageData:
+    """The data set with its splits in order, if every class can be learned.
 
     Raises:
         APINetError: for no training images, or classes that only other splits have.
     """
-    if validation is None:
-        return data
-    if not 0 <= validation < 1:
-        raise APINetError(
-            f"validation={validation} must be a fraction, at least 0 and below 1."
-        )
     splits = {name: split for name, split in data.splits.items() if len(split)}
     if "train" not in splits:
         raise APINetError(
             f"The data set {data.name!r} has no training images (splits: "
             f"{', '.join(splits) or 'none'}): check the folder or the name."
         )
-    train = splits["train"]
-    counts = np.bincount(train.labels, minlength=len(data.class_names))
+    counts = np.bincount(splits["train"].labels, minlength=len(data.class_names))
+    alike = _alike(data.class_names)
     for name, split in splits.items():
         missing = [c for c in np.unique(split.labels) if not counts[c]]
         if missing:
             names = ", ".join(repr(data.class_names[c]) for c in missing[:5])
+            twin = next((g for g in alike if data.class_names[missing[0]] in g), ())
             raise APINetError(
                 f"The {name!r} split of {data.name!r} has {len(missing)} classes "
                 f"without any training image ({names}): first at "
                 f"{split.reference(int(np.argmax(split.labels == missing[0])))}; add "
                 "training images or remove the class."
+                + (f" {_differ(twin)}" if twin else "")
             )
-    held_out = data.held_out
-    if "val" not in splits and validation:
-        rest, val = stratified_holdout(train.labels, validation, seed)
-        if len(val):
-            splits |= {"train": train.take(rest), "val": train.take(val)}
-            held_out = {
-                "from": "train",
-                "fraction": validation,
-                "seed": seed,
-                "images": len(val),
-            }
     order = [name for name in ("train", "val", "test") if name in splits]
-    return replace(data, splits={n: splits[n] for n in order}, held_out=held_out)
+    notes = (*data.notes, *(_differ(names) for names in alike))
+    return replace(data, splits={n: splits[n] for n in order}, notes=notes)
 
 
-def stratified_holdout(
-    labels: NDArray[np.int32], fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cuts the same fraction out of every class.
+def _alike(class_names: Sequence[str]) -> list[list[str]]:
+    """Class names that a person may have meant to be one."""
+    found: dict[str, list[str]] = {}
+    for name in class_names:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        found.setdefault(re.sub(r"[\s_-]+", "", plain), []).append(name)
+    return [names for names in found.values() if len(names) > 1]
 
-    Every class keeps at least one training image, and a class of at least two images
-    gives at least one.
 
-    Args:
-        labels: `[n]` classes.
-        fraction: of each class, rounded.
-        seed: which images.
-
-    Returns:
-        Positions that stay and positions that are held out, both ascending.
-    """
-    by_class = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
-    _, first, counts = np.unique(
-        labels[by_class], return_index=True, return_counts=True
+def _differ(names: Sequence[str]) -> str:
+    return (
+        f"The classes {' and '.join(ascii(name) for name in names)} differ only in "
+        "spaces, case or Unicode form: give them one name if they are one class."
     )
-    give = np.rint(counts * fraction).astype(np.int64)
-    give = np.minimum(np.maximum(give, 1), counts - 1)
-    rank = np.arange(len(labels)) - np.repeat(first, counts)
-    held = rank < np.repeat(give, counts)
-    return np.sort(by_class[~held]), np.sort(by_class[held])

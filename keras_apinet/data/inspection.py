@@ -10,10 +10,14 @@ import numpy as np
 
 from keras_apinet.data.decoding import read_content, unreadable
 from keras_apinet.data.image_data import ImageData, Split
+from keras_apinet.data.marks import nearest_twins, read_marks
 from keras_apinet.errors import APINetError
 
+Place = tuple[str, int]
 # Images that are in memory at a time.
 _CHUNK = 64
+# Every pair is compared: beyond this it takes many minutes.
+_MOST_COMPARED = 50_000
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,14 @@ def inspect(
         per class, smallest and largest class, smallest, median and largest image side),
         `"held_out"` (how `"val"` was cut), `"unreadable"` (image -> why), `"leakage"`
         (exact duplicates in two splits) and `"conflicts"` (exact duplicates with two
-        labels), as pairs of names.
+        labels), `"near_leakage"` and `"near_conflicts"` (the same of photos that look
+        the same but are other files), as pairs of names, and `"notes"`.
     """
     total = sum(len(split) for split in data.splits.values())
     done = 0
     # The first image with each content: its split, class and number.
     first: dict[bytes, tuple[str, int, int]] = {}
+    exact: dict[Place, bytes] = {}
     report: dict[str, Any] = {
         "name": data.name,
         "description": data.description,
@@ -60,6 +66,7 @@ def inspect(
         "unreadable": {},
         "leakage": [],
         "conflicts": [],
+        "notes": list(data.notes),
     }
     for name, split in data.splits.items():
         sides: list[tuple[int, int]] = []
@@ -69,6 +76,7 @@ def inspect(
             else:
                 sides.append(seen.size)
                 label = int(split.labels[i])
+                exact[name, i] = seen.digest
                 other = first.setdefault(seen.digest, (name, label, i))
                 pair = [data.splits[other[0]].reference(other[2]), split.reference(i)]
                 if other[0] != name:
@@ -79,7 +87,51 @@ def inspect(
             if progress and (done % _CHUNK == 0 or done == total):
                 progress(done, total)
         report["splits"][name] = _count(split, data.class_names, sides)
-    return report
+    if total > _MOST_COMPARED:
+        report["notes"].append(
+            f"Near-duplicates are not sought among more than {_MOST_COMPARED:,} photos."
+        )
+    return report | {
+        kind: [
+            [data.splits[name].reference(i) for name, i in pair]
+            for pair in pairs
+            if exact.get(pair[0]) != exact.get(pair[1])
+        ]
+        for kind, pairs in near_duplicates(data).items()
+    }
+
+
+def near_duplicates(data: ImageData) -> dict[str, list[tuple[Place, Place]]]:
+    """Photos that look the same, in two splits or with two labels.
+
+    Args:
+        data: where to look.
+
+    Returns:
+        Pairs of (split, number) under `"near_leakage"` and `"near_conflicts"`: for each
+        photo at most one, the nearest before it.
+    """
+    names = list(data.splits)
+    if sum(len(split) for split in data.splits.values()) > _MOST_COMPARED:
+        return {"near_leakage": [], "near_conflicts": []}
+    marks = np.concatenate([read_marks(data.splits[name]) for name in names])
+    labels = np.concatenate([data.splits[name].labels for name in names])
+    sizes = [len(data.splits[name]) for name in names]
+    part = np.repeat(np.arange(len(names)), sizes)
+    number = np.concatenate([np.arange(size) for size in sizes])
+
+    def pairs(of: Any) -> list[tuple[Place, Place]]:
+        def allowed(j: Any) -> Any:
+            earlier = np.arange(len(marks)) < j[:, None]
+            return earlier & (of != of[j][:, None])
+
+        found = nearest_twins(marks, marks, allowed)
+        return [
+            ((names[part[i]], int(number[i])), (names[part[j]], int(number[j])))
+            for i, j in found.tolist()
+        ]
+
+    return {"near_leakage": pairs(part), "near_conflicts": pairs(labels)}
 
 
 def _count(

@@ -2,11 +2,14 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from keras_apinet.data.archives import load_archive
-from keras_apinet.data.folders import load_folder, load_table
-from keras_apinet.data.image_data import ImageData, finish
+from keras_apinet.data.folders import load_folder
+from keras_apinet.data.holdout import check_group_by, hold_out
+from keras_apinet.data.image_data import ImageData, checked
+from keras_apinet.data.tables import load_table
 from keras_apinet.errors import APINetError
 
 # A TensorFlow Datasets name: set, perhaps /config, perhaps :version.
@@ -19,15 +22,18 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
     validation: float | None = 0.1,
+    group_by: str = "photos",
     level: str | None = None,
     download: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ImageData:
-    """Loads a data set by name; images are read later, when they are needed.
+    r"""Loads a data set by name; images are read later, when they are needed.
 
     Args:
         name: what to load:
 
-            - a folder `train/val/test/<class>/*.jpg`, or `<class>/*.jpg`;
+            - a folder `train/val/test/<class>/*.jpg`, `<class>/*.jpg`, or another
+              layout that means the same, such as `Training_Set` for `train`;
             - a folder with the unpacked archive of CUB-200-2011, NABirds,
               FGVC-Aircraft, Stanford Cars, Stanford Dogs, Oxford Flowers or
               Oxford-IIIT Pet, recognised by its files;
@@ -40,10 +46,21 @@ def load(
         validation: fraction of each class that is held out of the training images,
             if the source has no validation split; None for a data set that nothing is
             trained on, whose splits may lack training images. Default 0.1.
+        group_by: which images belong together, so that they are held out together:
+
+            - `"photos"` (default): near-duplicates, photos that one camera took within
+              half a minute, and photos of a class that look alike;
+            - `"folder"`: the images of one folder;
+            - a regular expression that is searched in each path below `name`: images
+              for which its groups in parentheses are equal, as in `r"(.*)_\d+"`;
+            - `"column:NAME"`: the rows of a table that are equal in that column;
+            - `"none"`: each image is drawn by itself.
         level: which labels, for a set that has several: FGVC-Aircraft has `"variant"`
             (default), `"family"` and `"manufacturer"`.
         download: whether TensorFlow Datasets may download what is not there. Default
             False.
+        progress: called with the images looked at and the images in all, while they
+            are searched for bursts.
 
     Returns:
         The data set, with the splits `"train"`, `"val"` and perhaps `"test"`.
@@ -56,6 +73,7 @@ def load(
     print(len(data.class_names), {name: len(s) for name, s in data.splits.items()})
     ```
     """
+    check_group_by(group_by)
     text = os.fspath(name)
     path = Path(text)
     if text == "synthetic_birds":
@@ -72,7 +90,8 @@ def load(
                 f"data={text!r} is a file, but neither .csv nor .tsv: give a table of "
                 "path,label, or unpack an archive and give its folder."
             )
-        data = load_table(path)
+        column = group_by.removeprefix("column:")
+        data = load_table(path, None if column == group_by else column)
     elif _TFDS_NAME.fullmatch(text.removeprefix("tfds:")):
         from keras_apinet.data.tfds_source import load_tfds
 
@@ -86,4 +105,12 @@ def load(
         raise APINetError(
             f"level={level!r} is only for the FGVC-Aircraft archive: leave it out."
         )
-    return finish(data, validation=validation, seed=seed)
+    if validation is None:
+        return data
+    return hold_out(
+        checked(data),
+        validation=validation,
+        seed=seed,
+        group_by=group_by,
+        progress=progress,
+    )

@@ -86,7 +86,8 @@ def resume(
         APINetError: As `train`, and for differences without `force`, each listed.
     """
     run = Run.open(folder)
-    recipe = Recipe.of({**run.settings, **(changes or {})}, str(run.folder))
+    settings = {"group_by": "none", **run.settings, **(changes or {})}
+    recipe = Recipe.of(settings, str(run.folder))
     with own_globals(), place(devices) as placement:
         job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
         description = job.description()
@@ -301,7 +302,7 @@ class _explained:  # noqa: N801  used as a function
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two descriptions of a run, in words."""
     found = []
-    defaults = Recipe().asdict()
+    defaults = {**Recipe().asdict(), "group_by": "none"}
     for what, old, new in (
         ("", {**defaults, **before["settings"]}, now["settings"]),
         ("data ", before["data"], now["data"]),

@@ -5,7 +5,7 @@ import importlib.metadata
 import platform
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,11 +194,14 @@ def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
         "name": recipe.data,
         "data_dir": recipe.data_dir,
         "validation": recipe.validation,
+        "group_by": recipe.group_by,
         "seed": recipe.seed,
     }
     if recipe.level is not None:
         load["level"] = recipe.level
-    images = data.load(**load, download=recipe.download)
+    images = data.load(
+        **load, download=recipe.download, progress=say.progress("looking for bursts")
+    )
     classes = len(images.class_names)
     if classes < 2:
         raise APINetError(
@@ -222,6 +225,7 @@ def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
         f"{recipe.backbone} at {image_size} px, {model.count_params():,} parameters, "
         f"{recipe.method}, on {backend}"
         + (f", {placement.shares} devices" if placement.shares > 1 else "")
+        + "".join(f"\n{note}" for note in images.notes)
     )
     return Job(recipe, images, load, model, image_size, placement, say)
 
@@ -273,3 +277,14 @@ class Speaker:
         """Prints a line, unless it is quiet."""
         if self.lines:
             print(text, flush=True)
+
+    def progress(self, what: str) -> Callable[[int, int], None] | None:
+        """Shows on a terminal how far something is that takes a while."""
+        if not self.lines or not sys.stderr.isatty():
+            return None
+
+        def show(done: int, total: int) -> None:
+            end = "\n" if done == total else ""
+            print(f"\r{what}: {done:,}/{total:,} photos", end=end, file=sys.stderr)
+
+        return show

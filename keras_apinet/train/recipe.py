@@ -41,6 +41,11 @@ class Recipe:
         low=0,
         below=1,
     )
+    group_by: str = setting(
+        "photos",
+        "what is held out together: photos (bursts and look-alikes of a class), "
+        "folder, none, column:NAME of a table, or a regular expression with a group",
+    )
     box_crop: bool = setting(
         False, "crop to the object's box first, where the set has boxes"
     )

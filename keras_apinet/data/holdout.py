@@ -1,0 +1,314 @@
+"""A validation split cut from the training images, in whole groups.
+
+Photos come in bursts. A random tenth holds the twins of training photos, and a model
+that knows the twins is said to be right where fresh photos prove it wrong.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet.data.image_data import ImageData, Split
+from keras_apinet.data.marks import nearest_twins, read_marks
+from keras_apinet.data.tables import number_groups
+from keras_apinet.errors import APINetError
+
+# s between two photos of one burst.
+BURST_S = 30
+# Photos in a group of look-alikes, on average.
+GROUP_SIZE = 6
+_MOST_AT_ONCE = 3000
+# Beyond this, looking at every photo takes longer than most people wait.
+_MOST_PHOTOS = 100_000
+
+
+def hold_out(
+    data: ImageData,
+    *,
+    validation: float,
+    seed: int,
+    group_by: str = "photos",
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageData:
+    """Holds a `"val"` split out of `"train"`, unless there is one.
+
+    Args:
+        data: as the source gives it.
+        validation: fraction of every class to hold out; 0 leaves the split out.
+        seed: which groups are held out.
+        group_by: what belongs together, see `keras_apinet.data.load`.
+        progress: called with the photos looked at and the photos in all.
+
+    Raises:
+        APINetError: for a fraction or a grouping that cannot be.
+    """
+    if not 0 <= validation < 1:
+        raise APINetError(
+            f"validation={validation} must be a fraction, at least 0 and below 1."
+        )
+    pattern = check_group_by(group_by)
+    if "val" in data.splits or not validation:
+        return data
+    train = data.splits["train"]
+    if group_by == "none" or (group_by == "photos" and len(train) > _MOST_PHOTOS):
+        rest, val = stratified_holdout(train.labels, validation, seed)
+        groups = np.arange(len(train))
+    else:
+        groups = _groups(data, group_by, pattern, progress)
+        rest, val = grouped_holdout(train, groups, validation, seed)
+    kept = len(np.unique(groups))
+    if group_by not in ("none", "photos") and kept < 2:
+        raise APINetError(
+            f"group_by={group_by!r} puts all {len(train):,} photos into one group, of "
+            "which none can be held out: give a pattern or column that tells apart "
+            "what was photographed apart, or group_by='none'."
+        )
+    if group_by not in ("none", "photos") and not len(val):
+        raise APINetError(
+            f"group_by={group_by!r} puts every class into one group, and a class "
+            "cannot be held out whole: give a pattern or column that cuts classes "
+            "into parts, or group_by='none'."
+        )
+    held = len(np.unique(groups[val]))
+    whole = [
+        data.class_names[c]
+        for c in np.unique(train.labels)
+        if not (train.labels[val] == c).any() and (train.labels == c).sum() > 1
+    ]
+    notes = []
+    if len(val):
+        how = f"in {held:,} whole groups" if held < len(val) else "one by one"
+        notes.append(f"Held out {len(val):,} of {len(train):,} photos {how}.")
+    if group_by == "photos" and len(train) > _MOST_PHOTOS:
+        notes.append(
+            f"More than {_MOST_PHOTOS:,} photos are not searched for bursts: give "
+            "--group-by if photos belong together."
+        )
+    if whole:
+        shown = ", ".join(repr(name) for name in whole[:5])
+        notes.append(
+            f"{len(whole):,} classes are one group each and are not in the validation "
+            f"split ({shown}): photos of other days or places would help."
+        )
+    if not len(val):
+        return replace(data, notes=(*data.notes, *notes))
+    return replace(
+        data,
+        splits={
+            "train": train.take(rest),
+            "val": train.take(val),
+            **{n: s for n, s in data.splits.items() if n != "train"},
+        },
+        held_out={
+            "from": "train",
+            "fraction": validation,
+            "seed": seed,
+            "images": len(val),
+            "group_by": group_by,
+            "groups": held,
+        },
+        notes=(*data.notes, *notes),
+    )
+
+
+def check_group_by(group_by: str) -> re.Pattern[str] | None:
+    """Checks what photos are grouped by; a pattern comes back compiled.
+
+    Raises:
+        APINetError: for a pattern that is none, or that has no group.
+    """
+    if group_by in ("photos", "folder", "none"):
+        return None
+    if group_by.startswith("column:"):
+        if group_by == "column:":
+            raise APINetError("group_by='column:' names no column: column:NAME.")
+        return None
+    try:
+        pattern = re.compile(group_by)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise APINetError(
+            f"group_by={group_by!r} is no regular expression ({error}): give one with "
+            "a group in parentheses, or photos, folder, none or column:NAME."
+        ) from error
+    if not pattern.groups:
+        raise APINetError(
+            f"group_by={group_by!r} has no group in parentheses: put some around what "
+            r"photos of one burst share, such as '(.*)_\d+', or give photos, folder, "
+            "none or column:NAME."
+        )
+    return pattern
+
+
+def _groups(
+    data: ImageData,
+    group_by: str,
+    pattern: re.Pattern[str] | None,
+    progress: Callable[[int, int], None] | None,
+) -> NDArray[np.int64]:
+    train = data.splits["train"]
+    if group_by == "photos":
+        return photo_groups(train, progress)
+    if group_by.startswith("column:"):
+        if train.groups is None:
+            raise APINetError(
+                f"group_by={group_by!r} is for tables, and {data.name!r} is "
+                f"{data.description or 'none'}: give a pattern of the path."
+            )
+        return train.groups
+    paths = [train.reference(i).replace("\\", "/") for i in range(len(train))]
+    if pattern is None:
+        return number_groups(path.rpartition("/")[0] for path in paths)
+    base = data.name.replace("\\", "/").rstrip("/") + "/"
+    found = [pattern.search(path.removeprefix(base)) for path in paths]
+    if not any(found):
+        raise APINetError(
+            f"group_by={group_by!r} matches none of {len(paths):,} paths, such as "
+            f"{paths[0].removeprefix(base)!r}: mend the pattern."
+        )
+    return number_groups(
+        "\0".join(("", *(part or "" for part in match.groups()))) if match else ""
+        for match in found
+    )
+
+
+def grouped_holdout(
+    split: Split, groups: NDArray[np.int64], fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cuts about the same fraction out of every class, in whole groups.
+
+    Groups are drawn in an order that depends on the seed and the name of their first
+    photo alone, so that photos that come later leave most of the split as it was. A
+    group goes as a whole, with all its classes; a class that is one group stays.
+
+    Args:
+        split: the images.
+        groups: `[n]` numbers, equal for images that belong together.
+        fraction: of each class, as nearly as groups allow.
+        seed: which groups.
+
+    Returns:
+        Positions that stay and positions that are held out, both ascending.
+    """
+    labels = split.labels
+    total = np.bincount(labels)
+    want = np.maximum(1, np.rint(total * fraction)).astype(np.int64)
+    have = np.zeros_like(total)
+    members: dict[int, list[int]] = {}
+    for i, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(i)
+    names = {g: min(_tail(split.reference(i)) for i in m) for g, m in members.items()}
+    ordered = sorted(members, key=lambda g: _rank(names[g], seed))
+    held: list[int] = []
+    # What comes nearest to the share first; then the smallest, for classes without any.
+    for order in (ordered, sorted(ordered, key=lambda g: len(members[g]))):
+        for group in order:
+            classes, counts = np.unique(labels[members[group]], return_counts=True)
+            before, after = have[classes], have[classes] + counts
+            nearer = abs(after - want[classes]) < abs(before - want[classes])
+            if order is not ordered:
+                nearer = before == 0
+            if nearer.all() and (after <= total[classes] // 2).all():
+                have[classes] = after
+                held += members[group]
+    val = np.array(sorted(held), np.int64)
+    return np.setdiff1d(np.arange(len(labels)), val), val
+
+
+def _tail(reference: str) -> str:
+    return "/".join(reference.replace("\\", "/").split("/")[-2:])
+
+
+def _rank(name: str, seed: int) -> bytes:
+    text = f"{seed}:{name}".encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(text, digest_size=8).digest()
+
+
+def stratified_holdout(
+    labels: NDArray[np.int32], fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cuts the same fraction out of every class.
+
+    Every class keeps at least one training image, and a class of at least two images
+    gives at least one.
+
+    Args:
+        labels: `[n]` classes.
+        fraction: of each class, rounded.
+        seed: which images.
+
+    Returns:
+        Positions that stay and positions that are held out, both ascending.
+    """
+    by_class = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
+    _, first, counts = np.unique(
+        labels[by_class], return_index=True, return_counts=True
+    )
+    give = np.rint(counts * fraction).astype(np.int64)
+    give = np.minimum(np.maximum(give, 1), counts - 1)
+    rank = np.arange(len(labels)) - np.repeat(first, counts)
+    held = rank < np.repeat(give, counts)
+    return np.sort(by_class[~held]), np.sort(by_class[held])
+
+
+def photo_groups(
+    split: Split, progress: Callable[[int, int], None] | None = None
+) -> NDArray[np.int64]:
+    """Groups the photos of each class that were probably taken together.
+
+    Near-duplicates, and photos of one camera that follow each other within `BURST_S`,
+    are never parted. Then groups of about `GROUP_SIZE` photos are made of those whose
+    colours are most alike (Ward's method): one place and one light. Only a class whose
+    photos change is grouped anew.
+
+    Args:
+        split: the photos; those that cannot be read are grouped like black ones.
+        progress: called with the photos looked at and the photos in all.
+
+    Returns:
+        `[n]` numbers, equal for photos of one group.
+    """
+    marks = read_marks(split, progress)
+    groups = np.zeros(len(split), np.int64)
+    for label in np.unique(split.labels):
+        inside = np.flatnonzero(split.labels == label)
+        shades = marks["colours"][inside].astype(np.float32).mean(axis=1)
+        # Clustering takes the square of the number in memory and time.
+        for part in np.array_split(
+            inside[np.argsort(shades, kind="stable")], -(-len(inside) // _MOST_AT_ONCE)
+        ):
+            groups[part] = (
+                groups.max()
+                + 1
+                + _look_alikes(marks[np.sort(part)])[np.argsort(np.argsort(part))]
+            )
+    return groups
+
+
+def _look_alikes(marks: NDArray[Any]) -> NDArray[np.int64]:
+    """Groups of some photos of one class, numbered from 0."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(marks)
+    twins = nearest_twins(marks, marks, lambda j: np.arange(n) < j[:, None])
+    order = np.lexsort((marks["taken"], marks["camera"]))
+    apart = np.diff(marks["taken"][order])  # NaN where a photo does not say
+    follows = (apart <= BURST_S) & (np.diff(marks["camera"][order]) == 0)
+    burst = np.stack([order[:-1][follows], order[1:][follows]], axis=1)
+    ends = np.concatenate([twins, burst])
+    links = coo_array((np.ones(len(ends), bool), ends.T), (n, n))
+    count, unit = connected_components(links, directed=False)
+    wanted = max(2, -(-n // GROUP_SIZE))
+    if count <= wanted:
+        return np.asarray(unit, np.int64)
+    palettes = np.zeros((count, marks["palette"].shape[1]), np.float32)
+    np.add.at(palettes, unit, np.sqrt(marks["palette"], dtype=np.float32))
+    palettes /= np.bincount(unit)[:, None]
+    tree = linkage(palettes, "ward")
+    return np.asarray(fcluster(tree, wanted, "maxclust")[unit] - 1, np.int64)

@@ -1,0 +1,230 @@
+"""What tells twins apart from other photos, without a backbone: a perceptual hash, the
+colours of a thumbnail, and when which camera took the photo.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet.data.image_data import Split
+
+MARKS = np.dtype(
+    [
+        ("key", "u8"),  # path, size and time of the file; 0: not kept
+        ("seen", "?"),  # whether the photo could be read
+        ("hash", "u8"),
+        ("colours", "u1", (192,)),  # 8 x 8 x (lightness, red-green, yellow-blue)
+        ("palette", "u2", (800,)),  # pixels of each colour in 64 x 64
+        ("taken", "f8"),  # s, NaN if the photo does not say
+        ("camera", "u8"),
+    ]
+)
+# Different photos differ in about 32 of 64 bits; copies that were shrunk, compressed or
+# lightened in at most 6.
+NEAR_BITS = 6
+# Red, green and blue to lightness, red minus green, and yellow minus blue.
+_OPPONENT = np.array(
+    [[1 / 3, 1 / 2, 1 / 4], [1 / 3, -1 / 2, 1 / 4], [1 / 3, 0, -1 / 2]], np.float32
+)
+_CHUNK = 256
+_VERSION = 1
+
+
+def read_marks(
+    split: Split, progress: Callable[[int, int], None] | None = None
+) -> NDArray[Any]:
+    """Looks at every photo of a split, at most once for each state of a file.
+
+    What was seen is kept in Keras's home, known by path, size and time of change.
+
+    Args:
+        split: the photos.
+        progress: called with the photos done and the photos in all, now and then.
+
+    Returns:
+        `[n]` records of `MARKS`.
+    """
+    marks = np.zeros(len(split), MARKS)
+    marks["taken"] = np.nan
+    if split.reader.kind == "file":
+        paths = [os.fsencode(split.reference(i)) for i in range(len(split))]
+        marks["key"] = [_key(path) for path in paths]
+        store = _store(paths)
+        _recall(store, marks)
+    missing = np.flatnonzero(~marks["seen"])
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(missing), _CHUNK):
+            chunk = missing[start : start + _CHUNK]
+            contents, sizes = split.reader.fetch(split.rows[chunk])
+            kinds = [split.reader.kind] * len(chunk)
+            for i, mark in zip(
+                chunk, pool.map(_look, kinds, contents, sizes), strict=True
+            ):
+                if mark is not None:
+                    for name, value in mark.items():
+                        marks[name][i] = value
+            if progress:
+                progress(min(start + _CHUNK, len(missing)), len(missing))
+    if split.reader.kind == "file" and len(missing):
+        _keep(store, marks)
+    return marks
+
+
+def nearest_twins(
+    one: NDArray[Any], other: NDArray[Any], allowed: Any = None, bits: int = NEAR_BITS
+) -> NDArray[np.int64]:
+    """For each photo that looks the same as another, the nearest such.
+
+    Args:
+        one: `[n]` marks, in which twins are sought.
+        other: `[m]` marks, for each of which a twin is sought.
+        allowed: called with an array of positions in `other`, `[k]`; which positions of
+            `one` may be their twins, `[k, n]`. Default: all.
+        bits: of 64 that may differ.
+
+    Returns:
+        `[k, 2]`: positions in `one` and in `other`, ascending in `other`.
+    """
+    first = _signs(one["hash"])
+    plain = _plain(one)
+    pairs = [np.empty((0, 2), np.int64)]
+    for start in range(0, len(other), 512):
+        j = np.arange(start, min(start + 512, len(other)))
+        differ = (64 - _signs(other["hash"][j]) @ first.T) / 2
+        differ[_plain(other[j])] = 65
+        differ[:, plain] = 65
+        if allowed is not None:
+            differ[~allowed(j)] = 65
+        # The hash sees no colours, and a thumbnail little else.
+        row, i = np.nonzero(differ <= bits)
+        apart = np.abs(one["colours"][i].astype(np.int16) - other["colours"][j[row]])
+        near = apart.mean(axis=1) <= 12
+        row, i = row[near], i[near]
+        order = np.lexsort((i, differ[row, i], row))
+        _, best = np.unique(row[order], return_index=True)
+        pairs.append(np.stack([i[order][best], j[row[order][best]]], axis=1))
+    return np.concatenate(pairs)
+
+
+def _plain(marks: NDArray[Any]) -> NDArray[np.bool_]:
+    """Photos without anything to go by: unreadable, or of one colour."""
+    light = marks["colours"][:, ::3].astype(np.float32)
+    return ~marks["seen"] | (light.std(axis=1) < 2)
+
+
+def _signs(hashes: NDArray[np.uint64]) -> NDArray[np.float32]:
+    bits = np.unpackbits(hashes.reshape(-1, 1).view(np.uint8), axis=1)
+    return bits.astype(np.float32) * 2 - 1
+
+
+def _look(kind: str, content: Any, size: Any) -> dict[str, Any] | None:
+    import imagehash
+    from PIL import Image, ImageOps
+
+    try:
+        if kind == "raw":
+            image = Image.fromarray(
+                np.frombuffer(content, np.uint8).reshape(*size.tolist(), 3)
+            )
+        else:
+            if kind == "file":
+                content = _read(content)
+            image = Image.open(io.BytesIO(content))
+        taken, camera = _origin(image)
+        # JPEG files are decoded at an eighth, which is many times as fast.
+        image.draft("RGB", (64, 64))
+        image = ImageOps.exif_transpose(image).convert("RGB")
+        small = np.asarray(image.resize((8, 8), Image.Resampling.BOX), np.float32)
+        colours = (small @ _OPPONENT + (0, 128, 128)).astype(np.uint8)
+        pixels = image.resize((64, 64), Image.Resampling.BOX)
+        shades = np.asarray(pixels, np.float32).reshape(-1, 3) @ _OPPONENT
+        steps = (shades // (32, 12, 12) + (0, 5, 5)).clip(0, (7, 9, 9)).astype(int)
+        places = steps @ (100, 10, 1)
+        bits = np.packbits(imagehash.phash(image).hash.ravel())
+        return {
+            "seen": True,
+            "hash": bits.view(np.uint64)[0],
+            "colours": colours.ravel(),
+            "palette": np.bincount(places, minlength=800),
+            "taken": taken,
+            "camera": camera,
+        }
+    except Exception:  # whatever a broken file does; it is named when it is read
+        return None
+
+
+def _read(path: bytes) -> bytes:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+        raise OSError("not a regular file")
+    return Path(os.fsdecode(path)).read_bytes()
+
+
+def _origin(image: Any) -> tuple[float, int]:
+    """When a photo was taken, in s, and a number for its camera."""
+    exif = image.getexif()
+    inner = exif.get_ifd(0x8769)
+    taken = np.nan
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        text = str(inner.get(0x9003) or inner.get(0x9004) or "").strip("\0 ")
+        moment = datetime.datetime.strptime(text, "%Y:%m:%d %H:%M:%S")
+        taken = moment.replace(tzinfo=datetime.UTC).timestamp()
+    camera = [str(exif.get(0x010F)), str(exif.get(0x0110)), str(inner.get(0xA431))]
+    return taken, _number("\0".join(camera).encode("utf-8", "surrogateescape"))
+
+
+def _number(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _key(path: bytes) -> int:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0
+    state = f"\0{status.st_size}\0{status.st_mtime_ns}".encode()
+    return _number(os.path.realpath(path) + state) or 1
+
+
+def _store(paths: list[bytes]) -> Path:
+    home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
+    try:
+        folder = os.path.commonpath([os.path.abspath(path) for path in paths])
+    except ValueError:  # no photos, or on several drives
+        folder = b""
+    name = f"marks_{_VERSION}_{_number(folder):016x}.npy"
+    return Path(home).expanduser() / "keras_apinet" / name
+
+
+def _recall(store: Path, marks: NDArray[Any]) -> None:
+    try:
+        kept = np.load(store, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return
+    if kept.dtype != MARKS or not len(kept):
+        return
+    order = np.argsort(kept["key"], kind="stable")
+    place = np.searchsorted(kept["key"], marks["key"], sorter=order)
+    place = order[np.minimum(place, len(kept) - 1)]
+    found = (kept["key"][place] == marks["key"]) & (marks["key"] != 0)
+    marks[found] = kept[place[found]]
+
+
+def _keep(store: Path, marks: NDArray[Any]) -> None:
+    good = marks[marks["seen"] & (marks["key"] != 0)]
+    content = io.BytesIO()
+    np.save(content, good, allow_pickle=False)
+    unfinished = store.with_suffix(f".{os.getpid()}.unfinished")
+    with contextlib.suppress(OSError):  # only slower the next time
+        store.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(content.getvalue())
+        os.replace(unfinished, store)
