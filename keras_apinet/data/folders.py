@@ -1,19 +1,19 @@
 """Class folders, and tables of `path,label[,split]`."""
 
 import csv
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from keras_apinet.data.image_data import ImageData, Split
+from keras_apinet.data.photo_files import PHOTO_SUFFIXES, unread
 from keras_apinet.errors import APINetError
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".tga", ".jp2"),
-)
+_LOG = logging.getLogger("keras_apinet")
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -36,18 +36,22 @@ def load_folder(folder: Path) -> ImageData:
     else:
         parts = {"train": os.fspath(folder)}
     found: dict[str, dict[str, list[str]]] = {}
+    left_out: Counter[str] = Counter()
     for split, path in parts.items():
         found[split] = {
             entry.name: images
             for entry in _folders(Path(path))
-            if (images := list(find_images(entry.path)))
+            if (images := list(find_images(entry.path, left_out)))
         }
     names = sorted({name for classes in found.values() for name in classes})
     if not names:
         raise APINetError(
             f"The folder {os.fspath(folder)!r} holds no class folders with images: "
             "expected train/<class>/*.jpg or <class>/*.jpg."
+            + (f" Pictures {unread(left_out)}." if unread(left_out) else "")
         )
+    if unread(left_out):
+        _LOG.warning("Pictures in %r %s.", os.fspath(folder), unread(left_out))
     return ImageData(
         os.fspath(folder),
         tuple(names),
@@ -62,11 +66,12 @@ def load_folder(folder: Path) -> ImageData:
     )
 
 
-def find_images(folder: str) -> Iterator[str]:
+def find_images(folder: str, left_out: Counter[str] | None = None) -> Iterator[str]:
     """The image files in a folder and below, sorted; loops of links are entered once.
 
     Args:
         folder: where to look.
+        left_out: counts the other files, by their endings.
 
     Yields:
         Paths that begin with `folder`.
@@ -85,12 +90,12 @@ def find_images(folder: str) -> Iterator[str]:
             e.path for e in reversed(entries) if _is_folder(e) and e.name[0] != "."
         ]
         for entry in entries:
-            if (
-                entry.name.lower().endswith(IMAGE_SUFFIXES)
-                and entry.name[0] != "."
-                and not _is_folder(entry)
-            ):
+            if entry.name[0] == "." or _is_folder(entry):
+                continue
+            if entry.name.lower().endswith(PHOTO_SUFFIXES):
                 yield entry.path
+            elif left_out is not None:
+                left_out[os.path.splitext(entry.name)[1].lower()] += 1
 
 
 def load_table(path: Path) -> ImageData:

@@ -54,7 +54,7 @@ class Split:
         Raises:
             APINetError: for an image that cannot be read, with its name and why.
         """
-        from keras_apinet.data.decoding import read_content, unreadable
+        from keras_apinet.data.preprocessing import read_content, unreadable
 
         reference = self.reference(index)
         try:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.data import preprocessing
 from keras_apinet.errors import APINetError
-from keras_apinet.export import photos as _photos
 from keras_apinet.export.sources import Source
 
 _REPRESENTATIVE = 200
@@ -62,9 +62,11 @@ def _found(source: Source, given: Any, splits: tuple[str, ...], limit: int) -> P
         return Photos(_drawn(size), None, "16 drawn pictures, for want of photos")
     if _are_images(given):
         chosen = _spread(len(given), limit)
-        ready = [_photos.as_rgb(given[i]) for i in chosen]
+        ready = [preprocessing.as_rgb(given[i]) for i in chosen]
         images = [
-            p if p.shape[:2] == (size, size) else _photos.prepare(p, size, resize)
+            p
+            if p.shape[:2] == (size, size)
+            else preprocessing.prepare(p, size, resize=resize)
             for p in ready
         ]
         if not images:
@@ -114,5 +116,8 @@ def _drawn(size: int) -> NDArray[np.uint8]:
     from keras_apinet.data.synthetic import SPECIES, draw
 
     return np.stack(
-        [_photos.prepare(draw(i % len(SPECIES), i).pixels, size) for i in range(16)]
+        [
+            preprocessing.prepare(draw(i % len(SPECIES), i).pixels, size)
+            for i in range(16)
+        ]
     )
