@@ -23,11 +23,15 @@ STORED = {k: TURNS[{6: 8, 8: 6}.get(k, k)] for k in TURNS}
 
 
 def picture(seed=5):
-    """uint8 [64, 64, 3]: grey blocks without any symmetry; white on the right."""
+    """uint8 [64, 64, 3]: coloured blocks without any symmetry; white on the right."""
     rng = np.random.default_rng(seed)
-    grey = rng.integers(20, 235, (8, 8)).astype(np.uint8)
-    grey[:, 6:] = 255
-    return grey.repeat(8, 0).repeat(8, 1)[..., None].repeat(3, -1)
+    blocks = rng.integers(20, 235, (4, 4, 3)).astype(np.uint8)
+    blocks[:, 3:] = 255
+    return blocks.repeat(16, 0).repeat(16, 1)
+
+
+def without_colour(array):
+    return np.asarray(Image.fromarray(array).convert("L"))[..., None].repeat(3, -1)
 
 
 def tagged(order="<", kind=3, value=6):
@@ -96,13 +100,16 @@ def interlaced(array):
 def photos():
     """name -> content of files that show the picture, and what is no photo."""
     shown = picture()
-    grey = shown[..., 0]
+    grey = without_colour(shown)[..., 0]
     turned = STORED[6](shown)
     plain = jpeg(shown)
     exif = b"Exif\0\0"
     clear = np.dstack([shown, np.where(grey == 255, 0, 255).astype(np.uint8)])
     clear[grey == 255, :3] = 0  # transparent black, to be seen as white
-    lucid = clear[..., [0, 3]].copy()
+    lucid = np.dstack([np.where(grey == 255, 0, grey), clear[..., 3]])
+    black_index = Image.fromarray(
+        np.where(grey == 255, 0, grey).astype(np.uint8)
+    ).convert("P")
     frames = [Image.fromarray(shown), Image.fromarray(255 - shown)]
     animated = {"save_all": True, "append_images": frames[1:]}
     cmyk = Image.fromarray(shown).convert("CMYK")
@@ -120,7 +127,7 @@ def photos():
         "PNG, 4 bits grey": png(
             4, 0, (grey[:, ::2] >> 4 << 4 | grey[:, 1::2] >> 4), SIDE, SIDE
         ),
-        "PNG, palette": encoded(shown, "PNG", "P"),
+        "PNG, palette": encoded(Image.fromarray(shown).quantize(64), "PNG"),
         "PNG, interlaced": interlaced(grey),
         "PNG, RGBA": encoded(clear, "PNG"),
         "PNG, grey with alpha": encoded(Image.fromarray(lucid, "LA"), "PNG"),
@@ -141,13 +148,11 @@ def photos():
         "PNG, with a gamma of 1": with_chunks(
             encoded(shown, "PNG"), (b"gAMA", struct.pack(">I", 100_000))
         ),
-        "GIF": encoded(shown, "GIF"),
+        "GIF": encoded(Image.fromarray(shown).quantize(64), "GIF"),
         "GIF, animated": encoded(frames[0], "GIF", **animated),
-        "GIF, transparent": encoded(
-            Image.fromarray(clear).quantize(method=Image.Quantize.FASTOCTREE), "GIF"
-        ),
+        "GIF, transparent": encoded(black_index, "GIF", transparency=0),
         "BMP": encoded(shown, "BMP"),
-        "BMP, palette": encoded(shown, "BMP", "P"),
+        "BMP, palette": encoded(Image.fromarray(shown).quantize(64), "BMP"),
         "WebP": encoded(shown, "WEBP", quality=95),
         "WebP, transparent": encoded(clear, "WEBP", lossless=True),
         "WebP, animated": encoded(frames[0], "WEBP", lossless=True, **animated),
@@ -165,8 +170,9 @@ def photos():
         "JPEG 2000": encoded(shown, "JPEG2000"),
     }
     for k in range(2, 9):
-        found[f"JPEG, orientation {k}"] = jpeg(
-            STORED[k](shown), exif=tagged("<>"[k % 2], value=k)
+        found[f"JPEG, orientation {k}"] = with_segments(
+            jpeg(np.ascontiguousarray(STORED[k](shown))),
+            (0xE1, exif + tagged("<>"[k % 2], value=k)),
         )
     stored = jpeg(turned)
     for kind, name in ((1, "BYTE"), (4, "LONG")):

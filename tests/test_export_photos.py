@@ -8,7 +8,7 @@ from PIL import Image
 
 from keras_apinet import data
 from keras_apinet.data.graph_preprocessing import crop_and_resize, decode, to_uint8
-from keras_apinet.data.preprocessing import as_rgb
+from keras_apinet.data.readers import as_rgb
 from keras_apinet.data.synthetic import draw
 from keras_apinet.errors import APINetError
 

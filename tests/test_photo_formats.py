@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from browser import Browser, Server, chromium
 from export_models import clear_classifier
-from photo_files import SIDE, STORED, encoded, photos, picture
+from photo_files import SIDE, STORED, encoded, photos, picture, without_colour
 from PIL import Image
 
 import keras_apinet.export
@@ -46,13 +46,21 @@ def answers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     # A classifier of mistakes: upright, turned in seven ways, black behind, negative.
     shown = picture()
-    black = np.where(shown == 255, 0, shown)
-    kinds = [*(STORED[k](shown) for k in STORED), black, 255 - shown]
+    kinds = [
+        np.ascontiguousarray(kind)
+        for one in (shown, without_colour(shown))
+        for kind in (
+            *(STORED[k](one) for k in STORED),
+            np.where(one == 255, 0, one),
+            255 - one,
+        )
+    ]
     rng = np.random.default_rng(0)
-    labels = np.arange(len(kinds) * 6) % len(kinds)
-    images = np.stack([centre(np.ascontiguousarray(kinds[k])) for k in labels])
+    order = np.arange(len(kinds) * 6) % len(kinds)
+    labels = order % (len(kinds) // 2)
+    images = np.stack([centre(kinds[k]) for k in order])
     images = np.clip(images + rng.normal(0, 6, images.shape), 0, 255).astype("uint8")
-    names = [f"kind {k}" for k in range(len(kinds))]
+    names = [f"kind {k}" for k in range(len(kinds) // 2)]
     model = clear_classifier(images, labels, names, weights=None)
     model.save(folder / "model.keras")
     targets = [
@@ -238,9 +246,9 @@ def test_huge_files_are_refused_by_their_header(tmp_path):
     for name in ("PNG, 30,000 x 30,000", "JPEG, 65,500 x 65,500"):
         path = tmp_path / "huge.png"
         path.write_bytes(photos()[name])
-        with pytest.raises(APINetError, match="pixels, and 110,000,000 is the most"):
+        with pytest.raises(APINetError, match="110,000,000"):
             read_photo(path)
-        assert "the most" in of_training(path)
+        assert "110,000,000" in of_training(path)
 
 
 def test_scans_without_end_are_refused(tmp_path):

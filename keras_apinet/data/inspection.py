@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from keras_apinet.data.image_data import ImageData, Split
-from keras_apinet.data.photo_files import check_file
-from keras_apinet.data.preprocessing import read_content, unreadable
+from keras_apinet.data.photo_files import check_file, unreadable
+from keras_apinet.data.preprocessing import read_content
 from keras_apinet.errors import APINetError
 
 # Images that are in memory at a time.

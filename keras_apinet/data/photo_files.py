@@ -4,6 +4,9 @@ import importlib.util
 import os
 import stat
 from collections.abc import Mapping
+from pathlib import PurePath
+
+from keras_apinet.errors import APINetError
 
 _HEIC = (".heic", ".heif", ".hif")
 HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
@@ -24,8 +27,11 @@ UNREAD_SUFFIXES: Mapping[str, str] = {
     **dict.fromkeys((".jxl", ".exr", ".hdr", ".jxr"), "save them as JPEG or PNG"),
     **({} if HAS_HEIF else dict.fromkeys(_HEIC, "pip install 'keras-apinet[heic]'")),
 }
-# At 12 bytes a pixel, of which the decoder takes 4 to 8, this stays below 1.5 GB.
+# Decoding takes 7 to 12 bytes a pixel, and 16 to 20 in the formats of `HEAVY`: so the
+# most is between 1 and 1.5 GB.
 MAX_PIXELS = 110_000_000
+MAX_HEAVY_PIXELS = 50_000_000
+HEAVY = ("WEBP", "AVIF", "HEIF", "JPEG2000")
 MAX_BYTES = 1 << 29
 MAX_SCANS = 100
 
@@ -62,3 +68,15 @@ def check_file(path: str | bytes | os.PathLike[str]) -> None:
             f"it has {facts.st_size:,} bytes, and {MAX_BYTES:,} is the most that is "
             "read"
         )
+
+
+def unreadable(reference: str, error: BaseException) -> APINetError:
+    """The error that names an image and says why it could not be read."""
+    reason: str = getattr(error, "strerror", None) or str(error) or repr(error)
+    way_out = UNREAD_SUFFIXES.get(PurePath(reference).suffix.lower())
+    if way_out:
+        reason = f"{reason}; {way_out}"
+    return APINetError(
+        f"The image {reference!r} cannot be read ({reason}): repair it or take it out "
+        "of the data."
+    )

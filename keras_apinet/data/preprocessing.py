@@ -7,11 +7,12 @@ TensorFlow graphs, `export/page/preparation.js` in browsers; docs/photos.md has 
 table of formats, which tests/test_photo_formats.py checks.
 """
 
+import contextlib
 import io
 import os
 import threading
 import warnings
-from pathlib import PurePath
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,23 +20,37 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.data.photo_files import (
     HAS_HEIF,
+    HEAVY,
+    MAX_HEAVY_PIXELS,
     MAX_PIXELS,
     MAX_SCANS,
-    UNREAD_SUFFIXES,
     check_file,
+    unreadable,
 )
-from keras_apinet.errors import APINetError
+from keras_apinet.data.readers import as_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
 
 # By their content, whatever the file's name says. TGA has no mark of its own.
-_FORMATS = (
-    *("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM", "JPEG2000", "TGA"),
-)
+_FORMATS = [
+    "JPEG",
+    "PNG",
+    "GIF",
+    "BMP",
+    "WEBP",
+    "AVIF",
+    "HEIF",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+    "TGA",
+]
 # The paper resizes to 512 px and crops 448.
 CROP = 7 / 8
 _ORIENTATION = 0x0112
+# Pixels that are converted at a time.
+_BAND = 1 << 22
 # Filters of warnings belong to the process.
 _WARNINGS = threading.Lock()
 
@@ -53,10 +68,7 @@ def decode(content: bytes) -> NDArray[np.uint8]:
         OSError: for bytes that are no image or only part of one, for more than
             `MAX_PIXELS`, which the header tells, and for pixels without a range.
     """
-    with _opened(content) as image:
-        image.load()
-        orientation = _orientation(image)
-        return np.array(upright(_rgb(image), orientation), order="C")
+    return np.array(upright(*_stored(content)), order="C")
 
 
 def is_plain_jpeg(content: bytes) -> bool:
@@ -83,6 +95,14 @@ def upright(pixels: Any, orientation: int) -> Any:
     return pixels
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Pillow's remarks on large and damaged files to itself."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _opened(content: bytes) -> "Image.Image":
     from PIL import Image
 
@@ -91,10 +111,9 @@ def _opened(content: bytes) -> "Image.Image":
 
         pillow_heif.register_heif_opener()
     Image.init()
-    formats = [name for name in (*_FORMATS, "HEIF") if name in Image.OPEN]
+    formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        with _WARNINGS, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             image = Image.open(io.BytesIO(content), formats=formats)
     except Image.DecompressionBombError as error:
         raise OSError(f"it has more than {MAX_PIXELS:,} pixels") from error
@@ -105,10 +124,11 @@ def _opened(content: bytes) -> "Image.Image":
                 "it is HEIC, which needs pip install 'keras-apinet[heic]'"
             ) from error
         raise OSError("it is not an image of a format that is read") from error
-    if image.width * image.height > MAX_PIXELS:
+    most = MAX_HEAVY_PIXELS if image.format in HEAVY else MAX_PIXELS
+    if image.width * image.height > most:
         raise OSError(
-            f"it has {image.width} x {image.height} pixels, and {MAX_PIXELS:,} is the "
-            "most that is read"
+            f"it has {image.width} x {image.height} pixels, and {most:,} is the most "
+            "that is read"
         )
     # Each scan of a progressive file goes over all the pixels again.
     if image.format in ("JPEG", "MPO"):
@@ -122,7 +142,8 @@ def _orientation(image: "Image.Image") -> int:
     # ImageMagick's own, in PNG files, which no other program knows.
     image.info.pop("Raw profile type exif", None)
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        with _quiet():
+            value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF data does not make a photo unreadable
         return 1
     if isinstance(value, bytes) and len(value) == 1:
@@ -130,35 +151,53 @@ def _orientation(image: "Image.Image") -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
+def _stored(content: bytes) -> tuple[NDArray[np.uint8], int]:
+    """Pixels as they are stored, and the orientation."""
+    with _opened(content) as image:
+        image.load()
+        width, height = image.size
+        if not width * height:
+            raise OSError("it has no pixels")
+        if image.mode == "F":
+            raise OSError("the pixels are floating-point numbers")
+        pixels = np.empty((height, width, 3), np.uint8)
+        convert = _deep(image) if image.mode.startswith("I") else _rgb
+        # Pillow's way into an array takes three times the memory of the pixels.
+        rows = max(1, _BAND // width)
+        for top in range(0, height, rows):
+            band = image.crop((0, top, width, min(top + rows, height)))
+            pixels[top : top + rows] = convert(band)
+        return pixels, _orientation(image)
+
+
 def _rgb(image: "Image.Image") -> NDArray[np.uint8]:
     from PIL import Image
 
-    if 0 in image.size:
-        raise OSError("it has no pixels")
-    if image.mode == "F":
-        raise OSError("the pixels are floating-point numbers")
-    if image.mode.startswith("I"):
-        return _deep(image)
     if image.has_transparency_data:
-        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        rgba = image.convert("RGBA")
         image = Image.new("RGB", rgba.size, "white")
         image.paste(rgba, mask=rgba)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return np.asarray(image.convert("RGB"))
 
 
-def _deep(image: "Image.Image") -> NDArray[np.uint8]:
-    """Grey of 16 bits, or of 32 of which at most 16 are used."""
-    values = np.asarray(image)
+def _deep(image: "Image.Image") -> Callable[["Image.Image"], NDArray[np.uint8]]:
+    """What converts grey of 16 bits, or of 32 of which at most 16 are used."""
     shift = 8
     if image.mode == "I" and image.format != "PPM":
-        if values.min() < 0 or values.max() > 65535:
+        least, largest = image.getextrema()
+        if least < 0 or largest > 65535:  # type: ignore[operator]
             raise OSError("the pixels have more than 16 bits")
-        shift = 8 if values.max() > 255 else 0
-    grey = (values >> shift).astype(np.uint8)
+        shift = 8 if largest > 255 else 0  # type: ignore[operator]
     clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        grey[values == clear] = 255
-    return np.repeat(grey[..., None], 3, axis=-1)
+
+    def convert(band: "Image.Image") -> NDArray[np.uint8]:
+        values = np.asarray(band)
+        grey = (values >> shift).astype(np.uint8)
+        if isinstance(clear, int):
+            grey[values == clear] = 255
+        return grey[..., None]
+
+    return convert
 
 
 def read_content(
@@ -206,18 +245,6 @@ def read_photo(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """
     path = os.fspath(path)
     return read_content("file", os.fsencode(path), np.zeros(2, np.int32), path)
-
-
-def unreadable(reference: str, error: BaseException) -> APINetError:
-    """The error that names an image and says why it could not be read."""
-    reason: str = getattr(error, "strerror", None) or str(error) or repr(error)
-    way_out = UNREAD_SUFFIXES.get(PurePath(reference).suffix.lower())
-    if way_out:
-        reason = f"{reason}; {way_out}"
-    return APINetError(
-        f"The image {reference!r} cannot be read ({reason}): repair it or take it out "
-        "of the data."
-    )
 
 
 def prepare(
@@ -271,26 +298,3 @@ def prepare(
     ]
     resized = np.stack([np.asarray(plane) for plane in planes], axis=-1)
     return np.clip(np.round(resized), 0, 255).astype(np.uint8)
-
-
-def as_rgb(pixels: ArrayLike) -> NDArray[np.uint8]:
-    """Pixels of a photo as uint8 `[h, w, 3]`; grey becomes three equal channels.
-
-    Raises:
-        APINetError: for another shape, or values outside 0..255.
-    """
-    photo: NDArray[Any] = np.asarray(pixels)
-    if photo.ndim == 2:
-        photo = photo[..., None]
-    if photo.ndim != 3 or photo.shape[-1] not in (1, 3) or 0 in photo.shape:
-        raise APINetError(
-            f"A photo must be [h, w, 3] with pixels 0..255; got shape={photo.shape}."
-        )
-    if photo.dtype != np.uint8:
-        if not (photo.min() >= 0 and photo.max() <= 255):  # NaN is neither
-            raise APINetError(
-                "A photo's pixels must lie in 0..255; got values from "
-                f"{photo.min()} to {photo.max()}."
-            )
-        photo = np.rint(photo).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(photo, (*photo.shape[:2], 3)))

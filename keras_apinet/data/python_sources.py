@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.data.image_data import Split
-from keras_apinet.data.preprocessing import as_rgb
-from keras_apinet.data.readers import ArrayReader, Contents, as_objects, pack
+from keras_apinet.data.readers import ArrayReader, Contents, as_objects, as_rgb, pack
 from keras_apinet.errors import APINetError
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.data import preprocessing
+from keras_apinet.data.readers import as_rgb
 from keras_apinet.errors import APINetError
 from keras_apinet.export.classifier_info import ClassifierInfo
 from keras_apinet.export.runtimes import Runtime, open_runtime
@@ -123,7 +124,7 @@ class Classifier:
         if isinstance(photo, (str, os.PathLike)):
             pixels = preprocessing.read_photo(photo)
         else:
-            pixels = preprocessing.as_rgb(photo)
+            pixels = as_rgb(photo)
             if pixels.shape[:2] == (self.image_size, self.image_size):
                 return pixels
         return preprocessing.prepare(pixels, self.image_size, resize=self.info.resize)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.data import preprocessing
+from keras_apinet.data.readers import as_rgb
 from keras_apinet.errors import APINetError
 from keras_apinet.export.sources import Source
 
@@ -62,7 +63,7 @@ def _found(source: Source, given: Any, splits: tuple[str, ...], limit: int) -> P
         return Photos(_drawn(size), None, "16 drawn pictures, for want of photos")
     if _are_images(given):
         chosen = _spread(len(given), limit)
-        ready = [preprocessing.as_rgb(given[i]) for i in chosen]
+        ready = [as_rgb(given[i]) for i in chosen]
         images = [
             p
             if p.shape[:2] == (size, size)
