@@ -57,8 +57,12 @@ def plain_batches(split: Any, size: int) -> Any:
     """The usual pipeline: shuffle, decode, crop, resize and flip in parallel, batch."""
     import tensorflow as tf
 
-    from keras_apinet.data.augmentation import augmenter, crop_and_resize, to_uint8
-    from keras_apinet.data.decoding import decode
+    from keras_apinet.data.augmentation import augmenter
+    from keras_apinet.data.graph_preprocessing import (
+        crop_and_resize,
+        decode,
+        to_uint8,
+    )
 
     flip = augmenter("paper")
 

@@ -14,8 +14,8 @@ from keras_apinet.data import (
     prepare,
     read_photo,
 )
-from keras_apinet.data.augmentation import _shrink_fast
 from keras_apinet.data.birds import draw
+from keras_apinet.data.graph_preprocessing import _shrink_fast
 
 pytestmark = pytest.mark.one_backend
 
@@ -69,7 +69,8 @@ def test_kinds_of_files(tmp_path, name, mode, tolerance):
     else:
         np.testing.assert_allclose(read.astype(int), pixels, atol=tolerance)
     # The pipeline reads it too, with the numbers that prediction gets.
-    np.testing.assert_array_equal(evaluated(path), prepare(read, 16))
+    theirs = prepare(read, 16).astype(int)
+    np.testing.assert_allclose(evaluated(path), theirs, atol=1)  # sums that end in .5
 
 
 def test_sixteen_bits_lose_the_lower_eight(tmp_path):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from export_models import clear_classifier
 
+from keras_apinet.data import prepare, read_photo
 from keras_apinet.export import Exporter, load_classifier
-from keras_apinet.export.photos import prepare, read_photo
 from keras_apinet.export.targets import Target
 
 pytestmark = pytest.mark.one_backend

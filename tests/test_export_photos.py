@@ -1,4 +1,4 @@
-"""The predictor's own preparation of photos against the one of evaluation."""
+"""The preparation of photos without TensorFlow against the one in its graphs."""
 
 import io
 
@@ -8,10 +8,19 @@ from PIL import Image
 
 from keras_apinet import data
 from keras_apinet.data.birds import draw
+from keras_apinet.data.graph_preprocessing import crop_and_resize, decode, to_uint8
+from keras_apinet.data.readers import as_rgb
 from keras_apinet.errors import APINetError
-from keras_apinet.export import photos
 
 pytestmark = pytest.mark.one_backend
+
+
+def in_graph(pixels, side, resize="fit"):
+    return np.asarray(to_uint8(crop_and_resize(pixels, side, resize)))
+
+
+def read_in_graph(path):
+    return np.asarray(decode(path.read_bytes()))
 
 
 def nearly_the_same(ours, theirs):
@@ -28,22 +37,22 @@ def nearly_the_same(ours, theirs):
 )
 def test_prepare_is_that_of_evaluation(resize, height, width, side, rng):
     photo = rng.integers(0, 256, (height, width, 3)).astype("uint8")
-    ours = photos.prepare(photo, side, resize)
-    nearly_the_same(ours, data.prepare(photo, side, resize=resize))
+    ours = data.prepare(photo, side, resize=resize)
+    nearly_the_same(ours, in_graph(photo, side, resize))
 
 
 def test_read_photo_is_that_of_evaluation(tmp_path):
     picture = Image.fromarray(draw(3, 5).pixels)
     for name in ("bird.jpg", "bird.png", "bird.webp"):
         picture.save(tmp_path / name)
-        ours = photos.read_photo(tmp_path / name)
-        np.testing.assert_array_equal(ours, data.read_photo(tmp_path / name))
+        ours = data.read_photo(tmp_path / name)
+        np.testing.assert_array_equal(ours, read_in_graph(tmp_path / name))
 
 
 def test_real_photos_are_read_as_in_evaluation(shared):
     for path in sorted((shared / "data/grocery_store/val").rglob("*.jpg"))[::30]:
-        theirs = data.prepare(data.read_photo(path), 96)
-        nearly_the_same(photos.prepare(photos.read_photo(path), 96), theirs)
+        theirs = in_graph(read_in_graph(path), 96)
+        nearly_the_same(data.prepare(data.read_photo(path), 96), theirs)
 
 
 def test_a_turned_photo_is_turned_upright(tmp_path):
@@ -53,7 +62,7 @@ def test_a_turned_photo_is_turned_upright(tmp_path):
     content = io.BytesIO()
     picture.save(content, "JPEG", exif=exif)
     (tmp_path / "turned.jpg").write_bytes(content.getvalue())
-    assert photos.read_photo(tmp_path / "turned.jpg").shape == (20, 10, 3)
+    assert data.read_photo(tmp_path / "turned.jpg").shape == (20, 10, 3)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +75,13 @@ def test_a_turned_photo_is_turned_upright(tmp_path):
 )
 def test_wrong_pixels(pixels, words):
     with pytest.raises(APINetError, match=words):
-        photos.as_rgb(pixels)
+        as_rgb(pixels)
 
 
 def test_what_is_no_photo_is_named(tmp_path):
     path = tmp_path / "notes.jpg"
     path.write_text("no photo")
     with pytest.raises(APINetError, match=r"notes\.jpg"):
-        photos.read_photo(path)
+        data.read_photo(path)
     with pytest.raises(APINetError, match=r"missing\.jpg"):
-        photos.read_photo(tmp_path / "missing.jpg")
+        data.read_photo(tmp_path / "missing.jpg")

@@ -8,11 +8,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_apinet.data.augmentation import AUGMENTATIONS, RESIZES, prepare
+    from keras_apinet.data.augmentation import AUGMENTATIONS, RESIZES
     from keras_apinet.data.batches import balanced_batches, evaluation_batches
-    from keras_apinet.data.decoding import read_photo
     from keras_apinet.data.image_data import ImageData, Split
     from keras_apinet.data.loading import load
+    from keras_apinet.data.preprocessing import prepare, read_photo
     from keras_apinet.data.python_sources import as_split
     from keras_apinet.data.reading_report import ReadingReport
     from keras_apinet.data.sampling import CLASS_SAMPLING, BatchPlan
@@ -29,8 +29,8 @@ _HOME = {
     "balanced_batches": "batches",
     "evaluation_batches": "batches",
     "load": "loading",
-    "prepare": "augmentation",
-    "read_photo": "decoding",
+    "prepare": "preprocessing",
+    "read_photo": "preprocessing",
 }
 
 __all__ = [

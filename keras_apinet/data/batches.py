@@ -5,12 +5,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.data.augmentation import (
-    augmenter,
-    check_options,
-    crop_and_resize,
-    to_uint8,
-)
+from keras_apinet.data.augmentation import augmenter, check_options
+from keras_apinet.data.graph_preprocessing import crop_and_resize, to_uint8
 from keras_apinet.data.image_data import Split
 from keras_apinet.data.pipeline import (
     EpochClock,

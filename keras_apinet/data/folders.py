@@ -9,19 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from keras_apinet.data.image_data import ImageData, Split
+from keras_apinet.data.photo_files import PHOTO_SUFFIXES, UNREAD_SUFFIXES, unread
 from keras_apinet.errors import APINetError
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".tga", ".jp2"),
-)
-# Pictures to a person, but not to the decoders: counted, so that nobody misses them.
-PICTURE_LIKE_SUFFIXES = (
-    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jxr", ".psd", ".psb", ".xcf"),
-    *(".svg", ".ai", ".eps", ".pdf", ".exr", ".hdr", ".ico", ".dds", ".dcm"),
-    *(".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2"),
-    *(".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".kdc", ".mrw"),
-)
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
@@ -82,11 +72,7 @@ class _Scan:
     def notes(self) -> Iterator[str]:
         """What was passed over, in sentences."""
         if self._endings:
-            kinds = ", ".join(f"{n:,} {kind}" for kind, n in self._endings.items())
-            yield (
-                f"Pictures in formats that are not read are left out: {kinds}; save "
-                "them as JPEG or PNG to use them."
-            )
+            yield f"Pictures in formats that are not read are {unread(self._endings)}."
         for what, paths in (
             ("entries that are not regular files", self._special),
             ("folders that cannot be opened", self._closed),
@@ -131,9 +117,9 @@ class _Scan:
                 here.folders.append(_Folder(entry.name, entry.path))
             elif not stat.S_ISREG(mode):
                 self._special.append(entry.path)
-            elif name.endswith(IMAGE_SUFFIXES):
+            elif name.endswith(PHOTO_SUFFIXES):
                 here.images.append(entry.path)
-            elif name.endswith(PICTURE_LIKE_SUFFIXES):
+            elif name.endswith(tuple(UNREAD_SUFFIXES)):
                 self._endings[os.path.splitext(name)[1]] += 1
 
 

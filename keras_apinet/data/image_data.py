@@ -58,7 +58,8 @@ class Split:
         Raises:
             APINetError: for an image that cannot be read, with its name and why.
         """
-        from keras_apinet.data.decoding import read_content, unreadable
+        from keras_apinet.data.photo_files import unreadable
+        from keras_apinet.data.preprocessing import read_content
 
         reference = self.reference(index)
         try:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_apinet.data.decoding import read_content, unreadable
 from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.data.marks import nearest_twins, read_marks
+from keras_apinet.data.photo_files import check_file, unreadable
+from keras_apinet.data.preprocessing import read_content
 from keras_apinet.errors import APINetError
 
 Place = tuple[str, int]
@@ -168,6 +169,7 @@ def _look(split: Split) -> Iterator[Seen]:
         kind: str = split.reader.kind
         try:
             if kind == "file":
+                check_file(content)
                 with open(content, "rb") as file:
                     content, kind = file.read(), "encoded"
             pixels = read_content(kind, content, size, reference)

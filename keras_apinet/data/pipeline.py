@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.data.decoding import decode
+from keras_apinet.data.graph_preprocessing import decode
 from keras_apinet.data.image_data import Split
+from keras_apinet.data.photo_files import check_file
 from keras_apinet.data.readers import Contents, pack
 from keras_apinet.data.reading_report import ReadingReport
 from keras_apinet.errors import APINetError
@@ -46,7 +47,11 @@ def load_batch(
 
     def fetch(step: NDArray[np.int64]) -> tuple[Any, ...]:
         indices = draw(step)
-        return (*split.reader.fetch(split.rows[indices]), *facts(indices))
+        contents, sizes = split.reader.fetch(split.rows[indices])
+        if split.reader.kind == "file":
+            for path in contents:  # TensorFlow would wait for a pipe
+                check_file(path)
+        return (contents, sizes, *facts(indices))
 
     def fetch_one_by_one(step: NDArray[np.int64]) -> tuple[Any, ...]:
         images: dict[int, NDArray[np.uint8]] = {}

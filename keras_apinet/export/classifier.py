@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from keras_apinet.data import preprocessing
+from keras_apinet.data.readers import as_rgb
 from keras_apinet.errors import APINetError
-from keras_apinet.export import photos as _photos
 from keras_apinet.export.classifier_info import ClassifierInfo
 from keras_apinet.export.runtimes import Runtime, open_runtime
 
@@ -121,12 +122,12 @@ class Classifier:
 
     def _image(self, photo: Photo) -> NDArray[np.uint8]:
         if isinstance(photo, (str, os.PathLike)):
-            pixels = _photos.read_photo(photo)
+            pixels = preprocessing.read_photo(photo)
         else:
-            pixels = _photos.as_rgb(photo)
+            pixels = as_rgb(photo)
             if pixels.shape[:2] == (self.image_size, self.image_size):
                 return pixels
-        return _photos.prepare(pixels, self.image_size, self.info.resize)
+        return preprocessing.prepare(pixels, self.image_size, resize=self.info.resize)
 
 
 def _listed(photos: Photo | Iterable[Photo]) -> Sequence[Photo]:

@@ -216,7 +216,11 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
     import keras
     import tensorflow as tf
 
-    from keras_apinet.data.augmentation import crop_and_resize, to_uint8
+    from keras_apinet.data.graph_preprocessing import (
+        crop_and_resize,
+        prepare_or_blank,
+        to_uint8,
+    )
 
     size = info.image_size
     features = keras.Model(model.inputs, model.layers[-2].input)
@@ -235,14 +239,6 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
         )
         return tf.cast(tf.ensure_shape(images, [None, size, size, 3]), tf.float32)
 
-    def decoded(content: Any) -> Any:
-        photo = tf.cond(
-            tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff",
-            lambda: tf.io.decode_jpeg(content, 3, dct_method="INTEGER_ACCURATE"),
-            lambda: tf.io.decode_png(content, 3),
-        )
-        return seen(photo)
-
     def serving_default(images: Any) -> Any:
         return {"probabilities": model(of_any_size(images), training=False)}
 
@@ -253,11 +249,19 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
         return {"features": features(of_any_size(images), training=False)}
 
     def serve_encoded(encoded: Any) -> Any:
-        spec = tf.TensorSpec([size, size, 3], tf.uint8)
-        images = tf.map_fn(decoded, encoded, fn_output_signature=spec)
-        images = tf.ensure_shape(images, [None, size, size, 3])
-        images = tf.cast(images, tf.float32)
-        return {"probabilities": model(images, training=False)}
+        images, problems = tf.map_fn(
+            lambda content: prepare_or_blank(content, size, info.resize),
+            encoded,
+            fn_output_signature=(
+                tf.TensorSpec([size, size, 3], tf.uint8),
+                tf.TensorSpec([], tf.string),
+            ),
+        )
+        images = tf.cast(tf.ensure_shape(images, [None, size, size, 3]), tf.float32)
+        scores = model(images, training=False)
+        read = tf.equal(problems, "")[:, None]
+        scores = tf.where(read, scores, tf.constant(float("nan"), scores.dtype))
+        return {"probabilities": scores, "problem": problems}
 
     archive = keras.export.ExportArchive()
     archive.track(model)

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.data import preprocessing
+from keras_apinet.data.readers import as_rgb
 from keras_apinet.errors import APINetError
-from keras_apinet.export import photos as _photos
 from keras_apinet.export.sources import Source
 
 _REPRESENTATIVE = 200
@@ -87,9 +88,11 @@ def _found(
         if not len(given):
             raise APINetError("photos holds no image; give at least one.")
         chosen = _spread(_half(len(given), half), limit)
-        ready = [_photos.as_rgb(given[i]) for i in chosen]
+        ready = [as_rgb(given[i]) for i in chosen]
         images = [
-            p if p.shape[:2] == (size, size) else _photos.prepare(p, size, resize)
+            p
+            if p.shape[:2] == (size, size)
+            else preprocessing.prepare(p, size, resize=resize)
             for p in ready
         ]
         return Photos(np.stack(images), None, f"{len(images)} given photos")
@@ -159,5 +162,8 @@ def _drawn(size: int) -> NDArray[np.uint8]:
     from keras_apinet.data.birds import SPECIES, draw
 
     return np.stack(
-        [_photos.prepare(draw(i % len(SPECIES), i).pixels, size) for i in range(16)]
+        [
+            preprocessing.prepare(draw(i % len(SPECIES), i).pixels, size)
+            for i in range(16)
+        ]
     )

@@ -1,4 +1,5 @@
 import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
+import { readPhoto } from "./photo.js";
 import { prepare } from "./preparation.js";
 
 const $ = (id) => document.getElementById(id);
@@ -77,19 +78,17 @@ async function useFile(file) {
   const address = URL.createObjectURL(file);
   try {
     say("Looking …");
-    const image = new Image();
-    image.src = address;
-    await image.decode();
+    const photo = await readPhoto(file);
     if ($("photo").src.startsWith("blob:")) URL.revokeObjectURL($("photo").src);
     $("photo").src = address;
     $("photo").alt = `Your photo ${file.name}`;
     $("photo").hidden = false;
     $("hint").hidden = true;
-    show(await classify(image));
+    show(await classify(photo));
   } catch (error) {
     URL.revokeObjectURL(address);
     $("results").replaceChildren();
-    say(`${file.name} cannot be read as a photo.`);
+    say(`${file.name} cannot be read as a photo: ${error.message}.`);
     console.warn(error);
   } finally {
     busy = false;

@@ -1,5 +1,5 @@
 // From a photo to the pixels that the model was evaluated on: the same crop and the
-// same antialiased resize as keras_apinet.export.photos.prepare.
+// same antialiased resize as keras_apinet.data.prepare.
 
 // 7/8 of the photo, as in training.
 const CROP = 7 / 8;
@@ -52,15 +52,30 @@ export function prepare(photo, side, resize) {
 function pixelsOf(photo) {
   const full = { width: photo.videoWidth || photo.width, height: photo.videoHeight || photo.height };
   const scale = Math.min(1, Math.sqrt(LARGEST / (full.width * full.height)));
-  const canvas = document.createElement("canvas");
-  canvas.width = Math.floor(full.width * scale);
-  canvas.height = Math.floor(full.height * scale);
+  const wide = Math.max(1, Math.floor(full.width * scale));
+  const high = Math.max(1, Math.floor(full.height * scale));
+  const turn = photo.orientation ?? 1;
+  const [width, height] = turn >= 5 ? [high, wide] : [wide, high];
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white"; // behind transparent pixels
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(photo, 0, 0, canvas.width, canvas.height);
-  return context.getImageData(0, 0, canvas.width, canvas.height);
+  context.fillRect(0, 0, width, height);
+  context.setTransform(...UPRIGHT[turn](width, height));
+  context.drawImage(photo.bitmap ?? photo, 0, 0, wide, high);
+  return context.getImageData(0, 0, width, height);
 }
+
+// What undoes each of EXIF's orientations on a canvas of w x h.
+const UPRIGHT = {
+  1: () => [1, 0, 0, 1, 0, 0],
+  2: (w) => [-1, 0, 0, 1, w, 0],
+  3: (w, h) => [-1, 0, 0, -1, w, h],
+  4: (w, h) => [1, 0, 0, -1, 0, h],
+  5: () => [0, 1, 1, 0, 0, 0],
+  6: (w) => [0, 1, -1, 0, w, 0],
+  7: (w, h) => [0, -1, -1, 0, w, h],
+  8: (w, h) => [0, -1, 1, 0, 0, h],
+};
 
 /** For each of `to` places, which of `from` places it is the mean of, and how much. */
 function weights(from, to) {
