@@ -7,11 +7,15 @@ all. `STARTS_KERAS = False` says that the command decides itself.
 """
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import re
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 
 from keras_apinet.errors import APINetError
 from keras_apinet.version import __version__
@@ -68,6 +72,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0 if it did what was asked, 2 for a mistake in the request."""
     args = parse(arguments)
+    _stop_tidily()
     try:
         if hasattr(args.module, "prepare") and args.module.prepare(args):
             return 0
@@ -77,10 +82,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             start_backend()
         return int(args.module.run(args))
     except KeyboardInterrupt:
-        print("keras-apinet: stopped", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print("keras-apinet: stopped", file=sys.stderr)
         return 130
     except (APINetError, OSError) as error:
         if args.debug:
             raise
         print(f"keras-apinet: error: {error}", file=sys.stderr)
         return 2
+
+
+def _stop_tidily() -> None:
+    """Lets SIGTERM and SIGHUP end a command as Ctrl-C does: nothing is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Under nohup, SIGHUP is ignored, and stays so.
+        if number and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -63,13 +63,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--augmentation", default="paper", help="as for training")
     parser.add_argument("--resize", default="fit", help="fit or squash")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a sheet that is at --sheet"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints what is in the data set and writes the contact sheet."""
     from keras_apinet.data import load
     from keras_apinet.data.inspection import inspect
+    from keras_apinet.outputs import check_output, picture_kind
 
+    check_output(args.sheet, picture_kind(args.sheet), args.force)
     data = load(
         args.data,
         data_dir=args.data_dir,
@@ -96,6 +101,7 @@ def _write_sheet(data: Any, unreadable: set[str], args: argparse.Namespace) -> N
 
     from keras_apinet.data import balanced_batches
     from keras_apinet.data.contact_sheet import colour_features, contact_sheet
+    from keras_apinet.outputs import picture_bytes, write_output
 
     train = data.splits["train"]
     good = [i for i in range(len(train)) if train.reference(i) not in unreadable]
@@ -132,10 +138,7 @@ def _write_sheet(data: Any, unreadable: set[str], args: argparse.Namespace) -> N
         f"augmentation {args.augmentation}, partners found by {found_by}."
     )
     sheet = contact_sheet(images, labels, features, data.class_names, title)
-    ending = os.path.splitext(args.sheet)[1] or ".png"
-    unfinished = f"{args.sheet}.unfinished{ending}"
-    sheet.save(unfinished)
-    os.replace(unfinished, args.sheet)
+    write_output(args.sheet, picture_bytes(sheet, args.sheet), args.force)
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:

@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out images of classes that the model does not know",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="replace a report that is at --out"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
         data=args.data,
         data_dir=args.data_dir,
         ignore_unknown=args.ignore_unknown,
+        force=args.force,
     )
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -1,5 +1,6 @@
 """A training from start to end: head warm-up, then all layers; and resuming one."""
 
+import contextlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Any
 import keras
 
 from keras_apinet.errors import APINetError
-from keras_apinet.runs import Run
+from keras_apinet.io import sweep
+from keras_apinet.runs import Run, check_new, only_writer
 from keras_apinet.train import checkpoints, curves
 from keras_apinet.train.callbacks import EpochLine, Keeper, StopSignals
 from keras_apinet.train.devices import Devices, out_of_memory, place
-from keras_apinet.train.frozen import StoredViews, stored_views
+from keras_apinet.train.frozen import StoredViews, remove_views, stored_views
 from keras_apinet.train.job import Job, Speaker, prepare
 from keras_apinet.train.optimization import optimizer, peak_rate, schedule
 from keras_apinet.train.recipe import Recipe
@@ -29,7 +31,7 @@ def train(
 
     Args:
         recipe: What to train, and how.
-        out: The run folder to make; a folder that holds a run is refused.
+        out: The run folder to make; a folder that holds anything is refused.
         verbose: `"bar"`: Keras's progress bar; `"plain"`: a line for each epoch;
             `"quiet"`: nothing; `"auto"`: a bar on a terminal, else plain.
         devices: Where to train. Default: one device.
@@ -48,14 +50,15 @@ def train(
     print(run.read("training.json")["val_accuracy"])
     ```
     """
-    with place(devices) as placement:
-        job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
-        description = job.description()
+    with place(devices) as placement, contextlib.ExitStack() as stack:
         if placement.is_first:
-            run = Run.create(out, description)
-        else:
-            run = Run(Path(out), description)
-        return _fit(job, run, None)
+            check_new(out)
+        job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
+        run = Run(Path(out), job.description())
+        if placement.is_first:
+            run = Run.create(out, run.description)
+            stack.enter_context(only_writer(run.folder))
+        return _fit(job, run, None, iter(()))
 
 
 def resume(
@@ -79,11 +82,16 @@ def resume(
         The finished run.
 
     Raises:
-        APINetError: As `train`, and for differences without `force`, each listed.
+        APINetError: As `train`, for differences without `force`, each listed, and if
+            another process trains there or no checkpoint can be read.
     """
     run = Run.open(folder)
     recipe = Recipe.of({**run.settings, **(changes or {})}, str(run.folder))
-    with place(devices) as placement:
+    with place(devices) as placement, contextlib.ExitStack() as stack:
+        if placement.is_first:
+            stack.enter_context(only_writer(run.folder))
+            for left in (run.folder, run.folder / checkpoints.FOLDER):
+                sweep(left, again=True)
         job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
         description = job.description()
         differences = _differences(run.description, description)
@@ -93,18 +101,26 @@ def resume(
                 f"{'; '.join(differences)}. Go on all the same with --force, or start "
                 "a new run."
             )
-        stored = checkpoints.read_newest(run.folder)
+        readable = checkpoints.readable(run.folder, job.say)
+        stored = next(readable, None)
         if differences:
             if placement.is_first:
                 run.write("run.json", description)
             run = Run(run.folder, description)
             if stored:  # more epochs, or fewer, may have been asked for
                 stored[0].ended = stored[0].epoch >= recipe.epochs
-        return _fit(job, run, stored)
+        return _fit(job, run, stored, readable)
 
 
-def _fit(job: Job, run: Run, stored: Any) -> Run:
-    """Runs the phases that are left, from a checkpoint if there is one."""
+def _fit(job: Job, run: Run, stored: Any, others: Any) -> Run:
+    """Runs the phases that are left, from a checkpoint if there is one.
+
+    Args:
+        job: What to train.
+        run: Where it is kept.
+        stored: The newest checkpoint.
+        others: The ones before, for the case that it does not fit the model.
+    """
     recipe, model, say = job.recipe, job.model, job.say
     progress = stored[0] if stored else checkpoints.Progress()
     if progress.ended:
@@ -116,8 +132,6 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
         source = stored_views(job, Path(recipe.views_dir or run.folder))
     plan = source.batches().plan
     steps, batch_size = plan.epoch_steps, plan.batch_size
-    if progress.step >= steps:  # with --force, epochs may have become shorter
-        progress.step = 0
     keeper = Keeper(run, recipe, progress, job.placement.is_first)
     warmup = recipe.head_epochs
     with StopSignals(keeper), _explained(recipe):
@@ -145,7 +159,9 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
             progress.ended = not recipe.epochs
             keeper.checkpoint()
         else:
-            checkpoints.restore(stored[1], model)
+            keeper.progress = progress = _restored(model, stored, others, say)
+            if progress.step >= steps:  # with --force, epochs may be shorter now
+                progress.step = 0
             say(f"Going on after epoch {progress.epoch}, step {progress.step}")
         lines = EpochLine(recipe.epochs, steps, batch_size)
         while not progress.ended:
@@ -178,6 +194,22 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
     return _finish(job, run, keeper)
 
 
+def _restored(
+    model: Any, stored: Any, others: Any, say: Speaker
+) -> checkpoints.Progress:
+    """Puts the newest checkpoint that fits into the model; gives its progress."""
+    progress, arrays = stored
+    try:
+        checkpoints.restore(arrays, model)
+    except APINetError as error:
+        before = next(others, None)
+        if before is None:
+            raise
+        say(f"{error} Looking at the one before.")
+        return _restored(model, before, others, say)
+    return progress
+
+
 def _tensorboard(folder: Path, writes: bool) -> list[keras.callbacks.Callback]:
     # TensorFlow's summaries are written by the tensorboard package, an extra.
     if not writes or importlib.util.find_spec("tensorboard") is None:
@@ -201,8 +233,7 @@ def _finish(job: Job, run: Run, keeper: Keeper) -> Run:
         )
         if progress.rows and not curves.draw(progress.rows, run.folder):
             say("For pictures of the curves: pip install 'keras-apinet[report]'")
-    for old in run.folder.glob("views-*"):
-        old.unlink()
+        remove_views(run.folder)
     if validated:
         where = f"epoch {progress.best_epoch}" if progress.best_epoch else "the warm-up"
         say(f"Best validation accuracy {best[0]:.1%}, after {where}")
