@@ -102,7 +102,7 @@ def digest_of(path: Path) -> str | None:
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        return hashlib.filedigest_of(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hand_over(result: Path, path: Path) -> None:

@@ -2,11 +2,12 @@
 
 import contextlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.io import sweep
@@ -19,6 +20,8 @@ from keras_apinet.train.job import Job, Speaker, prepare
 from keras_apinet.train.optimization import optimizer, peak_rate, schedule
 from keras_apinet.train.recipe import Recipe
 from keras_apinet.train.warmup import warm_up
+
+Stored = tuple[checkpoints.Progress, list[NDArray[Any]]]
 
 
 def train(
@@ -112,7 +115,7 @@ def resume(
         return _fit(job, run, stored, readable)
 
 
-def _fit(job: Job, run: Run, stored: Any, others: Any) -> Run:
+def _fit(job: Job, run: Run, stored: Stored | None, others: Iterator[Stored]) -> Run:
     """Runs the phases that are left, from a checkpoint if there is one.
 
     Args:
@@ -195,19 +198,20 @@ def _fit(job: Job, run: Run, stored: Any, others: Any) -> Run:
 
 
 def _restored(
-    model: Any, stored: Any, others: Any, say: Speaker
+    model: Any, stored: Stored, others: Iterator[Stored], say: Speaker
 ) -> checkpoints.Progress:
     """Puts the newest checkpoint that fits into the model; gives its progress."""
-    progress, arrays = stored
-    try:
-        checkpoints.restore(arrays, model)
-    except APINetError as error:
-        before = next(others, None)
-        if before is None:
-            raise
-        say(f"{error} Looking at the one before.")
-        return _restored(model, before, others, say)
-    return progress
+    while True:
+        try:
+            checkpoints.restore(stored[1], model)
+        except APINetError as error:
+            before = next(others, None)
+            if before is None:
+                raise
+            say(f"{error} Looking at the one before.")
+            stored = before
+        else:
+            return stored[0]
 
 
 def _tensorboard(folder: Path, writes: bool) -> list[keras.callbacks.Callback]:
