@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="FILE", help="where to write (default: RUN/MODEL_CARD.md)"
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace a card that is at --out"
+        "--force",
+        action="store_true",
+        help="replace what this package wrote there; nothing else is replaced",
     )
 
 

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out the training patches (needs no training data)",
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace a comparison that is at --out"
+        "--force",
+        action="store_true",
+        help="replace what this package wrote there; nothing else is replaced",
     )
 
 

@@ -64,7 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resize", default="fit", help="fit or squash")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--force", action="store_true", help="replace a sheet that is at --sheet"
+        "--force",
+        action="store_true",
+        help="replace what this package wrote there; nothing else is replaced",
     )
 
 

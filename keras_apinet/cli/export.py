@@ -69,7 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "float16)",
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace what exists at the target"
+        "--force",
+        action="store_true",
+        help="replace what this package wrote there; nothing else is replaced",
     )
 
 

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "class (for a run folder or .keras file)",
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace the maps of an earlier call"
+        "--force",
+        action="store_true",
+        help="replace what this package wrote there; nothing else is replaced",
     )
 
 

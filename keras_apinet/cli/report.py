@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out images of classes that the model does not know",
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace a report that is at --out"
+        "--force",
+        action="store_true",
+        help="replace what this package wrote there; nothing else is replaced",
     )
 
 
