@@ -22,7 +22,9 @@ def shrink(path: Path, width: int) -> None:
     picture = Image.open(path).convert("RGB")
     height = round(picture.height * width / picture.width)
     small = picture.resize((width, height), Image.Resampling.LANCZOS)
-    small.quantize(128, dither=Image.Dither.NONE).save(IMAGES / path.name, optimize=True)
+    small.quantize(128, dither=Image.Dither.NONE).save(
+        IMAGES / path.name, optimize=True
+    )
 
 
 def draw_figures(run: str | None) -> None:

@@ -139,6 +139,15 @@ def test_saved_models_cut_off(part, good, tmp_path):
         load_classifier(folder)
 
 
+def test_a_description_that_would_unpack_to_too_much(good, tmp_path):
+    bomb = tmp_path / "bomb.tflite"
+    shutil.copy(good / "good.tflite", bomb)
+    with zipfile.ZipFile(bomb, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("notes.txt", b" " * (200 << 20))
+    with pytest.raises(APINetError, match=r"bomb\.tflite.*unpack to"):
+        load_classifier(bomb)
+
+
 def test_a_weight_that_was_changed_on_the_way(good, tmp_path):
     content = bytearray((good / "good.tflite").read_bytes())
     content[len(content) // 2] ^= 0x40
