@@ -18,11 +18,13 @@ BIRDS = ("Ringed Finch", "Common Finch")
 
 
 def shrink(path: Path, width: int) -> None:
-    """Makes a picture narrow and its file small."""
+    """Puts a picture among the pages, narrower and smaller."""
     picture = Image.open(path).convert("RGB")
     height = round(picture.height * width / picture.width)
     small = picture.resize((width, height), Image.Resampling.LANCZOS)
-    small.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    small.quantize(128, dither=Image.Dither.NONE).save(
+        IMAGES / path.name, optimize=True
+    )
 
 
 def draw_figures(run: str | None) -> None:
@@ -36,12 +38,12 @@ def draw_figures(run: str | None) -> None:
     for name in BIRDS:
         photos.append(str(BUILD / f"{name}.png"))
         Image.fromarray(draw(names.index(name), 987_654_321).pixels).save(photos[-1])
-    contrast = IMAGES / "contrast.png"
-    main(["compare", *photos, "--model", run, "--out", str(contrast)])
+    contrast = BUILD / "contrast.png"
+    main(["compare", *photos, "--model", run, "--out", str(contrast), "--force"])
     shrink(contrast, 1200)
-    pairs = IMAGES / "pairs.png"
+    pairs = BUILD / "pairs.png"
     batch = ["--classes-per-batch", "6", "--images-per-class", "2"]
-    main(["data", "synthetic_birds", "--sheet", str(pairs), *batch])
+    main(["data", "synthetic_birds", "--sheet", str(pairs), "--force", *batch])
     shrink(pairs, 1000)
 
 

@@ -6,6 +6,7 @@ import keras
 
 from keras_apinet.errors import APINetError
 from keras_apinet.registered import model
+from keras_apinet.sealing import check_model
 
 
 def load(path: str | Path, which: str = "best") -> model.APINet:
@@ -20,7 +21,8 @@ def load(path: str | Path, which: str = "best") -> model.APINet:
 
     Raises:
         APINetError: If there is no such model, or the file is damaged or holds
-            something else. Nothing in the file is ever executed or unpickled.
+            something else, or would unpack to more than it holds. Nothing in the file
+            is ever executed or unpickled.
     """
     path = Path(path)
     file = path / f"{which}.keras" if path.is_dir() else path
@@ -30,6 +32,7 @@ def load(path: str | Path, which: str = "best") -> model.APINet:
             "`keras-apinet train` or a .keras file."
         )
     try:
+        check_model(file)
         loaded = keras.saving.load_model(file, safe_mode=True)
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:300] or type(error).__name__

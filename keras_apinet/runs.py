@@ -5,6 +5,8 @@ run.json      settings, class names, data set, versions
 best.keras    the model of the highest validation accuracy
 last.keras    the model after the last epoch
 log.csv       one line for each epoch
+checkpoints/  what a training goes on from, see `train.checkpoints`
+run.lock      locked while a training writes here
 *.json        what later commands add: metrics, temperature
 ```
 
@@ -18,59 +20,93 @@ images        validation images that it was fitted on
 reason        why it is 1, if it is
 weights       fingerprint of the model
 ```
+
+A run begins in a new or empty folder, so these names are its own; it replaces and
+deletes nothing else.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_apinet import io
 from keras_apinet.errors import APINetError
+from keras_apinet.io import write_atomically
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData
     from keras_apinet.model import APINet
 
-DESCRIPTION = "run.json"
+DESCRIPTION, LOCK = "run.json", "run.lock"
+__all__ = ["Run", "check_new", "only_writer", "write_atomically"]
 
 
-def write_atomically(path: str | Path, content: str | bytes | memoryview) -> None:
-    """Writes a file so that nobody ever sees half of it.
+def check_new(folder: str | Path) -> None:
+    """Checks that a run may begin in a folder: it is new, or empty.
 
-    Args:
-        path: The file; its folder must exist.
-        content: Text (written as UTF-8) or bytes.
+    Raises:
+        APINetError: If it holds a run or anything else.
     """
-    path = Path(path)
-    if isinstance(content, str):
-        content = content.encode("utf-8")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    folder = Path(folder)
+    if (folder / DESCRIPTION).exists():
+        raise APINetError(
+            f"The folder {str(folder)!r} holds a run already; give another --out, "
+            "or remove it first."
+        )
+    if not os.path.lexists(folder):
+        return
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        found = sorted(os.listdir(folder))
+    except OSError as error:
+        raise APINetError(
+            f"The run folder {str(folder)!r} cannot be written "
+            f"({error.strerror or error}); give another --out."
+        ) from error
+    # What a training that was killed while it began has left is no obstacle.
+    others = [name for name in found if name != LOCK and not io.is_partial(name)]
+    if others:
+        raise APINetError(
+            f"The folder {str(folder)!r} is not empty and no run ({others[0]!r} is in "
+            "it); give a new or an empty folder as --out."
+        )
 
 
-def save_atomically(model: Any, path: str | Path) -> None:
-    """Saves a Keras model so that nobody ever sees half of it."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.partial.keras")
+@contextlib.contextmanager
+def only_writer(folder: str | Path) -> Iterator[None]:
+    """Makes this process the only one that trains in a run folder.
+
+    The operating system holds the lock, so it ends with the process, however that ends.
+
+    Raises:
+        APINetError: If another process trains there, or the folder has no locks.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(Path(folder) / LOCK, timeout=0)
     try:
-        model.save(temporary)
-        os.replace(temporary, path)
+        lock.acquire()
+    except Timeout as error:
+        raise APINetError(
+            f"Another process trains in {str(folder)!r}; wait until it has ended, or "
+            "stop it."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise APINetError(
+            f"The run folder {str(folder)!r} cannot be locked ({reason}); give a "
+            "folder that can be written, on a file system with locks."
+        ) from error
+    try:
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        lock.release()
 
 
 def calibration_file(which: str) -> str:
@@ -103,23 +139,26 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, description: dict[str, Any]) -> "Run":
-        """Starts a new run folder; an existing run is never overwritten."""
+        """Starts a new run folder; an existing folder has to be empty.
+
+        Raises:
+            APINetError: For a folder that holds anything, or that cannot be written.
+        """
         folder = Path(folder)
-        if (folder / DESCRIPTION).exists():
-            raise APINetError(
-                f"The folder {str(folder)!r} holds a run already; give another --out, "
-                "or remove it first."
-            )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            run = cls(folder, description)
-            run.write(DESCRIPTION, description)
-        except OSError as error:
-            raise APINetError(
-                f"The run folder {str(folder)!r} cannot be written "
-                f"({error.strerror or error}); give another --out."
-            ) from error
-        return run
+        check_new(folder)
+        advice = "give another --out, or free some space"
+        with io.unwritable(folder, advice):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+        # Of several that begin here at once, one gets the lock.
+        with only_writer(folder):
+            check_new(folder)
+            io.sweep(folder, again=True)
+            text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+            path = folder / DESCRIPTION
+            write_atomically(path, text, advice=advice, exclusive=True)
+        return cls(folder, description)
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
@@ -214,8 +253,30 @@ class Run:
             return None
         return dict(known)
 
-    def write(self, name: str, content: Any) -> Path:
-        """Writes a JSON file into the run folder."""
+    def write(self, name: str, content: dict[str, Any]) -> Path:
+        """Writes a JSON file into the run folder, in place of an earlier one.
+
+        Raises:
+            APINetError: If it cannot be written, or a file of that name holds something
+                else than an earlier content of it.
+        """
         path = self.folder / name
+        if os.path.lexists(path) and not _alike(path, content):
+            raise APINetError(
+                f"{str(path)!r} was not written by this package, so it is not "
+                "replaced; rename it, or move it elsewhere."
+            )
         write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         return path
+
+
+def _alike(path: Path, content: dict[str, Any]) -> bool:
+    """Whether a JSON file holds an object with at least half of the same keys."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    same = found.keys() & content.keys() if isinstance(found, dict) else ()
+    return 2 * len(same) >= len(content)

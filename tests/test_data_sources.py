@@ -199,7 +199,8 @@ def test_the_data_command_reports_and_draws(tmp_path, capsys, monkeypatch):
     assert len(report["conflicts"]) == 3
     with Image.open(sheet) as image:
         assert image.width > 1000
-    assert main([*arguments, "--validation", "0", "--image-size", "32"]) == 0
+    again = [*arguments, "--validation", "0", "--image-size", "32", "--force"]
+    assert main(again) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "   train    test  class" in lines
     assert "       7       1  a" in lines

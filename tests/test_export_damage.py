@@ -1,18 +1,24 @@
 """Damaged files, full disks and missing packages: said clearly, nothing left behind."""
 
 import errno
+import io
 import re
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
+import h5py
 import keras
+import numpy as np
 import pytest
 from export_models import clear_classifier, patterns
 
 from keras_apinet.errors import APINetError
 from keras_apinet.export import Exporter, export_classifier, load_classifier
 from keras_apinet.export.targets import Target
+from keras_apinet.loading import load
+from keras_apinet.sealing import seal
 
 pytestmark = pytest.mark.one_backend
 
@@ -43,6 +49,84 @@ def test_cut_off_files(ending, kept, good, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def rewritten(path, change, compressed=zipfile.ZIP_STORED, name="config.json"):
+    """Writes a model's archive anew, with one part changed."""
+    with zipfile.ZipFile(path) as old:
+        parts = {part: old.read(part) for part in old.namelist()}
+    with zipfile.ZipFile(path, "w", compressed) as new:
+        for part, content in parts.items():
+            new.writestr(part, change(content) if part == name else content)
+
+
+def weights_changed(path, change):
+    """Lets a function change the HDF5 file in a model's archive."""
+
+    def changed(content):
+        file = io.BytesIO(content)
+        with h5py.File(file, "r+") as weights:
+            change(weights)
+        return file.getvalue()
+
+    rewritten(path, changed, name="model.weights.h5")
+
+
+def declared(weights):
+    weights.create_dataset(
+        "bomb", (1000, 1000, 1000), "float32", chunks=(1, 1000, 1000), compression=9
+    )
+
+
+def looped(weights):
+    weights["loop"] = weights["/"]
+    weights["loop/bomb"] = h5py.SoftLink("/layers")
+
+
+def flip_a_weight(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+def flip_a_sealed_weight(path):
+    seal(path)
+    flip_a_weight(path)
+
+
+def deep(content):
+    return b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+
+
+MODELS_THAT_LIE = {
+    "a weight": flip_a_weight,
+    "a sealed weight": flip_a_sealed_weight,
+    "compressed": lambda path: rewritten(
+        path, lambda config: config + b" " * 10**8, zipfile.ZIP_DEFLATED
+    ),
+    "declared": lambda path: weights_changed(path, declared),
+    "looped": lambda path: weights_changed(path, looped),
+    "deep": lambda path: rewritten(path, deep),
+    "no weights": lambda path: rewritten(
+        path, lambda weights: b"", name="model.weights.h5"
+    ),
+    "other weights": lambda path: (
+        np.savez(path.with_suffix(".npz"), x=np.ones(3))
+        or path.with_suffix(".npz").replace(path)
+    ),
+    "HDF5": lambda path: h5py.File(path, "w").close(),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS_THAT_LIE)
+def test_models_that_lie(kind, good, tmp_path, monkeypatch):
+    path = tmp_path / "lies.keras"
+    shutil.copy(good / "good.keras", path)
+    assert load(path).class_names == list("abcde")
+    MODELS_THAT_LIE[kind](path)
+    with pytest.raises(APINetError, match=r"lies\.keras' cannot be read") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "part", ["saved_model.pb", "variables/variables.data-00000-of-00001"]
 )
@@ -53,6 +137,15 @@ def test_saved_models_cut_off(part, good, tmp_path):
     (folder / part).write_bytes(content[: len(content) // 2])
     with pytest.raises(APINetError, match="cut"):
         load_classifier(folder)
+
+
+def test_a_description_that_would_unpack_to_too_much(good, tmp_path):
+    bomb = tmp_path / "bomb.tflite"
+    shutil.copy(good / "good.tflite", bomb)
+    with zipfile.ZipFile(bomb, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("notes.txt", b" " * (200 << 20))
+    with pytest.raises(APINetError, match=r"bomb\.tflite.*unpack to"):
+        load_classifier(bomb)
 
 
 def test_a_weight_that_was_changed_on_the_way(good, tmp_path):

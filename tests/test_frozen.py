@@ -12,7 +12,9 @@ import keras_apinet
 from keras_apinet import APINetError
 from keras_apinet.cutting import cut
 from keras_apinet.data.batches import stored_batches
-from keras_apinet.train import Recipe, frozen, resume, train
+from keras_apinet.train import Devices, Recipe, frozen, resume, train
+from keras_apinet.train.devices import place
+from keras_apinet.train.job import Speaker, prepare
 
 
 def backbone(size=16):
@@ -244,6 +246,36 @@ def test_a_training_on_views(settings, tmp_path, monkeypatch, capsys):
     # What the views depend on makes another file.
     with pytest.raises(TypeError):
         train(Recipe(**{**settings, "frozen": 0.7}), tmp_path / "other", "quiet")
+
+
+@pytest.mark.one_backend
+def test_views_that_were_damaged_are_computed_anew(settings, tmp_path, capsys):
+    kept = tmp_path / "views"
+    with place(Devices()) as placement:
+        job = prepare(Recipe(**settings), placement, Speaker("plain"))
+        first = np.array(frozen.stored_views(job, kept).arrays)
+        (file,) = kept.glob("*.npy")
+        notes = file.with_suffix(".json")
+        whole, told = file.read_bytes(), notes.read_text()
+        flipped = bytearray(whole)
+        flipped[-9] ^= 1
+        damages = [
+            (file, bytes(flipped)),
+            (file, whole[:-1]),
+            (file, b""),
+            (notes, b""),
+            (notes, b"[" * 100_000),
+            (notes, told.replace('"rows": [0', '"rows": [0.5').encode()),
+            (notes, told.replace('"rows": [0,', '"rows": [').encode()),
+        ]
+        capsys.readouterr()
+        for damaged, content in damages:
+            damaged.write_bytes(content)
+            again = frozen.stored_views(job, kept)
+            assert "damaged; they are computed anew" in capsys.readouterr().out
+            np.testing.assert_allclose(again.arrays, first, atol=1e-3)
+        frozen.stored_views(job, kept)
+        assert capsys.readouterr().out == ""
 
 
 def test_views_are_gone_when_the_training_has_ended_and_not_before(

@@ -1,9 +1,17 @@
 """A training that was killed, stopped or damaged goes on as if nothing had happened."""
 
+import dataclasses
+import io
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +19,11 @@ import pytest
 from conftest import BACKEND
 
 from keras_apinet import APINetError
+from keras_apinet.cli import main
 from keras_apinet.runs import Run
+from keras_apinet.sealing import seal
 from keras_apinet.train import Recipe, checkpoints, resume, train
-from keras_apinet.train.callbacks import Keeper
+from keras_apinet.train.callbacks import Keeper, StopSignals
 
 SCRIPT = Path(__file__).parent / "resume_runs.py"
 # Averages, a memory of features, dropout, augmentation: everything with a state.
@@ -31,17 +41,24 @@ RECIPE = {
 }
 
 
-def child(action, folder, recipe, *moments):
-    """Runs a training in a process of its own; its exit status."""
-    done = subprocess.run(
+def start(action, folder, recipe, *moments):
+    """Starts a training in a process of its own."""
+    return subprocess.Popen(
         [sys.executable, str(SCRIPT), action, str(folder), json.dumps(recipe)]
         + list(moments),
         env={**os.environ, "KERAS_BACKEND": BACKEND},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    assert done.returncode in (0, 130, -9), done.stderr[-3000:]
-    return done.returncode
+
+
+def child(*arguments):
+    """Runs a training in a process of its own; its exit status."""
+    with start(*arguments) as process:
+        errors = process.stderr.read()
+    assert process.returncode in (0, 130, -9), errors[-3000:]
+    return process.returncode
 
 
 def outcome(folder):
@@ -82,21 +99,23 @@ def test_three_kills_change_nothing(whole, tmp_path):
     # Then at the end of that epoch, with the models kept and the checkpoint not:
     assert child("resume", folder, {}, "checkpoint:4") == -9
     assert Run.open(folder).model("last") is not None
-    # Then when a file, written whole, has not yet got its name:
+    # Then when a file, written whole, has no name yet, and when one is half written:
     assert child("resume", folder, {}, "replace:2") == -9
+    assert child("resume", folder, {"checkpoint_minutes": 1e-9}, "seal:2") == -9
+    assert any(p.name.startswith(".") for p in (folder / "checkpoints").iterdir())
     assert child("resume", folder, {}) == 0
     values, progress, log = outcome(folder)
     undisturbed, expected, written = outcome(whole)
     for a, b in zip(values, undisturbed, strict=True):
         np.testing.assert_array_equal(a, b)
     assert (progress, log) == (expected, written)
-    left = {p.name for p in folder.iterdir() if p.name.startswith(".")}
-    assert not left
+    assert not [p for p in folder.rglob("*") if p.name.startswith(".")]
 
 
-def test_ctrl_c_stops_after_the_step_and_the_run_goes_on(whole, tmp_path):
+@pytest.mark.parametrize("how", ["interrupt", "hangup"])
+def test_a_signal_stops_after_the_step_and_the_run_goes_on(whole, tmp_path, how):
     folder = tmp_path / "run"
-    assert child("train", folder, RECIPE, "interrupt:6") == 130
+    assert child("train", folder, RECIPE, f"{how}:6") == 130
     assert checkpoints.read_newest(folder)[0].step == 2
     assert child("resume", folder, {}) == 0
     equal(whole, folder)
@@ -133,16 +152,164 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, ended):
     equal(whole, ended)
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Two small checkpoints."""
+    folder = tmp_path_factory.mktemp("small")
+    values = [np.arange(6, dtype="float32").reshape(2, 3), np.array(3), np.array(True)]
+    rows = [{"epoch": 1, "loss": 0.25}]
+    for step in (1, 2):
+        progress = checkpoints.Progress(1, step, (0.5, -1.0), 1, rows)
+        checkpoints.save(folder, values, progress, keep=5)
+    return folder
+
+
+@pytest.fixture
+def newest(small, tmp_path):
+    """The newest of two checkpoints, to be spoilt."""
+    shutil.copytree(small, tmp_path / "run")
+    return tmp_path / "run" / "checkpoints" / "00001-0000002.npz"
+
+
+def gives_way(newest):
+    """Whether the newest checkpoint is passed over, with a sentence, for the other."""
+    said = []
+    progress, (first, *_) = checkpoints.read_newest(newest.parent.parent, said.append)
+    np.testing.assert_array_equal(first, [[0, 1, 2], [3, 4, 5]])
+    if progress.step == 2:
+        assert not said
+        return False
+    (sentence,) = said
+    assert newest.name in sentence
+    assert "\n" not in sentence
+    return True
+
+
 @pytest.mark.one_backend
-def test_a_checkpoint_is_never_unpickled(ended):
+def test_one_flipped_bit_anywhere_is_seen(newest):
+    content = newest.read_bytes()
+    assert not gives_way(newest)
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        newest.write_bytes(flipped)
+        assert gives_way(newest), place
+
+
+@pytest.mark.one_backend
+def test_a_checkpoint_cut_off_anywhere_is_seen(newest):
+    content = newest.read_bytes()
+    for size in range(0, len(content), 7):
+        newest.write_bytes(content[:size])
+        assert gives_way(newest), size
+    newest.write_bytes(content + b"x")
+    assert gives_way(newest)
+
+
+PROGRESS = json.dumps(dataclasses.asdict(checkpoints.Progress(1, 2)))
+
+
+def archive(
+    path,
+    progress=PROGRESS,
+    arrays=(),
+    compressed=zipfile.ZIP_STORED,
+    names="arr_{}.npy",
+):
+    """An archive such as somebody could make who knows how digests are written."""
+    with zipfile.ZipFile(path, "w", compressed) as file:
+        described = np.frombuffer(progress.encode(), np.uint8)
+        for i, content in enumerate([npy(described), *arrays]):
+            file.writestr(names.format(i), content)
+    seal(path)
+
+
+def npy(array, **header):
+    """An array as a `.npy` file, whose header may lie."""
+    file = io.BytesIO()
+    described = np.lib.format.header_data_from_array_1_0(array)
+    np.lib.format.write_array_header_1_0(file, {**described, **header})
+    return file.getvalue() + array.tobytes()
+
+
+def encrypted(path):
+    archive(path, arrays=[npy(np.ones(3))])
+    content = bytearray(path.read_bytes())
+    for mark, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(mark) + offset] |= 1
+    path.write_bytes(content)
+    seal(path)
+
+
+def pickled(path):
     class Trap:
         def __reduce__(self):
-            return os.mkdir, (str(ended / "trapped"),)
+            return os.mkdir, (str(path.parent / "trapped"),)
 
+    np.savez(path, np.frombuffer(PROGRESS.encode(), np.uint8), np.array([Trap()], "O"))
+    seal(path)
+
+
+ones = np.ones(3, "float32")
+HOSTILE = {
+    "a folder": lambda path: path.mkdir(),
+    "no archive": lambda path: path.write_bytes(b"no archive"),
+    "no digest": lambda path: np.savez(path, ones),
+    "encrypted": encrypted,
+    "pickled": pickled,
+    "deep": lambda path: archive(path, "[" * 200_000 + "]" * 200_000),
+    "deep rows": lambda path: archive(
+        path, PROGRESS.replace("[]", "[" * 100_000 + "]" * 100_000)
+    ),
+    "no progress": lambda path: archive(path, "[]"),
+    "null": lambda path: archive(path, "null"),
+    "negative": lambda path: archive(path, PROGRESS.replace("1", "-1")),
+    "text": lambda path: archive(path, PROGRESS.replace("1", '"1"')),
+    "best": lambda path: archive(path, PROGRESS.replace('"best": null', '"best": [1]')),
+    "huge": lambda path: archive(path, arrays=[npy(ones, shape=(10**15,))]),
+    "overflow": lambda path: archive(path, arrays=[npy(ones, shape=(2**33, 2**33))]),
+    "more than it says": lambda path: archive(path, arrays=[npy(ones, shape=(2,))]),
+    "negative shape": lambda path: archive(path, arrays=[npy(ones, shape=(-3, -1))]),
+    "objects": lambda path: archive(path, arrays=[npy(ones, descr="|O")]),
+    "text values": lambda path: archive(path, arrays=[npy(ones, descr="<U1")]),
+    "bomb": lambda path: archive(
+        path, arrays=[npy(np.zeros(10**7))], compressed=zipfile.ZIP_DEFLATED
+    ),
+    "other names": lambda path: archive(path, arrays=[npy(ones)], names="a{}.npy"),
+    "empty": lambda path: archive(path, names="arr_{}.npy", progress=""),
+}
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_checkpoint_that_lies_gives_way(newest, kind):
+    newest.unlink()
+    HOSTILE[kind](newest)
+    assert gives_way(newest)
+    assert not (newest.parent / "trapped").exists()
+
+
+@pytest.mark.one_backend
+def test_without_a_readable_checkpoint_nothing_is_begun_anew(ended):
+    for path in checkpoints.everything(ended):
+        path.write_bytes(path.read_bytes()[:-1])
+    before = {p: p.stat().st_mtime_ns for p in ended.rglob("*")}
+    with pytest.raises(
+        APINetError, match=r"None of the 2 checkpoints .*no digest.*new"
+    ):
+        resume(ended, verbose="quiet")
+    assert before == {p: p.stat().st_mtime_ns for p in ended.rglob("*")}
+
+
+@pytest.mark.one_backend
+def test_a_checkpoint_of_another_model_gives_way(whole, ended):
     newest = checkpoints.everything(ended)[-1]
-    np.savez(newest, np.array([Trap()], dtype=object))
-    assert checkpoints.read_newest(ended)[0].epoch == 2
-    assert not (ended / "trapped").exists()
+    progress, values = checkpoints.read(newest)
+    values[0] = values[0].astype("float64")
+    progress.ended = False
+    checkpoints.save(ended, values, progress, keep=2)
+    assert child("resume", ended, {}) == 0
+    equal(whole, ended)
 
 
 @pytest.mark.one_backend
@@ -172,41 +339,100 @@ def test_another_model_is_refused_even_with_force(ended):
 
 @pytest.mark.one_backend
 def test_a_run_that_has_ended_goes_on_to_more_epochs(ended):
+    strangers = [
+        *("views-of-paris.jpg", "views-0123456789abcdef.json", ".notes.npz"),
+        *("checkpoints/1.npz", "checkpoints/00001-best.npz", "checkpoints/notes.txt"),
+        *("view.npy", "training.json~", ".keras-apinet-notes"),
+    ]
+    for name in strangers:
+        (ended / name).write_bytes(b"precious")
     assert child("resume", ended, {"epochs": 4, "steps_per_epoch": 2}) == 0
+    for name in strangers:
+        assert (ended / name).read_bytes() == b"precious"
     assert checkpoints.read_newest(ended)[0].epoch == 4
     assert len((ended / "log.csv").read_text().splitlines()) == 5
     assert Run.open(ended).settings["epochs"] == 4
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize("what", ["model", "checkpoint"])
-def test_a_full_disk_says_how_to_go_on_and_loses_nothing(
-    whole, tmp_path, monkeypatch, what
-):
+@pytest.mark.parametrize(
+    ("moment", "file"), [("models:2", "last.keras"), ("full:2", "00001-0000000.npz")]
+)
+def test_a_full_disk_says_how_to_go_on_and_loses_nothing(whole, tmp_path, moment, file):
     folder = tmp_path / "run"
-    calls = []
-
-    def full(*args):
-        calls.append(args)
-        if len(calls) > (2 if what == "checkpoint" else 3):
-            raise OSError(28, "No space left on device")
-        return original(*args)
-
-    module = "keras_apinet.train." + (
-        "checkpoints.write_atomically"
-        if what == "checkpoint"
-        else "callbacks.save_atomically"
-    )
-    import keras_apinet.runs as runs
-
-    original = getattr(runs, module.rsplit(".", 1)[1])
-    monkeypatch.setattr(module, full)
-    with pytest.raises(APINetError, match=r"No space left on device.*--resume"):
-        train(Recipe(**RECIPE), folder, "quiet")
-    monkeypatch.undo()
+    with start("train", folder, RECIPE, moment) as process:
+        said = process.stderr.read()
+    assert process.returncode == 2
+    (line,) = said.splitlines()
+    assert re.search(rf"{file}' cannot be written .*--resume {folder}\.$", line)
+    assert not [p for p in folder.rglob("*") if p.name.startswith(".")]
     assert Run.open(folder).model("last") is not None
     assert child("resume", folder, {}) == 0
     equal(whole, folder)
+
+
+@pytest.mark.one_backend
+def test_of_two_writers_the_second_is_refused(whole, tmp_path, capsys):
+    folder = tmp_path / "run"
+    with start("train", folder, RECIPE, "pause:6") as first:
+        os.waitpid(first.pid, os.WUNTRACED)
+        files = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+        assert main(["train", "--resume", str(folder)]) == 2
+        assert "Another process trains in" in capsys.readouterr().err
+        assert main(["train", "--out", str(folder)]) == 2
+        assert "holds a run already" in capsys.readouterr().err
+        assert files == {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+        first.kill()
+    # The lock went with its owner.
+    assert child("resume", folder, {}) == 0
+    equal(whole, folder)
+
+
+@pytest.mark.one_backend
+def test_one_of_many_creates_a_run(tmp_path):
+    def create(number):
+        together.wait()
+        try:
+            return Run.create(tmp_path / "run", {"settings": {"number": number}})
+        except APINetError:
+            return None
+
+    together = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        made = [run for run in pool.map(create, range(8)) if run]
+    assert len(made) == 1
+    assert Run.open(tmp_path / "run").settings == made[0].settings
+
+
+@pytest.mark.one_backend
+def test_a_folder_of_somebody_else_is_no_place_for_a_run(tmp_path, capsys):
+    (tmp_path / "best.keras").write_bytes(b"precious")
+    assert main(["train", "--out", str(tmp_path)]) == 2
+    assert "'best.keras' is in it" in capsys.readouterr().err
+    with pytest.raises(APINetError, match="not empty and no run"):
+        train(Recipe(), tmp_path, "quiet")
+    with pytest.raises(APINetError, match="cannot be written"):
+        train(Recipe(), tmp_path / "best.keras", "quiet")
+    assert [p.name for p in tmp_path.iterdir()] == ["best.keras"]
+    assert (tmp_path / "best.keras").read_bytes() == b"precious"
+    (tmp_path / "empty").mkdir()
+    assert Run.create(tmp_path / "empty", {"settings": {}}).settings == {}
+
+
+@pytest.mark.one_backend
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    """As under nohup."""
+    run = Run.create(tmp_path / "run", {"settings": {}})
+    keeper = Keeper(run, Recipe(), checkpoints.Progress())
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals(keeper):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not keeper.stop_asked
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert keeper.stop_asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.one_backend

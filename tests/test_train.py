@@ -203,7 +203,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "x"))
     )
-    with pytest.raises(OSError, match="x"):
+    with pytest.raises(APINetError, match=r"a\.txt' cannot be written \(x\)"):
         write_atomically(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

@@ -7,11 +7,16 @@ all. `STARTS_KERAS = False` says that the command decides itself.
 """
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any
 
 from keras_apinet.errors import APINetError
 from keras_apinet.version import __version__
@@ -69,18 +74,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0 if it did what was asked, 2 for a mistake in the request."""
     args = parse(arguments)
     try:
-        if hasattr(args.module, "prepare") and args.module.prepare(args):
-            return 0
-        if getattr(args.module, "STARTS_KERAS", True):
-            from keras_apinet.cli.startup import start_backend
+        with _stopping_tidily():
+            if hasattr(args.module, "prepare") and args.module.prepare(args):
+                return 0
+            if getattr(args.module, "STARTS_KERAS", True):
+                from keras_apinet.cli.startup import start_backend
 
-            start_backend()
-        return int(args.module.run(args))
+                start_backend()
+            return int(args.module.run(args))
     except KeyboardInterrupt:
-        print("keras-apinet: stopped", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print("keras-apinet: stopped", file=sys.stderr)
         return 130
     except (APINetError, OSError) as error:
         if args.debug:
             raise
         print(f"keras-apinet: error: {error}", file=sys.stderr)
         return 2
+
+
+@contextlib.contextmanager
+def _stopping_tidily() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end a command as Ctrl-C does: nothing is left behind."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            # Under nohup, SIGHUP is ignored, and stays so.
+            if number and signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

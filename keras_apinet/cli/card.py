@@ -14,6 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help="where to write (default: RUN/MODEL_CARD.md)"
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace what this package wrote there; nothing else is replaced",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,7 +26,11 @@ def run(args: argparse.Namespace) -> int:
     from keras_apinet.evaluate.card import write_card
 
     path = write_card(
-        args.run_folder, args.out, split=args.split, license_name=args.license
+        args.run_folder,
+        args.out,
+        split=args.split,
+        license_name=args.license,
+        force=args.force,
     )
     print(path)
     return 0

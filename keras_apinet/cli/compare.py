@@ -32,13 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out the training patches (needs no training data)",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace what this package wrote there; nothing else is replaced",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the picture or page, and prints what the photos are taken for."""
-    from keras_apinet.evaluate.comparison import compare, save
+    from keras_apinet.evaluate.comparison import check_path, compare, save
     from keras_apinet.shares import probability as as_shown
 
+    check_path(args.out, args.force)
     result = compare(
         args.model,
         args.photo_a,
@@ -49,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         data_dir=args.data_dir,
         patches=not args.no_patches,
     )
-    path = save(result, args.out)
+    path = save(result, args.out, force=args.force)
     for photo, (name, probability) in zip(result.photos, result.taken_for, strict=True):
         print(f"{photo}: {name} ({as_shown(probability)})")
     print(f"What tells {' from '.join(result.class_names)}: {path}")

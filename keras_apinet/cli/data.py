@@ -74,13 +74,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--augmentation", default="paper", help="as for training")
     parser.add_argument("--resize", default="fit", help="fit or squash")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace what this package wrote there; nothing else is replaced",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints what is in the data set and writes the contact sheet."""
     from keras_apinet.data import load
     from keras_apinet.data.inspection import inspect
+    from keras_apinet.outputs import check_output, picture_kind
 
+    check_output(args.sheet, picture_kind(args.sheet), args.force)
     data = load(
         args.data,
         data_dir=args.data_dir,
@@ -113,6 +120,7 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
         contact_sheet,
         with_twins,
     )
+    from keras_apinet.outputs import picture_bytes, write_output
 
     train = data.splits["train"]
     broken = report["unreadable"]
@@ -159,10 +167,7 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
             f"Photos that look the same in two splits or with two labels: "
             f"{len(shown):,} of {len(twins):,} pairs.",
         )
-    ending = os.path.splitext(args.sheet)[1] or ".png"
-    unfinished = f"{args.sheet}.unfinished{ending}"
-    sheet.save(unfinished)
-    os.replace(unfinished, args.sheet)
+    write_output(args.sheet, picture_bytes(sheet, args.sheet), args.force)
 
 
 def _with_pixels(data: Any, pairs: list[list[str]]) -> list[Any]:

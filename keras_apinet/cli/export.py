@@ -76,7 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "1e-3 for float32, 5e-2 for float16)",
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace what exists at the target"
+        "--force",
+        action="store_true",
+        help="replace what this package wrote there; nothing else is replaced",
     )
 
 

@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write a picture of each photo that shows which places speak for its "
         "class (for a run folder or .keras file)",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace what this package wrote there; nothing else is replaced",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.map:
         from keras_apinet.evaluate.activation import write_maps
 
-        write_maps(args.model, args.photos, args.map)
+        write_maps(args.model, args.photos, args.map, force=args.force)
     if args.json:
         rows = [
             {

@@ -21,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out images of classes that the model does not know",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace what this package wrote there; nothing else is replaced",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         data=args.data,
         data_dir=args.data_dir,
         ignore_unknown=args.ignore_unknown,
+        force=args.force,
     )
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -134,6 +134,10 @@ def prepare(args: argparse.Namespace) -> bool:
         return True
     if not args.out:
         raise APINetError("There is no place for the run; give --out FOLDER.")
+    if not args.process_index:
+        from keras_apinet.runs import check_new
+
+        check_new(args.out)
     if args.settings.backend:
         _choose_backend(args.settings.backend, "This recipe is")
     return False

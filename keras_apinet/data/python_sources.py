@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from keras_apinet.data.image_data import Split
 from keras_apinet.data.readers import ArrayReader, Contents, as_objects, as_rgb, pack
 from keras_apinet.errors import APINetError
+from keras_apinet.io import unwritable
+
+_ADVICE = "free some space, or set TMPDIR to a larger disk"
 
 
 def as_split(source: Any) -> Split:
@@ -97,11 +100,13 @@ class Spool:
         labels = []
         for image, label in pairs:
             pixels = as_rgb(image)
-            self._starts.append(self._file.tell())
-            self._sizes.append((pixels.shape[0], pixels.shape[1]))
-            self._file.write(pixels.tobytes())
+            with unwritable(tempfile.gettempdir(), _ADVICE):
+                self._starts.append(self._file.tell())
+                self._sizes.append((pixels.shape[0], pixels.shape[1]))
+                self._file.write(pixels.tobytes())
             labels.append(int(_integers(np.asarray(label)[None])[0]))
-        self._file.flush()
+        with unwritable(tempfile.gettempdir(), _ADVICE):
+            self._file.flush()
         return labels
 
     def reference(self, index: int) -> str:

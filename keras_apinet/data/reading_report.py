@@ -2,14 +2,14 @@
 
 import json
 import logging
-import os
-import tempfile
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, NoReturn
 
 from keras_apinet.data.image_data import Split
 from keras_apinet.errors import APINetError
+from keras_apinet.io import write_atomically
 
 _LOG = logging.getLogger("keras_apinet")
 _TOLERATED = 0.01
@@ -96,14 +96,9 @@ class ReadingReport:
             f"were left out. {first}".strip()
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes the unreadable images and why, as JSON, in one go."""
-        folder = os.path.dirname(os.path.abspath(path))
-        with tempfile.NamedTemporaryFile(
-            "w", dir=folder, delete=False, encoding="utf-8"
-        ) as file:
-            json.dump(self.failed, file, indent=2, ensure_ascii=True)
-        os.replace(file.name, path)
+        write_atomically(path, json.dumps(self.failed, indent=2))
 
     def __enter__(self) -> "ReadingReport":
         return self

@@ -22,6 +22,7 @@ from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.data.readers import Contents, as_objects
 from keras_apinet.data.tfrecords import TFRecords
 from keras_apinet.errors import APINetError
+from keras_apinet.io import replacing
 
 # Where sets keep the box of the labelled object.
 _BOX_FEATURES = ("bbox", "objects/bbox")
@@ -149,10 +150,8 @@ def _index(reader: RecordReader, count: int, label_key: str, file: Path) -> Spli
         labels, boxes = np.empty(0, np.int32), np.empty((0, 4), np.float32)
     if labels.shape != (count,) or boxes.shape != (count, 4):
         labels, boxes = _read_labels(reader, count, label_key)
-        with contextlib.suppress(OSError):
-            unfinished = file.with_suffix(f".{os.getpid()}.npz")
+        with contextlib.suppress(APINetError), replacing(file) as unfinished:
             np.savez_compressed(unfinished, labels=labels, boxes=boxes)
-            os.replace(unfinished, file)
     if np.isnan(boxes).all():
         return Split.of(reader, labels)
     boxes[np.isnan(boxes).any(axis=1)] = 0, 0, 1, 1

@@ -9,11 +9,17 @@ from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.contrasting import class_activation
 from keras_apinet.evaluate.levels import EvidenceLevels
 from keras_apinet.evaluate.pictures import with_heat
+from keras_apinet.io import unwritable
+from keras_apinet.outputs import check_output, picture_bytes, write_output
 from keras_apinet.runs import Run
 
 
 def write_maps(
-    model: str | Path, photos: Sequence[str | Path], folder: str | Path
+    model: str | Path,
+    photos: Sequence[str | Path],
+    folder: str | Path,
+    *,
+    force: bool = False,
 ) -> list[Path]:
     """Writes a picture for each photo: as the model sees it, and with its map.
 
@@ -21,13 +27,14 @@ def write_maps(
         model: A run folder or a `.keras` file.
         photos: Image files.
         folder: Where the pictures go, `<photo>.map.png` each; made if need be.
+        force: Replace pictures that this package wrote.
 
     Returns:
         The pictures, in the order of the photos.
 
     Raises:
-        APINetError: If the model is of another format, its features have no places, or
-            a photo cannot be read.
+        APINetError: If the model is of another format, its features have no places, a
+            photo cannot be read, or a picture cannot be written.
     """
     from PIL import Image
 
@@ -44,18 +51,22 @@ def write_maps(
     network = run.model() if run else load(place)
     resize = run.settings.get("resize", "fit") if run else "fit"
     levels = EvidenceLevels(network)
-    folder.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
+    with unwritable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    targets: list[Path] = []
     for photo in photos:
+        name, number = Path(photo).stem, 1
+        path = folder / f"{name}.map.png"
+        while path in targets:  # photos of one name from several folders
+            number += 1
+            path = folder / f"{name} {number}.map.png"
+        check_output(path, "PNG picture", force)
+        targets.append(path)
+    for photo, path in zip(photos, targets, strict=True):
         pixels = read_photo(photo)
         size = network.image_size or min(pixels.shape[:2])
         image = prepare(pixels, size, resize=resize)
         shown = with_heat(image, class_activation(network, image, levels=levels))
-        name, number = Path(photo).stem, 1
-        path = folder / f"{name}.map.png"
-        while path in written:  # photos of one name from several folders
-            number += 1
-            path = folder / f"{name} {number}.map.png"
-        Image.fromarray(np.concatenate([image, shown], axis=1)).save(path)
-        written.append(path)
-    return written
+        picture = Image.fromarray(np.concatenate([image, shown], axis=1))
+        write_output(path, picture_bytes(picture, path), force)
+    return targets

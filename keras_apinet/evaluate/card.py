@@ -9,7 +9,8 @@ from typing import Any
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.extras import templates
 from keras_apinet.evaluate.measuring import calibration_words
-from keras_apinet.runs import Run, write_atomically
+from keras_apinet.outputs import MARKDOWN_MARK, check_output, write_output
+from keras_apinet.runs import Run
 from keras_apinet.shares import decimal, interval, percent
 
 _TITLES = {
@@ -53,6 +54,7 @@ def write_card(
     *,
     split: str | None = None,
     license_name: str | None = None,
+    force: bool = False,
 ) -> Path:
     """Writes a Markdown model card: data, recipe, figures with intervals, limits.
 
@@ -63,14 +65,20 @@ def write_card(
             that was evaluated.
         license_name: Licence of the model, as an SPDX name such as `"Apache-2.0"`.
             Default: the card says that none was stated.
+        force: Replace an `out` that this package wrote. The run's own card is always
+            written anew.
 
     Returns:
         The file.
 
     Raises:
-        APINetError: If the run was not evaluated on the split.
+        APINetError: If the run was not evaluated on the split, or something else is at
+            `out`.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    path = run.folder / "MODEL_CARD.md" if out is None else Path(out)
+    force = force or out is None
+    check_output(path, "Markdown file", force)
     wanted = [split] if split else ["test", "val"]
     known = (run.read(f"evaluation_{name}.json") for name in wanted)
     result = next(filter(None, known), None)
@@ -121,8 +129,7 @@ def write_card(
             )[:5]
         ],
     )
-    path = run.folder / "MODEL_CARD.md" if out is None else Path(out)
-    write_atomically(path, text.rstrip() + "\n")
+    write_output(path, f"{text.rstrip()}\n\n{MARKDOWN_MARK}\n", force)
     return path
 
 

@@ -1,6 +1,5 @@
 """`keras-apinet compare`: two photos, what tells them apart, on one page or picture."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,13 @@ from keras_apinet.evaluate.contrasting import Contrast, contrast
 from keras_apinet.evaluate.extras import need, templates
 from keras_apinet.evaluate.pictures import data_uri, with_heat, with_signs
 from keras_apinet.evaluate.run_data import known_images, open_data, run_options
-from keras_apinet.runs import Run, write_atomically
+from keras_apinet.outputs import (
+    check_output,
+    picture_bytes,
+    picture_kind,
+    write_output,
+)
+from keras_apinet.runs import Run
 from keras_apinet.shares import probability as as_shown
 
 
@@ -120,24 +125,31 @@ def compare(
     )
 
 
-def save(comparison: Comparison, path: str | Path) -> Path:
+def check_path(path: str | Path, force: bool = False) -> Path:
+    """Checks that `save` may write to a path.
+
+    Raises:
+        APINetError: If it does not end in `.html` or as a picture, or if something is
+            there: with `force`, only what this package wrote is replaced.
+    """
+    path = Path(path)
+    is_page = path.suffix.lower() in (".html", ".htm")
+    kind = "page" if is_page else picture_kind(path, drawn=True)
+    check_output(path, kind, force)
+    return path
+
+
+def save(comparison: Comparison, path: str | Path, *, force: bool = False) -> Path:
     """Writes a comparison: a page for `.html`, else a picture by its ending (`.png`).
 
     Raises:
-        APINetError: If the ending is unknown or an optional package is missing.
+        APINetError: As `check_path`, or if an optional package is missing.
     """
-    path = Path(path)
-    if path.suffix.lower() == ".html":
-        write_atomically(path, page(comparison))
-        return path
-    endings = (".png", ".jpg", ".pdf", ".svg")
-    if path.suffix.lower() not in endings:
-        raise APINetError(
-            f"out={str(path)!r} must end in .html or one of {', '.join(endings)}."
-        )
-    buffer = io.BytesIO()
-    _figure(comparison).savefig(buffer, format=path.suffix[1:].lower(), dpi=130)
-    write_atomically(path, buffer.getvalue())
+    path = check_path(path, force)
+    if path.suffix.lower() in (".html", ".htm"):
+        write_output(path, page(comparison), force)
+    else:
+        write_output(path, picture_bytes(_figure(comparison), path, dpi=130), force)
     return path
 
 

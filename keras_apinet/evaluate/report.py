@@ -19,7 +19,8 @@ from keras_apinet.evaluate.measuring import calibration_words
 from keras_apinet.evaluate.pictures import square
 from keras_apinet.evaluate.predictions import predict_split
 from keras_apinet.evaluate.run_data import known_images, open_data, run_options
-from keras_apinet.runs import Run, write_atomically
+from keras_apinet.outputs import check_output, write_output
+from keras_apinet.runs import Run
 
 if TYPE_CHECKING:
     from keras_apinet.data import Split
@@ -38,6 +39,7 @@ def write_report(
     data_dir: str | None = None,
     bootstrap: int = 1000,
     ignore_unknown: bool = False,
+    force: bool = False,
 ) -> Path:
     """Writes one HTML file about a run: figures, curves, confusions, photos, recipe.
 
@@ -55,15 +57,21 @@ def write_report(
         data_dir: Where TensorFlow Datasets data is now, if it moved.
         bootstrap: Samples for the 95 % intervals. Default 1000.
         ignore_unknown: Leave images of classes out that the model does not know.
+        force: Replace an `out` that this package wrote. The run's own report is always
+            written anew.
 
     Returns:
         The file.
 
     Raises:
-        APINetError: As `evaluate_run`; or if an optional package is missing.
+        APINetError: As `evaluate_run`; or if an optional package is missing, or
+            something else is at `out`.
     """
     need("matplotlib", "jinja2", "scipy")
     run = run if isinstance(run, Run) else Run.open(run)
+    path = run.folder / "report.html" if out is None else Path(out)
+    force = force or out is None
+    check_output(path, "page", force)
     judged = judge(
         run,
         split,
@@ -98,8 +106,7 @@ def write_report(
             method=method(seen.features),
         )
     )
-    path = run.folder / "report.html" if out is None else Path(out)
-    write_atomically(path, html)
+    write_output(path, html, force)
     return path
 
 

@@ -1,8 +1,7 @@
 """The converters, on Keras's TensorFlow backend.
 
-`python -m keras_apinet.export.conversion FOLDER` does one job: the folder holds
-`job.json`, `model.keras` (pixels to logits) and, for int8, `photos.npy`; what went
-wrong is written to `error.json`.
+A job is a folder that holds `job.json`, `model.keras` (pixels to logits) and, for int8,
+`photos.npy`; `child` says what becomes of what goes wrong.
 """
 
 import contextlib
@@ -11,10 +10,8 @@ import importlib
 import json
 import os
 import re
-import subprocess
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,52 +24,7 @@ from keras_apinet.export.classifier_info import (
     ClassifierInfo,
 )
 
-JOB, MODEL, PHOTOS, ERROR, RESULT = (
-    "job.json",
-    "model.keras",
-    "photos.npy",
-    "error.json",
-    "result",
-)
-
-
-def convert_in_child(folders: Sequence[Path]) -> None:
-    """Does the jobs in some folders in one process of its own that runs TensorFlow."""
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        # The child finds the modules that this process finds.
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    child = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", __name__, *map(str, folders)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    if child.returncode:
-        lines = child.stdout.strip().splitlines() or ["no output"]
-        raise APINetError(
-            f"The TensorFlow process that converts ended with code {child.returncode} "
-            f"({lines[-1][:300]}); there may be too little memory, or TensorFlow may "
-            "not be installed."
-        )
-
-
-def converted(folder: Path) -> Path:
-    """What the job in a folder wrote.
-
-    Raises:
-        APINetError: If the job failed, with its reason.
-    """
-    if (folder / ERROR).is_file():
-        raise APINetError(json.loads((folder / ERROR).read_text("utf-8")))
-    return folder / RESULT
+JOB, MODEL, PHOTOS, RESULT = "job.json", "model.keras", "photos.npy", "result"
 
 
 def convert(folder: Path) -> None:
@@ -289,34 +241,3 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
     extra.mkdir()
     (extra / INFO_FILE).write_text(info.to_json(), "utf-8")
     (extra / LABELS_FILE).write_text(info.labels, "utf-8")
-
-
-def attempt(folder: Path) -> None:
-    """Does the job in a folder and writes down what went wrong, if something did."""
-    try:
-        convert(folder)
-    except APINetError as error:
-        reason = str(error)
-    except OSError as error:
-        reason = (
-            f"The converted model cannot be written ({error.strerror or error}); free "
-            "some space or give another path."
-        )
-    except Exception as error:
-        reason = (
-            f"The model cannot be converted ({type(error).__name__}: "
-            f"{str(error).strip()[:300]}); if it has layers of your own, put them into "
-            "a module that can be imported, or run with KERAS_BACKEND=tensorflow."
-        )
-    else:
-        return
-    for path in (MODEL, PHOTOS):
-        (folder / path).unlink(missing_ok=True)  # a full disk has room for the reason
-    (folder / ERROR).write_text(json.dumps(reason), "utf-8")
-
-
-if __name__ == "__main__":
-    import keras_apinet.model  # noqa: F401  (registers the package's layers)
-
-    for job_folder in sys.argv[1:]:
-        attempt(Path(job_folder))

@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.export import conversion
+from keras_apinet.export import child, conversion
 from keras_apinet.export.classifier_info import ClassifierInfo
 from keras_apinet.export.export_photos import (
     Photos,
@@ -28,7 +26,8 @@ from keras_apinet.export.runtimes import open_runtime
 from keras_apinet.export.sources import Source, open_source
 from keras_apinet.export.targets import Target
 from keras_apinet.export.verification import ExportReport, check, measure
-from keras_apinet.runs import write_atomically
+from keras_apinet.io import hand_over, partial_folder
+from keras_apinet.outputs import MARKDOWN_MARK, write_manifest, write_output
 
 
 def export_classifier(
@@ -177,17 +176,14 @@ class Exporter:
             reports = []
             for target, folder in zip(targets, folders, strict=True):
                 try:
-                    reports.append(self._handed_over(target, folder))
+                    reports.append(self._handed_over(target, folder, force))
                 except OSError as error:
                     raise _unwritable(target, error) from error
         return reports
 
     def _job(self, target: Target, stack: contextlib.ExitStack) -> Path:
         # Beside the target: the last step is a rename, which cannot fail halfway.
-        place = tempfile.TemporaryDirectory(
-            dir=target.path.parent, prefix=f".{target.path.name}."
-        )
-        folder = Path(stack.enter_context(place))
+        folder = stack.enter_context(partial_folder(target.path.parent))
         if target.precision == "int8":
             if self.representative is None:
                 self.representative = representative_photos(
@@ -214,8 +210,8 @@ class Exporter:
         accuracy = {"top1": top1, "photos": len(photos), "of": photos.origin}
         return replace(info, accuracy=accuracy)
 
-    def _handed_over(self, target: Target, folder: Path) -> ExportReport:
-        result = conversion.converted(folder)
+    def _handed_over(self, target: Target, folder: Path, force: bool) -> ExportReport:
+        result = child.converted(folder)
         # Its ending tells the runtime what it is.
         result = result.rename(
             folder / f"model{FORMATS['tflite' if target.is_web else target.format]}"
@@ -237,17 +233,17 @@ class Exporter:
             info = self._described(target)
             result = write_page(result, info, folder, target.runtime, self._say)
         report = replace(report, size=_size(result))
-        if target.path.is_dir():
-            target.path.rename(folder / "replaced")
-        os.replace(result, target.path)
+        if target.is_folder:
+            write_manifest(result)
+        # Converting takes its time, in which other files may have come there.
+        target.check(force)
+        hand_over(result, target.path)
         notes = f"Compared on: {origin}.\n"
         if target.precision == "int8" and self.representative is not None:
             notes += f"Int8 ranges: {self.representative.origin}"
             notes += "; none of them was compared.\n" if self._verify else ".\n"
-        write_atomically(
-            target.path.with_name(f"{target.path.name}.report.md"),
-            f"{report.table()}\n\n{notes}",
-        )
+        told = f"{report.table()}\n\n{notes}\n{MARKDOWN_MARK}\n"
+        write_output(target.report, told, force)
         return report
 
     def _compared(self) -> tuple[Photos, NDArray[np.float32]]:
@@ -268,11 +264,11 @@ class Exporter:
                 f"Converting to {names} in a TensorFlow process (this one runs "
                 f"{backend}) ..."
             )
-            conversion.convert_in_child(folders)
+            child.convert_in_child(folders)
             return
         self._say(f"Converting to {names} ...")
         for folder in folders:
-            conversion.attempt(folder)
+            child.attempt(folder)
 
 
 def tell(text: str) -> None:

@@ -17,6 +17,7 @@ from keras_apinet.export.classifier_info import (
     INFO_FILE,
     ClassifierInfo,
 )
+from keras_apinet.sealing import check_members
 
 Answer = Callable[[NDArray[Any]], NDArray[np.float32]]
 
@@ -107,6 +108,7 @@ def _open_tflite(path: Path) -> Runtime:
             "the class names at its end are missing; export it again."
         )
     with zipfile.ZipFile(path) as archive:
+        check_members(archive, len(content))
         if INFO_FILE not in archive.namelist():
             raise _foreign(path)
         info = ClassifierInfo.from_json(archive.read(INFO_FILE), str(path))

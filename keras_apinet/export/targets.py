@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_apinet.errors import APINetError
-from keras_apinet.export.classifier_info import INFO_FILE
 from keras_apinet.export.formats import check_precision, format_of, known_format
+from keras_apinet.io import exists, unwritable
+from keras_apinet.outputs import check_output, strangers
 
 
 @dataclass(frozen=True)
@@ -53,35 +54,24 @@ class Target:
         """Whether it is a folder."""
         return self.format in ("saved_model", "web")
 
+    @property
+    def report(self) -> Path:
+        """The Markdown file beside it that tells the comparison."""
+        return self.path.with_name(f"{self.path.name}.report.md")
+
     def check(self, force: bool) -> None:
         """Checks that it can be written, and makes the folder above.
 
         Raises:
-            APINetError: For a path where something else is.
+            APINetError: For a path where something else is, see `outputs`.
         """
         path = self.path
-        if path.exists() and not force:
-            raise APINetError(
-                f"{str(path)!r} exists; give --force (force=True) to replace it, or "
-                "another path."
-            )
-        if path.is_file() and self.is_folder:
-            raise APINetError(
-                f"{str(path)!r} is a file, but {self.format} is a folder; give another "
-                "path."
-            )
-        if path.is_dir() and not self.is_folder:
-            raise APINetError(
-                f"{str(path)!r} is a folder, but {self.format} is a file; give another "
-                "path."
-            )
-        marks = ("saved_model.pb", INFO_FILE)
-        is_export = any((path / mark).is_file() for mark in marks)
-        if path.is_dir() and any(path.iterdir()) and not is_export:
-            raise APINetError(
-                f"The folder {str(path)!r} holds something else than an export; give "
-                "another path."
-            )
+        if self.is_folder:
+            self._check_folder(force)
+        else:
+            kind = {"tflite": "TFLite model", "onnx": "ONNX model"}[self.format]
+            check_output(path, kind, force)
+        check_output(self.report, "Markdown file", force)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -89,3 +79,29 @@ class Target:
                 f"The folder {str(path.parent)!r} cannot be made "
                 f"({error.strerror or error}); give another path."
             ) from error
+
+    def _check_folder(self, force: bool) -> None:
+        path = self.path
+        if not os.path.lexists(path):
+            return
+        if path.is_symlink() or not path.is_dir():
+            what = "a link" if path.is_symlink() else "a file"
+            raise APINetError(
+                f"{str(path)!r} is {what}, but {self.format} is a folder; give another "
+                "path."
+            )
+        with unwritable(path):
+            found = strangers(path) if any(path.iterdir()) else []
+        if found is None:
+            raise APINetError(
+                f"The folder {str(path)!r} holds something else than an export of this "
+                "package; give another path."
+            )
+        if found:
+            raise APINetError(
+                f"The folder {str(path)!r} holds files that were added or changed "
+                f"since it was exported ({', '.join(map(repr, found[:3]))}); move them "
+                "elsewhere, or give another path."
+            )
+        if not force:
+            raise exists(path)

@@ -5,7 +5,6 @@ import importlib.resources
 import json
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def write_page(
     Args:
         model: The TFLite file.
         info: What it says about itself.
-        folder: Where to make the folder `page`.
+        folder: Where to make the folder `page`, and what npm needs.
         runtime: Folder in which `npm install` put the runtime, or a page of an earlier
             export; `None` fetches it with npm.
         say: Is told what goes on.
@@ -64,34 +63,34 @@ def write_page(
     shutil.copyfile(model, page / "model.tflite")
     (page / INFO_FILE).write_text(info.to_json(), "utf-8")
     (page / LABELS_FILE).write_text(info.labels, "utf-8")
-    _add_runtime(page / "runtime", runtime, say)
+    _add_runtime(page / "runtime", folder / "npm", runtime, say)
     _add_offline(page)
     return page
 
 
 def _add_runtime(
-    target: Path, runtime: Path | None, say: Callable[[str], None]
+    target: Path, fetched: Path, runtime: Path | None, say: Callable[[str], None]
 ) -> None:
     (target / "wasm").mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as name:
-        if runtime is None:
-            runtime = Path(name)
-            _fetch(runtime, say)
-        for packaged, own in _FILES.items():
-            candidates = (
-                runtime / "node_modules" / packaged,
-                runtime / packaged,
-                runtime / own,
-                runtime / "runtime" / own,
+    if runtime is None:
+        runtime = fetched
+        runtime.mkdir()
+        _fetch(runtime, say)
+    for packaged, own in _FILES.items():
+        candidates = (
+            runtime / "node_modules" / packaged,
+            runtime / packaged,
+            runtime / own,
+            runtime / "runtime" / own,
+        )
+        found = next((path for path in candidates if path.is_file()), None)
+        if found is None:
+            raise APINetError(
+                f"The folder runtime={str(runtime)!r} has no {packaged}; make it "
+                f"with `npm install --prefix FOLDER {' '.join(_pinned())}`, or "
+                "leave --runtime out."
             )
-            found = next((path for path in candidates if path.is_file()), None)
-            if found is None:
-                raise APINetError(
-                    f"The folder runtime={str(runtime)!r} has no {packaged}; make it "
-                    f"with `npm install --prefix FOLDER {' '.join(_pinned())}`, or "
-                    "leave --runtime away."
-                )
-            shutil.copyfile(found, target / own)
+        shutil.copyfile(found, target / own)
     (target / "LICENCE.txt").write_text(
         f"{', '.join(_pinned())}: LiteRT for the web, Apache License 2.0,\n"
         "https://github.com/google-ai-edge/LiteRT\n",

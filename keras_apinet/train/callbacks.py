@@ -16,7 +16,9 @@ import keras
 
 from keras_apinet.data import ReadingReport
 from keras_apinet.errors import APINetError
-from keras_apinet.runs import Run, save_atomically, write_atomically
+from keras_apinet.io import write_atomically
+from keras_apinet.runs import Run
+from keras_apinet.sealing import save_atomically
 from keras_apinet.train import checkpoints
 from keras_apinet.train.devices import peak_memory
 from keras_apinet.train.recipe import Recipe
@@ -162,26 +164,25 @@ class Keeper(keras.callbacks.Callback):
         if better:
             self.progress.best = score
             self.progress.best_epoch = self.progress.epoch
+        folder = self.run.folder
+        advice = (
+            "what was saved before is whole: make room, then go on with --resume "
+            f"{folder}"
+        )
         self.on_test_begin()
         try:
             with contextlib.ExitStack() as stack:
-                folder = self.run.folder
                 if not self.writes:
                     # Saving a model that lies on several hosts takes all of them.
                     folder = Path(stack.enter_context(TemporaryDirectory()))
-                save_atomically(self.model, folder / "last.keras")
+                save_atomically(self.model, folder / "last.keras", advice)
                 if better:
-                    save_atomically(self.model, folder / "best.keras")
-        except OSError as error:
-            raise APINetError(
-                f"The model cannot be written to {str(self.run.folder)!r} "
-                f"({error.strerror or error}); what was saved before is whole: make "
-                f"room, then go on with --resume {self.run.folder}."
-            ) from error
+                    save_atomically(self.model, folder / "best.keras", advice)
         finally:
             self.on_test_end()
         if self.progress.rows and self.writes:
-            write_atomically(self.run.folder / "log.csv", _table(self.progress.rows))
+            table = _table(self.progress.rows)
+            write_atomically(folder / "log.csv", table, advice=advice)
 
     def checkpoint(self) -> None:
         """Writes a checkpoint now."""
@@ -213,10 +214,11 @@ def _table(rows: list[dict[str, float]]) -> str:
 
 
 class StopSignals:
-    """Ctrl-C, and SIGTERM as a scheduler sends it, stop after the step.
+    """Ctrl-C, SIGTERM as a scheduler sends it, and SIGHUP of a terminal that closes.
 
-    A second one stops at once. Signals reach the main thread only; elsewhere this does
-    nothing.
+    They stop the training after the step; a second one stops it at once. One that the
+    program was started to ignore, as under `nohup`, stays ignored. Signals reach the
+    main thread only; elsewhere this does nothing.
     """
 
     def __init__(self, keeper: Keeper) -> None:
@@ -225,8 +227,10 @@ class StopSignals:
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._ask)
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)
+                if number and signal.getsignal(number) != signal.SIG_IGN:
+                    self.before[number] = signal.signal(number, self._ask)
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():
@@ -237,7 +241,8 @@ class StopSignals:
         if self.keeper.stop_asked:
             raise KeyboardInterrupt
         self.keeper.stop_asked = True
-        print("\nStopping after this step (once more: at once) ...", flush=True)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print("\nStopping after this step (once more: at once) ...", flush=True)
 
 
 class EpochLine(keras.callbacks.Callback):

@@ -2,12 +2,16 @@
 
 One `.npz` file each, in the run's `checkpoints/`: all variables of the model (weights,
 statistics, random state, metrics) and of the optimizer (moments, averages, step), and
-how far the run had come. Written whole or not at all, read without unpickling.
+how far the run had come. Written whole or not at all, and sealed with a digest that is
+verified before anything is read; nothing is unpickled.
 """
 
 import io
 import json
+import math
+import re
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.runs import write_atomically
+from keras_apinet.io import replacing, unwritable
+from keras_apinet.sealing import check_members, check_seal, seal
 
 FOLDER = "checkpoints"
+_NAME = re.compile(r"\d{5,}-\d{7,}\.npz")
 
 
 @dataclass
@@ -43,6 +49,29 @@ class Progress:
     rows: list[dict[str, float]] = field(default_factory=list)
     ended: bool = False
     failed: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, content: Any) -> "Progress":
+        """Progress from JSON.
+
+        Raises:
+            ValueError: If the content is not that of a progress.
+            TypeError: If it is not, in another way.
+        """
+        made = cls(**content)
+        if made.best is not None:
+            made.best = (made.best[0], made.best[1])
+        counts = (made.epoch, made.step, made.best_epoch)
+        numbers = [v for row in made.rows for v in row.values()] + [*(made.best or ())]
+        if not (
+            all(type(n) is int and n >= 0 for n in counts)
+            and all(isinstance(n, (int, float)) for n in numbers)
+            and all("epoch" in row for row in made.rows)
+            and type(made.ended) is bool
+            and all(type(v) is str for v in made.failed.values())
+        ):
+            raise ValueError("its progress cannot be")
+        return made
 
 
 def variables_of(model: Any) -> list[Any]:
@@ -80,20 +109,18 @@ def save(
         APINetError: If it cannot be written; the ones before are whole.
     """
     described = np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, described, *values)
     path = folder / FOLDER / f"{progress.epoch:05d}-{progress.step:07d}.npz"
-    try:
+    advice = f"the ones before are whole: make room, then go on with --resume {folder}"
+    with unwritable(path, advice):
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, buffer.getbuffer())
-    except OSError as error:
-        raise APINetError(
-            f"The checkpoint {str(path)!r} cannot be written "
-            f"({error.strerror or error}); the ones before are whole: make room, then "
-            f"go on with --resume {folder}."
-        ) from error
-    for old in everything(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+        with replacing(path, advice=advice) as temporary:
+            np.savez(temporary, described, *values)
+            seal(temporary)
+        # Later ones could not be read, or are of a longer plan.
+        found = everything(folder)
+        done = found.index(path) + 1
+        for old in [*found[: max(0, done - keep)], *found[done:]]:
+            old.unlink(missing_ok=True)
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
@@ -103,40 +130,89 @@ def _plain(array: NDArray[Any]) -> NDArray[Any]:
 
 def everything(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted((folder / FOLDER).glob("[0-9]*.npz"))
+    found = (folder / FOLDER).glob("*.npz")
+    return sorted(path for path in found if _NAME.fullmatch(path.name))
 
 
-def read_newest(folder: Path) -> tuple[Progress, list[NDArray[Any]]] | None:
-    """The newest checkpoint that is whole: progress, and the variables' values.
+def readable(
+    folder: Path, say: Callable[[str], None] = lambda text: None
+) -> Iterator[tuple[Progress, list[NDArray[Any]]]]:
+    """The checkpoints that are whole, newest first: progress and variables' values.
 
-    Returns:
-        `None` if there is none.
+    Args:
+        folder: The run folder.
+        say: Is told which ones are passed over, and why.
 
     Raises:
-        APINetError: If NaN or infinite values are in all of them.
+        APINetError: If there are some and none is whole.
     """
-    diverged = None
-    for path in reversed(everything(folder)):
+    paths = everything(folder)
+    whole, reason = 0, ""
+    for path in reversed(paths):
         try:
-            # NumPy leaves a damaged file open, if it opened it.
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                described, *arrays = (file[name] for name in file.files)
-            progress = Progress(**json.loads(bytes(described)))
-        except (OSError, ValueError, TypeError, zipfile.BadZipFile):
-            continue  # damaged from outside: the one before will do
-        if not all(map(finite, arrays)):
-            diverged = path
-            continue  # what is trained from here stays NaN
-        if progress.best is not None:
-            progress.best = (progress.best[0], progress.best[1])
-        return progress, arrays
-    if diverged is not None:
+            yield read(path)
+            whole += 1
+        except _DAMAGES as error:
+            reason = str(error) or type(error).__name__
+            say(f"The checkpoint {path.name} is damaged ({reason}) and passed over.")
+    if paths and not whole:
         raise APINetError(
-            f"The training in {str(folder)!r} diverged: {diverged.name} and all "
-            "checkpoints after it hold NaN or infinite values; start a new run with a "
-            "lower --learning-rate."
+            f"None of the {len(paths)} checkpoints in {str(folder / FOLDER)!r} can be "
+            f"read ({reason}); start a new run, or remove them all to train this one "
+            "from its beginning."
         )
-    return None
+
+
+def read_newest(
+    folder: Path, say: Callable[[str], None] = lambda text: None
+) -> tuple[Progress, list[NDArray[Any]]] | None:
+    """The newest checkpoint that is whole, `None` if there is none; see `readable`."""
+    return next(readable(folder, say), None)
+
+
+_DAMAGES = (
+    *(OSError, ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(EOFError, OverflowError, MemoryError, RecursionError, NotImplementedError),
+    zipfile.BadZipFile,
+)
+
+
+def read(path: Path) -> tuple[Progress, list[NDArray[Any]]]:
+    """The progress and the arrays of one checkpoint.
+
+    Raises:
+        Exception: One of `_DAMAGES`, if it is not exactly as it was written.
+    """
+    if not path.is_file():
+        raise ValueError("it is no file")
+    content = path.read_bytes()
+    if not check_seal(io.BytesIO(content)):
+        raise ValueError("it has no digest")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        check_members(archive, len(content))
+        members = archive.namelist()
+        if members != [f"arr_{i}.npy" for i in range(len(members))]:
+            raise ValueError("its arrays are not in order")
+        described, *arrays = (_array(archive.read(name)) for name in members)
+    if not all(map(finite, arrays)):
+        # What is trained from here stays NaN.
+        raise ValueError("the training diverged: it holds NaN or infinite values")
+    return Progress.of(json.loads(described.tobytes())), arrays
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    """The array in a `.npy` file, of which exactly as much is there as it says."""
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("its arrays are of another version")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    start = file.tell()
+    if dtype.kind not in "biuf" or dtype.itemsize > 8 or min(shape, default=0) < 0:
+        raise ValueError(f"it holds values of type {dtype}")
+    if math.prod(shape) * dtype.itemsize != len(content) - start:
+        raise ValueError("an array is not as large as it says")
+    values = np.frombuffer(content, dtype, offset=start)
+    return values.reshape(shape, order="F" if fortran else "C")
 
 
 def restore(arrays: list[NDArray[Any]], model: Any) -> None:
@@ -146,14 +222,19 @@ def restore(arrays: list[NDArray[Any]], model: Any) -> None:
         APINetError: If the model is not the one that the checkpoint is of.
     """
     variables = variables_of(model)
-    shapes = [tuple(v.shape) for v in variables]
-    stored = [array.shape for array in arrays]
+    shapes = [(tuple(v.shape), _stored_type(v.dtype)) for v in variables]
+    stored = [(array.shape, array.dtype.name) for array in arrays]
     if shapes != stored:
         differing = sum(a != b for a, b in zip(shapes, stored, strict=False))
         raise APINetError(
             f"The checkpoint has {len(stored)} variables and the model {len(shapes)}, "
-            f"of which {differing} differ in shape: the recipe or the code has "
+            f"of which {differing} differ in shape or type: the recipe or the code has "
             "changed; go on with the ones that the run began with."
         )
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
+
+
+def _stored_type(dtype: str) -> str:
+    """The type in which the values of a variable are stored, see `_plain`."""
+    return "float32" if dtype.startswith(("bfloat", "float8")) else str(dtype)

@@ -3,23 +3,27 @@
 import contextlib
 import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.runs import Run, calibration_file
+from keras_apinet.io import sweep
+from keras_apinet.runs import Run, calibration_file, check_new, only_writer
 from keras_apinet.shares import interval, percent, spread_points, wilson
 from keras_apinet.train import checkpoints, curves
 from keras_apinet.train.callbacks import EpochLine, Keeper, StopSignals
 from keras_apinet.train.devices import Devices, out_of_memory, place
-from keras_apinet.train.frozen import StoredViews, stored_views
+from keras_apinet.train.frozen import StoredViews, remove_views, stored_views
 from keras_apinet.train.job import Job, Speaker, own_globals, prepare
 from keras_apinet.train.optimization import optimizer, peak_rate, schedule
 from keras_apinet.train.recipe import Recipe
 from keras_apinet.train.warmup import warm_up
+
+Stored = tuple[checkpoints.Progress, list[NDArray[Any]]]
 
 
 def train(
@@ -32,7 +36,7 @@ def train(
 
     Args:
         recipe: What to train, and how.
-        out: The run folder to make; a folder that holds a run is refused.
+        out: The run folder to make; a folder that holds anything is refused.
         verbose: `"bar"`: Keras's progress bar; `"plain"`: a line for each epoch;
             `"quiet"`: nothing; `"auto"`: a bar on a terminal, else plain.
         devices: Where to train. Default: one device.
@@ -51,14 +55,17 @@ def train(
     print(run.read("training.json")["val_accuracy"])
     ```
     """
-    with own_globals(), place(devices) as placement:
-        job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
-        description = job.description()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(own_globals())
+        placement = stack.enter_context(place(devices))
         if placement.is_first:
-            run = Run.create(out, description)
-        else:
-            run = Run(Path(out), description)
-        _fit(job, run, None)
+            check_new(out)
+        job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
+        run = Run(Path(out), job.description())
+        if placement.is_first:
+            run = Run.create(out, run.description)
+            stack.enter_context(only_writer(run.folder))
+        _fit(job, run, None, iter(()))
     return _calibrated(job, run)
 
 
@@ -83,12 +90,19 @@ def resume(
         The finished run.
 
     Raises:
-        APINetError: As `train`, and for differences without `force`, each listed.
+        APINetError: As `train`, for differences without `force`, each listed, and if
+            another process trains there or no checkpoint can be read.
     """
     run = Run.open(folder)
     settings = {"group_by": "none", **run.settings, **(changes or {})}
     recipe = Recipe.of(settings, str(run.folder))
-    with own_globals(), place(devices) as placement:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(own_globals())
+        placement = stack.enter_context(place(devices))
+        if placement.is_first:
+            stack.enter_context(only_writer(run.folder))
+            for left in (run.folder, run.folder / checkpoints.FOLDER):
+                sweep(left, again=True)
         job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
         description = job.description()
         differences = _differences(run.description, description)
@@ -98,14 +112,15 @@ def resume(
                 f"{'; '.join(differences)}. Go on all the same with --force, or start "
                 "a new run."
             )
-        stored = checkpoints.read_newest(run.folder)
+        readable = checkpoints.readable(run.folder, job.say)
+        stored = next(readable, None)
         if differences:
             if placement.is_first:
                 run.write("run.json", description)
             run = Run(run.folder, description)
             if stored:  # more epochs, or fewer, may have been asked for
                 stored[0].ended = stored[0].epoch >= recipe.epochs
-        _fit(job, run, stored)
+        _fit(job, run, stored, readable)
     return _calibrated(job, run)
 
 
@@ -136,8 +151,15 @@ def _calibrated(job: Job, run: Run) -> Run:
     return run
 
 
-def _fit(job: Job, run: Run, stored: Any) -> Run:
-    """Runs the phases that are left, from a checkpoint if there is one."""
+def _fit(job: Job, run: Run, stored: Stored | None, others: Iterator[Stored]) -> Run:
+    """Runs the phases that are left, from a checkpoint if there is one.
+
+    Args:
+        job: What to train.
+        run: Where it is kept.
+        stored: The newest checkpoint.
+        others: The ones before, for the case that it does not fit the model.
+    """
     recipe, model, say = job.recipe, job.model, job.say
     progress = stored[0] if stored else checkpoints.Progress()
     if progress.ended:
@@ -159,10 +181,6 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
     plan = source.batches().plan
     steps, batch_size = plan.epoch_steps, plan.batch_size
     _check_steps(recipe, steps)
-    # With --force, epochs may have become shorter, and executions longer.
-    progress.step -= progress.step % recipe.steps_per_execution
-    if progress.step >= steps:
-        progress.step = 0
     keeper = Keeper(run, recipe, progress, job.placement.is_first)
     judged = [] if validation is None else [validation.report]
     keeper.reports = judged
@@ -191,7 +209,11 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
             progress.ended = not recipe.epochs
             keeper.checkpoint()
         else:
-            checkpoints.restore(stored[1], model)
+            keeper.progress = progress = _restored(model, stored, others, say)
+            # With --force, epochs may have become shorter, and executions longer.
+            progress.step -= progress.step % recipe.steps_per_execution
+            if progress.step >= steps:
+                progress.step = 0
             say(f"Going on after epoch {progress.epoch}, step {progress.step}")
         lines = EpochLine(recipe.epochs, steps, batch_size)
         while not progress.ended:
@@ -242,6 +264,22 @@ def _check_steps(recipe: Recipe, steps: int) -> None:
             "weight would ever change; lower --accumulate, or raise --epochs."
         )
 
+def _restored(
+    model: Any, stored: Stored, others: Iterator[Stored], say: Speaker
+) -> checkpoints.Progress:
+    """Puts the newest checkpoint that fits into the model; gives its progress."""
+    while True:
+        try:
+            checkpoints.restore(stored[1], model)
+        except APINetError as error:
+            before = next(others, None)
+            if before is None:
+                raise
+            say(f"{error} Looking at the one before.")
+            stored = before
+        else:
+            return stored[0]
+
 
 def _tensorboard(folder: Path, writes: bool) -> list[keras.callbacks.Callback]:
     # TensorFlow's summaries are written by the tensorboard package, an extra.
@@ -266,8 +304,7 @@ def _finish(job: Job, run: Run, keeper: Keeper) -> Run:
         )
         if progress.rows and not curves.draw(progress.rows, run.folder):
             say("For pictures of the curves: pip install 'keras-apinet[report]'")
-    for old in run.folder.glob("views-*"):
-        old.unlink()
+        remove_views(run.folder)
     if best:
         where = f"epoch {progress.best_epoch}" if progress.best_epoch else "the warm-up"
         count = len(job.images.splits["val"])

@@ -7,7 +7,7 @@ layers give for them in a file (float16), and trains what is left on that.
 
 import hashlib
 import json
-import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from keras_apinet import data
 from keras_apinet.data.batches import stored_batches
 from keras_apinet.data.pipeline import with_account
 from keras_apinet.errors import APINetError
-from keras_apinet.runs import write_atomically
+from keras_apinet.io import replacing, unwritable, write_atomically
 from keras_apinet.types import Dataset
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ _SETTINGS = [
     "box_crop",
     "dtype",
 ]
+_NOTES = re.compile(r"views-[0-9a-f]{16}\.json")
+_ADVICE = "make room, lower --views, or set --views 0"
 
 
 @dataclass(frozen=True)
@@ -85,21 +87,58 @@ def stored_views(job: "Job", folder: Path) -> StoredViews:
     model = job.model.frozen_model()
     path = folder / f"views-{_key(job, model)}.npy"
     notes = path.with_suffix(".json")
-    if not notes.exists():
-        try:
+    found = _notes(notes)
+    arrays = _opened(path, found, model)
+    if found is None or arrays is None:
+        if notes.exists():
+            job.say(f"The views in {path.name} are damaged; they are computed anew.")
+        with unwritable(path, _ADVICE):
             folder.mkdir(parents=True, exist_ok=True)
             failed, rows = _compute(job, model, path)
-            write_atomically(notes, json.dumps({"failed": failed, "rows": rows}))
-        except OSError as error:
-            raise APINetError(
-                f"The views of the frozen layers cannot be written to {str(path)!r} "
-                f"({error.strerror or error}); make room, lower --views, or set "
-                "--views 0."
-            ) from error
-    found = json.loads(notes.read_text("utf-8"))
+            found = {"failed": failed, "rows": rows, "sha256": _digest(path)}
+            write_atomically(notes, json.dumps(found), advice=_ADVICE)
+            arrays = np.load(path, mmap_mode="r", allow_pickle=False)
     labels = job.images.splits["train"].labels[np.array(found["rows"])]
-    arrays = np.load(path, mmap_mode="r", allow_pickle=False)
     return StoredViews(job, arrays, labels, found["failed"])
+
+
+def remove_views(folder: Path) -> None:
+    """Removes the views that trainings left in a run folder, and nothing else."""
+    for notes in folder.glob("views-*.json"):
+        if _NOTES.fullmatch(notes.name) and _notes(notes) is not None:
+            notes.with_suffix(".npy").unlink(missing_ok=True)
+            notes.unlink(missing_ok=True)
+
+
+def _notes(path: Path) -> dict[str, Any] | None:
+    """What is known about stored views; `None` if that is not what the file holds."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        digest, failed, rows = found["sha256"], found["failed"], found["rows"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    known = isinstance(digest, str) and isinstance(failed, dict)
+    places = isinstance(rows, list) and all(type(row) is int for row in rows)
+    return dict(found) if known and places else None
+
+
+def _opened(
+    path: Path, notes: dict[str, Any] | None, model: keras.Model
+) -> NDArray[np.float16] | None:
+    """Stored views, `None` if they are not what their notes say."""
+    try:
+        if notes is None or _digest(path) != notes["sha256"]:
+            return None
+        arrays: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    shape = (len(notes["rows"]), *model.output_shape[1:])
+    return arrays if arrays.shape[1:] == shape and arrays.dtype == "<f2" else None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _compute(
@@ -115,17 +154,13 @@ def _compute(
     )
     if size > shutil.disk_usage(path.parent).free:
         raise OSError(28, "No space left on device")
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     failed: dict[str, str] = {}
     rows = list(range(len(split)))
-    try:
+    with replacing(path, advice=_ADVICE) as partial:
         # Images that cannot be read are found on the way; then it begins again.
         while found := _write(job, model, split.take(np.array(rows)), partial):
             failed.update(found)
             rows = [i for i in rows if split.reference(i) not in found]
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return failed, rows
 
 

@@ -1,0 +1,133 @@
+"""Conversion jobs: in this process, or in a child that runs TensorFlow.
+
+`python -m keras_apinet.export.child FOLDER ...` does the jobs in some folders, see
+`conversion`; what went wrong with one is written to its `error.json`. The child ends
+with the process that started it.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from keras_apinet.errors import APINetError
+from keras_apinet.export.conversion import MODEL, PHOTOS, RESULT, convert
+
+ERROR = "error.json"
+
+
+def convert_in_child(folders: Sequence[Path]) -> None:
+    """Does the jobs in some folders in one process of its own that runs TensorFlow."""
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        # The child finds the modules that this process finds.
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "keras_apinet.export.child",
+            *map(str, folders),
+        ],
+        env=environment,
+        stdin=subprocess.PIPE,  # its end tells the child that this process is gone
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as child:
+        try:
+            assert child.stdout is not None
+            said = child.stdout.read()
+            child.wait()
+        finally:
+            child.kill()  # what stops this process stops it, too
+    if child.returncode:
+        lines = said.strip().splitlines() or ["no output"]
+        raise APINetError(
+            f"The TensorFlow process that converts ended with code {child.returncode} "
+            f"({lines[-1][:300]}); there may be too little memory, or TensorFlow may "
+            "not be installed."
+        )
+
+
+def converted(folder: Path) -> Path:
+    """What the job in a folder wrote.
+
+    Raises:
+        APINetError: If the job failed, with its reason.
+    """
+    if (folder / ERROR).is_file():
+        raise APINetError(json.loads((folder / ERROR).read_text("utf-8")))
+    return folder / RESULT
+
+
+def attempt(folder: Path) -> None:
+    """Does the job in a folder and writes down what went wrong, if something did."""
+    try:
+        with _temporary_files_in(folder):
+            convert(folder)
+    except APINetError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = (
+            f"The converted model cannot be written ({error.strerror or error}); free "
+            "some space or give another path."
+        )
+    except Exception as error:
+        reason = (
+            f"The model cannot be converted ({type(error).__name__}: "
+            f"{str(error).strip()[:300]}); if it has layers of your own, put them into "
+            "a module that can be imported, or run with KERAS_BACKEND=tensorflow."
+        )
+    else:
+        return
+    for path in (MODEL, PHOTOS):
+        (folder / path).unlink(missing_ok=True)  # a full disk has room for the reason
+    (folder / ERROR).write_text(json.dumps(reason), "utf-8")
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Keeps what converters leave when they are killed in a folder that is removed."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however it ended."""
+    if sys.platform == "linux":
+        import ctypes
+
+        # The kernel does it even while native code holds the interpreter.
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+
+    def watch() -> None:
+        os.read(0, 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    _end_with_parent()
+    import keras_apinet.model  # noqa: F401  (registers the package's layers)
+
+    for job_folder in sys.argv[1:]:
+        attempt(Path(job_folder))
