@@ -9,14 +9,14 @@ log.csv       one line for each epoch
 ```
 """
 
-import json
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_apinet.errors import APINetError
+from keras_apinet import schema
+from keras_apinet.errors import APINetError, printable
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData
@@ -34,7 +34,8 @@ def write_atomically(path: str | Path, content: str | bytes | memoryview) -> Non
     """
     path = Path(path)
     if isinstance(content, str):
-        content = content.encode("utf-8")
+        # Names of files and classes may hold bytes that are not UTF-8.
+        content = content.encode("utf-8", "backslashreplace")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -101,14 +102,8 @@ class Run:
                 f"There is no run in {str(folder)!r} (no {DESCRIPTION}); give the "
                 "--out folder of `keras-apinet train`."
             )
-        try:
-            description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise APINetError(
-                f"{str(folder / DESCRIPTION)!r} cannot be read ({error}); the run is "
-                "damaged."
-            ) from error
-        return cls(folder, description)
+        path = folder / DESCRIPTION
+        return cls(folder, schema.read_json(path, schema.shape_of(DESCRIPTION)))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -118,7 +113,7 @@ class Run:
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
-        return list(self.description["class_names"])
+        return [printable(name) for name in self.description["class_names"]]
 
     @property
     def image_size(self) -> int:
@@ -140,7 +135,12 @@ class Run:
         """
         from keras_apinet import data
 
-        options = dict(self.description["data"]["load"])
+        options = dict(self.description.get("data", {}).get("load", {}))
+        if "name" not in options:
+            raise APINetError(
+                f"{str(self.folder / DESCRIPTION)!r} does not say where the data of "
+                "this run is (data.load.name is missing); it is damaged."
+            )
         if data_dir:
             options["data_dir"] = data_dir
         recorded = options.pop("name")
@@ -151,10 +151,10 @@ class Run:
         path = self.folder / name
         if not path.is_file():
             return None
-        return json.loads(path.read_text("utf-8"))
+        return schema.read_json(path, schema.shape_of(name))
 
     def write(self, name: str, content: Any) -> Path:
         """Writes a JSON file into the run folder."""
         path = self.folder / name
-        write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(path, schema.to_json(content) + "\n")
         return path
