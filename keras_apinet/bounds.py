@@ -78,7 +78,13 @@ class Number:
 # What NumPy and every backend take as a seed.
 SEED = Number(int, 0, 2**32 - 1)
 IMAGE_SIZE = Number(int, 1, 4096)
+CLASSES_PER_BATCH = Number(int, 1, 4096)
+IMAGES_PER_CLASS = Number(int, 1, 1024)
+STEPS = Number(int, 1, 10_000_000)
+# Rows and columns of a contact sheet.
+SHEET = Number(int, 1, 64)
 BATCH_SIZE = Number(int, 1, 4096)
+PHOTOS = Number(int, 1, 1_000_000)
 BOOTSTRAP = Number(int, 0, 100_000)
 TEMPERATURE = Number(float, above=0, high=1e6)
 TOP = Number(int, 1, 1_000_000)

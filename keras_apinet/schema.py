@@ -201,7 +201,7 @@ def read_json(path: Path, shape: Shape) -> Any:
         APINetError: If it cannot be read, is too large, is no JSON in UTF-8, or holds
             something else.
     """
-    return parse_json(_content(path), shape, str(path))
+    return parse_json(read_content(path), shape, str(path))
 
 
 def parse_json(content: bytes | str, shape: Shape, where: str) -> Any:
@@ -221,7 +221,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         APINetError: If it cannot be read, is too large, or is no TOML in UTF-8.
     """
-    content: dict[str, Any] = _parsed(_content(path), tomllib.loads, "TOML", str(path))
+    content: dict[str, Any] = _parsed(
+        read_content(path), tomllib.loads, "TOML", str(path)
+    )
     return content
 
 
@@ -249,7 +251,12 @@ def _finite(content: Any) -> Any:
     return content
 
 
-def _content(path: Path) -> bytes:
+def read_content(path: Path) -> bytes:
+    """The bytes of a small file.
+
+    Raises:
+        APINetError: If it is not a regular file, cannot be read or is too large.
+    """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -265,7 +272,7 @@ def _content(path: Path) -> bytes:
         if isinstance(error, APINetError):
             raise
         raise APINetError(
-            f"{os.fspath(path)!r} cannot be read ({reason(error)}); check the path."
+            f"{os.fspath(path)!r} cannot be read ({reason(error)}); give another."
         ) from error
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 
+from keras_apinet.errors import printable
+
 HELP = "write a Markdown model card from an evaluated run"
 STARTS_KERAS = False
 
@@ -23,5 +25,5 @@ def run(args: argparse.Namespace) -> int:
     path = write_card(
         args.run_folder, args.out, split=args.split, license_name=args.license
     )
-    print(path)
+    print(printable(path))
     return 0

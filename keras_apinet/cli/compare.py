@@ -2,6 +2,8 @@
 
 import argparse
 
+from keras_apinet.errors import printable
+
 HELP = "show what tells two photos apart, for a trained model"
 
 
@@ -50,6 +52,6 @@ def run(args: argparse.Namespace) -> int:
     )
     path = save(result, args.out)
     for photo, (name, probability) in zip(result.photos, result.taken_for, strict=True):
-        print(f"{photo}: {name} ({probability:.1%})")
-    print(f"What tells {' from '.join(result.class_names)}: {path}")
+        print(f"{printable(photo)}: {printable(name)} ({probability:.1%})")
+    print(printable(f"What tells {' from '.join(result.class_names)}: {path}"))
     return 0

@@ -3,6 +3,10 @@
 import argparse
 from typing import Any
 
+from keras_apinet.bounds import BATCH_SIZE, BOOTSTRAP
+from keras_apinet.errors import printable
+from keras_apinet.schema import to_json
+
 HELP = "measure a trained model: accuracy, calibration, retrieval, confused pairs"
 
 _TITLES = {
@@ -42,11 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also report the mean over several views of each image",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="images at a time"
+        "--batch-size",
+        type=BATCH_SIZE,
+        default=64,
+        metavar="N",
+        help="images at a time",
     )
     parser.add_argument(
         "--bootstrap",
-        type=int,
+        type=BOOTSTRAP,
         default=1000,
         metavar="N",
         help="samples for the 95 %% intervals; 0 for none (default: 1000)",
@@ -77,9 +85,7 @@ def run(args: argparse.Namespace) -> int:
         ignore_unknown=args.ignore_unknown,
     )
     if args.json:
-        import json
-
-        print(json.dumps(result, indent=2, ensure_ascii=False))
+        print(to_json(result))
     else:
         show(result)
     return 0
@@ -94,7 +100,8 @@ def show(result: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(
         Text(
-            f"{result['data']}, {result['split']}: {result['images']:,} images, "
+            printable(f"{result['data']}, {result['split']}")
+            + f": {result['images']:,} images, "
             f"{result['classes']} classes, {result['errors']:,} errors"
         )
     )
@@ -131,8 +138,8 @@ def show(result: dict[str, Any]) -> None:
     for level, figures in result["groups"].items():
         console.print(
             Text(
-                f"\n{level}: right group {figures['top1_of_group']:.1%}, right class "
-                f"among the group's {figures['top1_within_group']:.1%}"
+                f"\n{printable(level)}: right group {figures['top1_of_group']:.1%}, "
+                f"right class among the group's {figures['top1_within_group']:.1%}"
             )
         )
 
@@ -148,4 +155,5 @@ def _cells(name: str, figure: dict[str, Any]) -> tuple[str, str]:
 
 
 def _short(name: str, length: int = 40) -> str:
+    name = printable(name)
     return name if len(name) <= length else name[: length - 1] + "…"

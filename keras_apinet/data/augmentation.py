@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from keras_apinet.bounds import IMAGE_SIZE
 from keras_apinet.data.readers import as_rgb
 from keras_apinet.errors import APINetError
 from keras_apinet.types import Tensor
@@ -30,8 +31,7 @@ def check_options(image_size: int, augmentation: str, resize: str) -> None:
     Raises:
         APINetError: for a size below 1 or an unknown name.
     """
-    if image_size < 1:
-        raise APINetError(f"image_size={image_size} must be at least 1 px.")
+    IMAGE_SIZE.check("image_size", image_size)
     if augmentation not in AUGMENTATIONS:
         raise APINetError(
             f"augmentation={augmentation!r} is not known: use one of "

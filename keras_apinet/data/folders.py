@@ -133,6 +133,10 @@ def load_table(path: Path) -> ImageData:
             f"The table {os.fspath(path)!r} is not UTF-8 text ({error.reason} at byte "
             f"{error.start}): save it as UTF-8."
         ) from error
+    except csv.Error as error:
+        raise APINetError(
+            f"The table {os.fspath(path)!r} cannot be read ({error}): save it anew."
+        ) from error
     found = {label for _, labels in rows.values() for label in labels}
     numbers = all(label.isdecimal() for label in found)
     names = sorted(found, key=int) if numbers else sorted(found)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.bounds import FRACTION, SEED
 from keras_apinet.data.readers import FileReader, Reader
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +96,11 @@ class ImageData:
     held_out: Mapping[str, Any] | None = None
     description: str = ""
 
+    def __post_init__(self) -> None:
+        # Names go to terminals, pages and label files with one line for each.
+        names = tuple(printable(name) for name in self.class_names)
+        object.__setattr__(self, "class_names", names)
+
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any label, reference or split.
 
@@ -122,10 +128,8 @@ def finish(data: ImageData, *, validation: float, seed: int) -> ImageData:
     Raises:
         APINetError: for no training images, or classes that only other splits have.
     """
-    if not 0 <= validation < 1:
-        raise APINetError(
-            f"validation={validation} must be a fraction, at least 0 and below 1."
-        )
+    FRACTION.check("validation", validation)
+    SEED.check("seed", seed)
     splits = {name: split for name, split in data.splits.items() if len(split)}
     if "train" not in splits:
         raise APINetError(

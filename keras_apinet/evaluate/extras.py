@@ -4,7 +4,7 @@ import functools
 import importlib
 from typing import Any
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, printable
 
 _NONE = "\N{EN DASH}"
 
@@ -25,6 +25,11 @@ def need(*modules: str) -> None:
             ) from error
 
 
+def _shown(value: Any) -> Any:
+    """Names of files and classes as they are safe to show; markup stays as it is."""
+    return printable(value) if type(value) is str else value
+
+
 @functools.cache
 def templates() -> Any:
     """The Jinja2 environment of the package's templates; HTML is escaped."""
@@ -35,6 +40,7 @@ def templates() -> Any:
         loader=jinja2.PackageLoader("keras_apinet.evaluate"),
         autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -17,7 +17,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet import data
+from keras_apinet import data, schema
+from keras_apinet.bounds import COUNT
 from keras_apinet.data.batches import stored_batches
 from keras_apinet.errors import APINetError
 from keras_apinet.runs import write_atomically
@@ -87,14 +88,17 @@ def stored_views(job: "Job", folder: Path) -> StoredViews:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             failed, rows = _compute(job, model, path)
-            write_atomically(notes, json.dumps({"failed": failed, "rows": rows}))
+            write_atomically(
+                notes, schema.to_json({"failed": failed, "rows": rows}, None)
+            )
         except OSError as error:
             raise APINetError(
                 f"The views of the frozen layers cannot be written to {str(path)!r} "
                 f"({error.strerror or error}); make room, lower --views, or set "
                 "--views 0."
             ) from error
-    found = json.loads(notes.read_text("utf-8"))
+    shape = {"failed": {...: str}, "rows": [COUNT]}
+    found = schema.read_json(notes, shape)
     labels = job.images.splits["train"].labels[np.array(found["rows"])]
     arrays = np.load(path, mmap_mode="r", allow_pickle=False)
     return StoredViews(job, arrays, labels, found["failed"])

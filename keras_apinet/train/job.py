@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from keras_apinet import data
 from keras_apinet.building import build
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, printable
 from keras_apinet.losses import CrossEntropy, PairwiseLoss
 from keras_apinet.model import APINet
 from keras_apinet.train.devices import Placement
@@ -240,4 +240,4 @@ class Speaker:
     def __call__(self, text: str) -> None:
         """Prints a line, unless it is quiet."""
         if self.lines:
-            print(text, flush=True)
+            print(printable(text, keep="\n"), flush=True)

@@ -7,7 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keras_apinet.bounds import IMAGE_SIZE, SEED
+from keras_apinet.bounds import (
+    CLASSES_PER_BATCH,
+    IMAGE_SIZE,
+    IMAGES_PER_CLASS,
+    SEED,
+    STEPS,
+)
 from keras_apinet.errors import APINetError
 from keras_apinet.train.settings import check, setting
 
@@ -103,10 +109,13 @@ class Recipe:
         choices=("pairwise", "baseline"),
     )
     classes_per_batch: int = setting(
-        12, "classes in a batch, P (fewer if the set has fewer)", low=1, high=4096
+        12,
+        "classes in a batch, P (fewer if the set has fewer)",
+        low=1,
+        high=CLASSES_PER_BATCH.high,
     )
     images_per_class: int = setting(
-        4, "images of each class in a batch, K", low=1, high=1024
+        4, "images of each class in a batch, K", low=1, high=IMAGES_PER_CLASS.high
     )
     class_sampling: str = setting(
         "uniform",
@@ -160,7 +169,7 @@ class Recipe:
         None,
         "batches in an epoch (default: training images // batch size)",
         low=1,
-        high=10_000_000,
+        high=STEPS.high,
     )
     augmentation: str = setting(
         "paper",
