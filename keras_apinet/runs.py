@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_apinet import schema
 from keras_apinet.errors import APINetError, printable
+from keras_apinet.run_shapes import shape_of
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData
@@ -103,7 +104,7 @@ class Run:
                 "--out folder of `keras-apinet train`."
             )
         path = folder / DESCRIPTION
-        return cls(folder, schema.read_json(path, schema.shape_of(DESCRIPTION)))
+        return cls(folder, schema.read_json(path, shape_of(DESCRIPTION)))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -151,7 +152,7 @@ class Run:
         path = self.folder / name
         if not path.is_file():
             return None
-        return schema.read_json(path, schema.shape_of(name))
+        return schema.read_json(path, shape_of(name))
 
     def write(self, name: str, content: Any) -> Path:
         """Writes a JSON file into the run folder."""

@@ -24,16 +24,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from keras_apinet.bounds import (
-    COUNT,
-    FRACTION,
-    IMAGE_SIZE,
-    SEED,
-    SHARE,
-    TEMPERATURE,
-    Number,
-    shown,
-)
+from keras_apinet.bounds import Number, shown
 from keras_apinet.errors import APINetError, printable, reason
 
 Shape = Any
@@ -49,63 +40,6 @@ def names_of_classes(value: Any) -> str | None:
         return "a list of texts"
     twice = len(value) - len({printable(name) for name in value})
     return "a list without repetitions" if twice else None
-
-
-_PLAIN = (None, bool, int, float, str)
-_FIGURE = {"value": (None, float), "low": (None, float), "high": (None, float)}
-CALIBRATION = {
-    "temperature": TEMPERATURE,
-    "model?": str,
-    "images?": COUNT,
-    **{
-        f"{name}_{when}?": float
-        for name in ("ece", "nll")
-        for when in ("before", "after")
-    },
-}
-RUN = {
-    "settings": {"resize?": ("fit", "squash"), "backbone?": str, ...: _PLAIN},
-    "class_names": names_of_classes,
-    "image_size": IMAGE_SIZE,
-    "data?": {
-        "load?": {
-            "name": str,
-            "data_dir?": (None, str),
-            "validation?": (None, FRACTION),
-            "seed?": SEED,
-            "level?": (None, str),
-            ...: (),
-        },
-        "images?": {...: COUNT},
-        "fingerprint?": str,
-        "held_out?": (None, {...: _PLAIN}),
-    },
-    "versions?": {...: str},
-}
-EVALUATION = {
-    "data": str,
-    "split": str,
-    "images": COUNT,
-    "metrics": {"top1": {**_FIGURE, "value": SHARE}, ...: _FIGURE},
-    "calibrated": (
-        None,
-        {
-            "temperature": TEMPERATURE,
-            "nll": _FIGURE,
-            "ece": {**_FIGURE, "value": float},
-        },
-    ),
-    "per_class": [{"class": str, "images": COUNT, "accuracy": SHARE}],
-    "classes_without_images": [str],
-    "confused_pairs": [{"classes": [str], "errors": COUNT}],
-}
-
-
-def shape_of(name: str) -> Shape:
-    """The shape of a JSON file of a run folder."""
-    if name.startswith("evaluation_"):
-        return EVALUATION
-    return {"run.json": RUN, "calibration.json": CALIBRATION}.get(name, {})
 
 
 def check(value: Any, shape: Shape, where: str) -> None:
