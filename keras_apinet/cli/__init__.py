@@ -130,8 +130,10 @@ def _told(error: Exception) -> int:
         names = [shown(name) for name in (error.filename, error.filename2) if name]
         what = " and ".join(names) or "The output, or a file,"
         return _failed(f"{what} cannot be read or written ({reason(error)}).")
-    if "embedded null" in str(error):
-        return _failed("A path holds a NUL byte; no file can be called so.")
+    if "embedded null" in str(error) or isinstance(error, UnicodeEncodeError):
+        return _failed("A path has characters that no file can be called by.")
+    if "Symlink loop" in str(error):  # of Path.resolve, before Python 3.13
+        return _failed(f"{reason(error)}: the link leads to itself.")
     return _failed(
         f"This is a fault of keras-apinet ({type(error).__name__}: {reason(error)}); "
         "please report it with the output of the same command with --debug.",
