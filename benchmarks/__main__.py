@@ -47,6 +47,7 @@ FULL = (
     "families",
     "interval_coverage",
     "* kills",
+    "faults",
     f"accuracy {DRAWN} --out {{runs}}/birds",
     "contrast {runs}/birds/pairwise-0",
 )

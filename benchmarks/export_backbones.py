@@ -43,8 +43,8 @@ BACKBONES = (
 
 def drawn_birds(side: int, count: int = 160) -> tuple[Any, Any, list[str]]:
     """Drawn birds of `side` px, their species, and the species' names."""
-    from keras_apinet.data.birds import SPECIES, draw
     from keras_apinet.data import prepare
+    from keras_apinet.data.birds import SPECIES, draw
 
     labels = np.arange(count) % len(SPECIES)
     images = [prepare(draw(int(k), i).pixels, side) for i, k in enumerate(labels)]

@@ -1,4 +1,10 @@
-"""The one exception that users are meant to read."""
+"""The one exception that users are meant to read, and text that is safe to show."""
+
+import unicodedata
+
+# Joiners inside emoji and Persian or Indic words: they neither move the cursor nor
+# turn the direction of what stands around them.
+_JOINERS = "\u200c\u200d"
 
 
 class APINetError(ValueError):
@@ -7,3 +13,38 @@ class APINetError(ValueError):
     The command line prints its message and exits with code 2; in Python it is an
     ordinary `ValueError`.
     """
+
+
+def printable(text: object, keep: str = "") -> str:
+    r"""Text in which nothing steers a terminal, breaks a line or turns its direction.
+
+    Control codes, line breaks of every kind, marks that change the direction of
+    writing, invisible characters and bytes that are not UTF-8 become escapes such as
+    `\x1b`. Applied twice it changes nothing more.
+
+    Args:
+        text: Anything; `str` of it is taken.
+        keep: Characters that stay although they are such.
+
+    >>> print(printable("wren\x1b[31m\u2028\u202e"))
+    wren\x1b[31m\u2028\u202e
+    """
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        and c not in _JOINERS
+        and c not in keep
+        else c
+        for c in text
+    )
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one short line: for the middle of a sentence."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return printable(lines[0])[:300] if lines else type(error).__name__

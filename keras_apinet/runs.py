@@ -36,9 +36,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_apinet import io
-from keras_apinet.errors import APINetError
+from keras_apinet import io, schema
+from keras_apinet.errors import APINetError, printable
 from keras_apinet.io import write_atomically
+from keras_apinet.run_shapes import shape_of
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData
@@ -169,14 +170,8 @@ class Run:
                 f"There is no run in {str(folder)!r} (no {DESCRIPTION}); give the "
                 "--out folder of `keras-apinet train`."
             )
-        try:
-            description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise APINetError(
-                f"{str(folder / DESCRIPTION)!r} cannot be read ({error}); the run is "
-                "damaged."
-            ) from error
-        return cls(folder, description)
+        path = folder / DESCRIPTION
+        return cls(folder, schema.read_json(path, shape_of(DESCRIPTION)))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -186,7 +181,7 @@ class Run:
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
-        return list(self.description["class_names"])
+        return [printable(name) for name in self.description["class_names"]]
 
     @property
     def image_size(self) -> int:
@@ -209,7 +204,13 @@ class Run:
         from keras_apinet import data
 
         # Runs that do not say how they grouped drew each image by itself.
-        options = {"group_by": "none", **self.description["data"]["load"]}
+        stored = self.description.get("data", {}).get("load", {})
+        options = {"group_by": "none", **stored}
+        if "name" not in options:
+            raise APINetError(
+                f"{str(self.folder / DESCRIPTION)!r} does not say where the data of "
+                "this run is (data.load.name is missing); it is damaged."
+            )
         if data_dir:
             options["data_dir"] = data_dir
         recorded = options.pop("name")
@@ -220,13 +221,7 @@ class Run:
         path = self.folder / name
         if not path.is_file():
             return None
-        try:
-            return json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise APINetError(
-                f"{str(path)!r} cannot be read ({error}); remove it, and it is made "
-                "again."
-            ) from error
+        return schema.read_json(path, shape_of(name))
 
     def calibration(self, which: str, model: "APINet") -> dict[str, Any] | None:
         """What is known of a model's temperature; `None` if nothing is.
@@ -266,7 +261,7 @@ class Run:
                 f"{str(path)!r} was not written by this package, so it is not "
                 "replaced; rename it, or move it elsewhere."
             )
-        write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(path, schema.to_json(content) + "\n")
         return path
 
 

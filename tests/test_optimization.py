@@ -226,7 +226,8 @@ def test_ten_steps_of_sgd_are_those_of_torch(
     ]
     rate = keras.optimizers.schedules.PolynomialDecay(0.1, 10 * accumulate, 0.02)
     variables = [
-        keras.Variable(v, name=n) for v, n in zip(start, ("kernel", "bias"), strict=True)
+        keras.Variable(v, name=n)
+        for v, n in zip(start, ("kernel", "bias"), strict=True)
     ]
     made = LayerwiseSGD(
         rate,

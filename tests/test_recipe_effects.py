@@ -252,9 +252,7 @@ def test_a_run_that_could_not_do_what_it_says_does_not_begin(
 
         def without_validation(**options):
             images = load(**options)
-            return dataclasses.replace(
-                images, splits={"train": images.splits["train"]}
-            )
+            return dataclasses.replace(images, splits={"train": images.splits["train"]})
 
         monkeypatch.setattr(keras_apinet.data, "load", without_validation)
     with pytest.raises(APINetError, match=words):

@@ -20,6 +20,7 @@ from keras_apinet.backbones.weights import (
     load_packaged,
     weights_file,
 )
+from keras_apinet.bounds import IMAGE_SIZE
 from keras_apinet.errors import APINetError
 
 
@@ -91,12 +92,7 @@ def create(
 def _check_image_size(image_size: object) -> None:
     if image_size is None:
         return
-    if isinstance(image_size, bool) or not isinstance(image_size, int):
-        raise APINetError(
-            f"image_size is one whole number of pixels, got image_size={image_size!r}"
-        )
-    if image_size < 1:
-        raise APINetError(f"image_size must be positive, got image_size={image_size}")
+    IMAGE_SIZE.check("image_size", image_size)
 
 
 def _create_known(

@@ -16,9 +16,11 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-from keras_apinet.errors import APINetError
+from keras_apinet.bounds import shown
+from keras_apinet.cli.startup import close_output, open_streams, start_backend
+from keras_apinet.errors import APINetError, printable, reason
 from keras_apinet.version import __version__
 
 COMMANDS = (
@@ -33,9 +35,15 @@ COMMANDS = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Ends with one sentence and exit code 2."""
+        self.exit(_failed(f"{message}; see {self.prog} --help"))
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    root = argparse.ArgumentParser(
+    root = _Parser(
         prog="keras-apinet",
         description="Teach an image backbone to tell look-alike classes apart, and "
         "ship it as a plain single-image classifier.",
@@ -63,34 +71,89 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         known = re.findall(r"--[a-z][a-z0-9-]*", args.options())
         near = difflib.get_close_matches(unknown[0].split("=")[0], known, 1)
         root.error(
-            f"{args.command} has no argument {unknown[0]!r}; "
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + f"See keras-apinet {args.command} --help."
+            f"{args.command} has no argument {shown(unknown[0])}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
         )
     return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 if it did what was asked, 2 for a mistake in the request."""
-    args = parse(arguments)
+    """Runs one command.
+
+    Returns:
+        0 if it did what was asked, 1 for a fault of this package, 2 for a mistake in
+        the request or an error of the file system, 130 if it was interrupted, 141 if
+        nobody read its output any more.
+    """
+    open_streams()
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
+        try:
+            return _run(arguments, debug)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as in `keras-apinet ... | head`: nobody is to be told
+        close_output()
+        return 141
+    except OSError as error:
+        if debug:
+            close_output()
+            raise
+        return _told(error)
+
+
+def _run(arguments: Sequence[str] | None, debug: bool) -> int:
+    try:
+        args = parse(arguments)
         with _stopping_tidily():
             if hasattr(args.module, "prepare") and args.module.prepare(args):
                 return 0
             if getattr(args.module, "STARTS_KERAS", True):
-                from keras_apinet.cli.startup import start_backend
-
                 start_backend()
             return int(args.module.run(args))
     except KeyboardInterrupt:
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            print("keras-apinet: stopped", file=sys.stderr)
-        return 130
-    except (APINetError, OSError) as error:
-        if args.debug:
+        return _failed("stopped", 130)
+    except OSError:
+        raise
+    except Exception as error:
+        if debug:
             raise
-        print(f"keras-apinet: error: {error}", file=sys.stderr)
-        return 2
+        return _told(error)
+
+
+def _told(error: Exception) -> int:
+    """Says in one sentence what went wrong, and gives the exit code."""
+    if isinstance(error, APINetError):
+        return _failed(str(error))
+    if isinstance(error, MemoryError):
+        return _failed(
+            "There is too little memory for this; try fewer or smaller images at a "
+            "time."
+        )
+    if isinstance(error, OSError):
+        names = [shown(name) for name in (error.filename, error.filename2) if name]
+        what = " and ".join(names) or "The output, or a file,"
+        return _failed(f"{what} cannot be read or written ({reason(error)}).")
+    if "embedded null" in str(error) or isinstance(error, UnicodeEncodeError):
+        return _failed("A path has characters that no file can be called by.")
+    if "Symlink loop" in str(error):  # of Path.resolve, before Python 3.13
+        return _failed(f"{reason(error)}: the link leads to itself.")
+    return _failed(
+        f"This is a fault of keras-apinet ({type(error).__name__}: {reason(error)}); "
+        "please report it with the output of the same command with --debug.",
+        1,
+    )
+
+
+def _failed(message: str, code: int = 2) -> int:
+    close_output()
+    prefix = "keras-apinet: " if code == 130 else "keras-apinet: error: "
+    text = printable(message)
+    if len(text) > 1500:
+        text = f"{text[:1000]} ... {text[-400:]}"
+    with contextlib.suppress(OSError, ValueError):  # nowhere left to say it
+        print(prefix + text, file=sys.stderr, flush=True)
+    return code
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 import argparse
 
+from keras_apinet.errors import printable
+
 HELP = "write a Markdown model card from an evaluated run"
 STARTS_KERAS = False
 
@@ -32,5 +34,5 @@ def run(args: argparse.Namespace) -> int:
         license_name=args.license,
         force=args.force,
     )
-    print(path)
+    print(printable(path))
     return 0

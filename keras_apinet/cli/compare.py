@@ -2,6 +2,8 @@
 
 import argparse
 
+from keras_apinet.errors import printable
+
 HELP = "show what tells two photos apart, for a trained model"
 
 
@@ -57,6 +59,6 @@ def run(args: argparse.Namespace) -> int:
     )
     path = save(result, args.out, force=args.force)
     for photo, (name, probability) in zip(result.photos, result.taken_for, strict=True):
-        print(f"{photo}: {name} ({as_shown(probability)})")
-    print(f"What tells {' from '.join(result.class_names)}: {path}")
+        print(f"{printable(photo)}: {printable(name)} ({as_shown(probability)})")
+    print(printable(f"What tells {' from '.join(result.class_names)}: {path}"))
     return 0

@@ -1,11 +1,14 @@
 """`keras-apinet data`."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from keras_apinet.bounds import FRACTION, IMAGE_SIZE, SEED, SHEET
+from keras_apinet.errors import printable
+from keras_apinet.schema import to_json
 
 # Pairs on the sheet.
 _MOST_TWINS = 24
@@ -26,7 +29,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--validation",
-        type=float,
+        type=FRACTION,
         default=0.1,
         help="share of the training images held out, if there is no own split "
         "(default: 0.1)",
@@ -39,7 +42,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "the default), folder, none, column:NAME of a table, or a regular expression "
         r"over the path with a group, such as '(.*)_\d+'",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument(
+        "--seed", type=SEED, default=0, help="seed of everything random"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,13 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", default="imagenet", help="weights of that backbone"
     )
     parser.add_argument(
-        "--image-size", type=int, default=224, help="px of the sheet's images"
+        "--image-size", type=IMAGE_SIZE, default=224, help="px of the sheet's images"
     )
     parser.add_argument(
-        "--classes-per-batch", type=int, default=6, help="classes on the sheet"
+        "--classes-per-batch", type=SHEET, default=6, help="classes on the sheet"
     )
     parser.add_argument(
-        "--images-per-class", type=int, default=4, help="images of each class on it"
+        "--images-per-class", type=SHEET, default=4, help="images of each class on it"
     )
     parser.add_argument("--augmentation", default="paper", help="as for training")
     parser.add_argument("--resize", default="fit", help="fit or squash")
@@ -101,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     report = inspect(data, _progress if sys.stderr.isatty() else None)
     report["contact_sheet"] = os.path.abspath(args.sheet)
     if args.json:
-        print(json.dumps(report, indent=2))
+        print(to_json(report))
     else:
         for line in _lines(report):
             _say(line)
@@ -239,9 +244,7 @@ def _pixels(px: dict[str, int]) -> str:
 
 
 def _say(line: str) -> None:
-    """Prints even names of files and classes that the terminal has no letters for."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding))
+    print(printable(line, keep="\n"))
 
 
 def _progress(done: int, total: int) -> None:

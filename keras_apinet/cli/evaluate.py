@@ -3,6 +3,10 @@
 import argparse
 from typing import Any
 
+from keras_apinet.bounds import BATCH_SIZE, BOOTSTRAP
+from keras_apinet.errors import printable
+from keras_apinet.schema import to_json
+
 HELP = "measure a trained model: accuracy, calibration, retrieval, confused pairs"
 
 _TITLES = {
@@ -46,11 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also report the mean over several views of each image",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="images at a time"
+        "--batch-size",
+        type=BATCH_SIZE,
+        default=64,
+        metavar="N",
+        help="images at a time",
     )
     parser.add_argument(
         "--bootstrap",
-        type=int,
+        type=BOOTSTRAP,
         default=1000,
         metavar="N",
         help="samples for the 95 %% intervals of figures that are no shares of images; "
@@ -82,9 +90,7 @@ def run(args: argparse.Namespace) -> int:
         ignore_unknown=args.ignore_unknown,
     )
     if args.json:
-        import json
-
-        print(json.dumps(result, indent=2, ensure_ascii=False))
+        print(to_json(result))
     else:
         show(result)
     return 0
@@ -113,7 +119,7 @@ def show(result: dict[str, Any]) -> None:
         of = "all of it as a test set" if result["whole"] else f"its {of}"
     console.print(
         Text(
-            f"{result['data']}, {of}: {result['images']:,} images, "
+            printable(f"{result['data']}, {of}") + f": {result['images']:,} images, "
             f"{result['classes']} classes, {result['errors']:,} errors"
         )
     )
@@ -158,8 +164,8 @@ def show(result: dict[str, Any]) -> None:
         ]
         console.print(
             Text(
-                f"\n{level}: right group {shares[0]}, right class among the group's "
-                f"{shares[1]}, of {figures['images']:,} images"
+                f"\n{printable(level)}: right group {shares[0]}, right class among "
+                f"the group's {shares[1]}, of {figures['images']:,} images"
             )
         )
     reason = calibrated and calibrated.get("reason")
@@ -170,4 +176,5 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _short(name: str, length: int = 30) -> str:
+    name = printable(name)
     return name if len(name) <= length else name[: length - 1] + "…"

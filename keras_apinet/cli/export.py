@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+from keras_apinet.bounds import IMAGE_SIZE, SHARE
+from keras_apinet.errors import printable
+
 HELP = "write a trained model as TFLite, SavedModel, ONNX or a web page"
 
 
@@ -41,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--licence", metavar="TEXT", help="licence of the model, written into the file"
     )
     parser.add_argument(
-        "--image-size", type=int, metavar="N", help="px, if the backbone takes any"
+        "--image-size",
+        type=IMAGE_SIZE,
+        metavar="N",
+        help="px, if the backbone takes any",
     )
     parser.add_argument(
         "--runtime",
@@ -56,14 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min-agreement",
-        type=float,
+        type=SHARE,
         metavar="X",
         help="smallest share of photos with Keras's top-1 class (default: 0.98 for "
         "dynamic and int8)",
     )
     parser.add_argument(
         "--max-difference",
-        type=float,
+        type=SHARE,
         metavar="X",
         help="largest difference of a probability (default: 1e-5 for float32, 1e-2 for "
         "float16)",
@@ -124,9 +130,9 @@ def run(args: argparse.Namespace) -> int:
         say=tell,
     )
     reports = exporter.write(targets, force=args.force)
-    print(reports_table(reports))
+    print(printable(reports_table(reports), keep="\n"))
     for report in reports:
-        print(f"Written: {report.path}")
+        print(f"Written: {printable(report.path)}")
     return 0
 
 

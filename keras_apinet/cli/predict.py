@@ -1,8 +1,12 @@
 """`keras-apinet predict`."""
 
 import argparse
-import json
+import sys
 from pathlib import Path
+
+from keras_apinet.bounds import TOP
+from keras_apinet.errors import printable
+from keras_apinet.schema import to_json
 
 HELP = "classify photos with a run or an exported file"
 # An exported file needs only its own runtime.
@@ -16,9 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files")
     parser.add_argument(
-        "--top", type=int, default=5, metavar="N", help="classes to show (default: 5)"
+        "--top", type=TOP, default=5, metavar="N", help="classes to show (default: 5)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="open a SavedModel folder whose graph could do more than classify, such "
+        "as write files; only if you know who made it",
+    )
     parser.add_argument(
         "--map",
         metavar="FOLDER",
@@ -33,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the most probable classes of each photo."""
+    """Prints the most probable classes of each photo.
+
+    Returns:
+        0, or 2 if a photo could not be read; the others are answered.
+    """
     from keras_apinet.export.classifier import load_classifier
     from keras_apinet.shares import probability as as_shown
 
@@ -42,24 +56,37 @@ def run(args: argparse.Namespace) -> int:
         from keras_apinet.cli.startup import start_backend
 
         start_backend()
-    predictions = load_classifier(args.model).predict(args.photos, top=args.top)
-    answers = dict(zip(args.photos, predictions, strict=True))
+    failed: dict[int, str] = {}
+    classifier = load_classifier(args.model, trust=args.trust)
+    answers = classifier.predict(args.photos, top=args.top, failed=failed)
     if args.map:
         from keras_apinet.evaluate.activation import write_maps
 
-        write_maps(args.model, args.photos, args.map, force=args.force)
+        read = [photo for i, photo in enumerate(args.photos) if i not in failed]
+        write_maps(args.model, read, args.map, force=args.force)
     if args.json:
-        rows = [
-            {
+        rows: list[dict[str, object]] = [
+            {"photo": photo, "error": failed[i]}
+            if i in failed
+            else {
                 "photo": photo,
-                "top": [{"class": name, "probability": p} for name, p in top],
+                "top": [{"class": name, "probability": p} for name, p in answers[i]],
             }
-            for photo, top in answers.items()
+            for i, photo in enumerate(args.photos)
         ]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return 0
-    for photo, top in answers.items():
-        print(photo)
-        for name, probability in top:
-            print(f"  {as_shown(probability):>6}  {name}")
+        print(to_json(rows))
+    else:
+        for i, photo in enumerate(args.photos):
+            print(printable(photo))
+            if i in failed:
+                print(f"  {printable(failed[i])}")
+            for name, probability in answers[i]:
+                print(f"  {as_shown(probability):>6}  {printable(name)}")
+    if failed:
+        total = len(args.photos)
+        print(
+            f"keras-apinet: error: {len(failed):,} of {total:,} photos cannot be read.",
+            file=sys.stderr,
+        )
+        return 2
     return 0

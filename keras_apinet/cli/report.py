@@ -3,6 +3,7 @@
 import argparse
 
 from keras_apinet.cli.evaluate import add_data_arguments
+from keras_apinet.errors import printable
 
 HELP = "write one self-contained HTML report about a run"
 
@@ -42,5 +43,5 @@ def run(args: argparse.Namespace) -> int:
         ignore_unknown=args.ignore_unknown,
         force=args.force,
     )
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    print(f"{printable(path)} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0

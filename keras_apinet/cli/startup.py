@@ -1,10 +1,47 @@
-"""Starting Keras without the banners that backends print on every start."""
+"""What has to be right before a command runs: its streams, and Keras."""
 
 import contextlib
+import difflib
+import importlib.util
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
+
+from keras_apinet.errors import APINetError, reason
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def open_streams() -> None:
+    """Makes standard output and standard error take whatever is written to them.
+
+    Streams that the caller has closed lead nowhere, so that no file is opened in their
+    place and written into. Characters that the terminal's encoding lacks become
+    escapes.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def close_output() -> None:
+    """Lets what cannot be written any more lead nowhere: Python flushes at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def start_backend() -> None:
@@ -13,30 +50,70 @@ def start_backend() -> None:
     TensorFlow's native code announces processor features and absent GPUs on standard
     error whatever its log level; only those lines, printed while it starts, are
     dropped.
+
+    Raises:
+        APINetError: For a backend that does not exist, is not installed, or does not
+            start.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _without_stderr():
-        if os.environ.get("KERAS_BACKEND") == "torch":
-            import torch  # noqa: F401  torch has to come before TensorFlow
-        import keras  # noqa: F401
-        import tensorflow as tf
+    name = os.environ.get("KERAS_BACKEND")
+    if name:
+        check_backend(name, f"KERAS_BACKEND={name!r}")
+    try:
+        with _without_stderr():
+            if name == "torch":
+                import torch  # noqa: F401  torch has to come before TensorFlow
+            import keras
+            import tensorflow as tf
 
-        tf.config.list_physical_devices("GPU")
+            tf.config.list_physical_devices("GPU")
+            # Without KERAS_BACKEND, Keras's own settings file names one.
+            chosen = keras.backend.backend()
+    except Exception as error:
+        raise APINetError(
+            f"Keras does not start on the backend {name or 'of its settings file'!r} "
+            f"({type(error).__name__}: {reason(error)}); install it anew, or set "
+            "KERAS_BACKEND to another."
+        ) from error
+    check_backend(chosen, f"The backend {chosen!r} of Keras's settings file")
+
+
+def check_backend(name: str, said: str) -> None:
+    """Checks that a backend exists and is installed.
+
+    Args:
+        name: Its name.
+        said: Who names it, for the error.
+
+    Raises:
+        APINetError: If it does not exist or is not installed.
+    """
+    if name not in BACKENDS:
+        near = difflib.get_close_matches(name, BACKENDS, 1)
+        raise APINetError(
+            f"{said} is not one of {', '.join(BACKENDS)}"
+            + (f"; did you mean {near[0]!r}?" if near else ".")
+        )
+    try:
+        found = name in sys.modules or importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    if not found:
+        raise APINetError(
+            f"{said} is not installed; pip install 'keras-apinet[{name}]', or set "
+            "KERAS_BACKEND to another."
+        )
 
 
 @contextlib.contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Swallows standard error, native code's too; shows it all if something fails."""
+    """Swallows standard error, native code's too; an exception tells what failed."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as swallowed:
         os.dup2(swallowed.fileno(), 2)
         try:
             yield
-        except BaseException:
-            swallowed.seek(0)
-            os.write(kept, swallowed.read())
-            raise
         finally:
             os.dup2(kept, 2)
             os.close(kept)

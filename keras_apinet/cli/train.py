@@ -2,7 +2,12 @@
 
 import argparse
 import dataclasses
+import os
 from typing import Any
+
+from keras_apinet.bounds import DEVICES, PROCESS_INDEX, PROCESSES
+from keras_apinet.cli.startup import check_backend
+from keras_apinet.errors import printable
 
 HELP = "train a model and leave everything in a run folder"
 # What is kept apart from the other settings in --help, as it is given most often.
@@ -62,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             option["action"] = argparse.BooleanOptionalAction
         else:
             option["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
-            option["type"] = kind
+            option["type"] = kind  # Recipe checks the bounds
         # Left out unless given, so that a recipe file is not overridden by defaults.
         settings.add_argument(
             f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **option
@@ -70,13 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("devices")
     machine.add_argument(
         "--devices",
-        type=int,
+        type=DEVICES,
         metavar="N",
         help="devices that share each batch (default: 1)",
     )
     machine.add_argument(
         "--model-devices",
-        type=int,
+        type=DEVICES,
         default=1,
         metavar="N",
         help="devices over which the classifier is spread, for very many classes; JAX",
@@ -84,8 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--coordinator", metavar="HOST:PORT", help="where process 0 runs; JAX"
     )
-    machine.add_argument("--processes", type=int, default=1, metavar="N")
-    machine.add_argument("--process-index", type=int, default=0, metavar="I")
+    machine.add_argument("--processes", type=PROCESSES, default=1, metavar="N")
+    machine.add_argument("--process-index", type=PROCESS_INDEX, default=0, metavar="I")
     output = parser.add_mutually_exclusive_group()
     for mode, text in (
         ("bar", "progress bar even if the output is no terminal"),
@@ -145,8 +150,6 @@ def prepare(args: argparse.Namespace) -> bool:
 
 def _choose_backend_of_run(folder: str, changed: str | None) -> None:
     """The recipe's backend, or the one that the run began with."""
-    import os
-
     from keras_apinet.runs import Run
 
     run = Run.open(folder)
@@ -160,16 +163,9 @@ def _choose_backend_of_run(folder: str, changed: str | None) -> None:
 
 
 def _choose_backend(name: str, whose: str) -> None:
-    import importlib.util
-    import os
-
     from keras_apinet.errors import APINetError
 
-    if importlib.util.find_spec(name) is None:
-        raise APINetError(
-            f"{whose} for the backend {name!r}, which is not installed; "
-            f"pip install 'keras-apinet[{name}]'."
-        )
+    check_backend(name, f"{whose} for the backend {name!r}, which")
     given = os.environ.get("KERAS_BACKEND") or name
     if given != name:
         raise APINetError(
@@ -202,14 +198,16 @@ def run(args: argparse.Namespace) -> int:
     except TrainingStopped:
         folder = args.resume or args.out
         print(
-            "Stopped, and saved. Go on with: keras-apinet train --resume " + str(folder)
+            "Stopped, and saved. Go on with: keras-apinet train --resume "
+            + printable(folder)
         )
         return 130
     if verbose != "quiet" and not args.process_index:
+        folder = printable(done.folder)
         print(
-            f"Run folder: {done.folder}\n"
-            f"Next: keras-apinet evaluate {done.folder}\n"
-            f"      keras-apinet predict {done.folder} PHOTO ...\n"
-            f"      keras-apinet export {done.folder} --format tflite"
+            f"Run folder: {folder}\n"
+            f"Next: keras-apinet evaluate {folder}\n"
+            f"      keras-apinet predict {folder} PHOTO ...\n"
+            f"      keras-apinet export {folder} --format tflite"
         )
     return 0

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from keras_apinet.bounds import IMAGE_SIZE
 from keras_apinet.errors import APINetError
 from keras_apinet.types import Tensor
 
@@ -22,8 +23,7 @@ def check_options(image_size: int, augmentation: str, resize: str) -> None:
     Raises:
         APINetError: for a size below 1 or an unknown name.
     """
-    if image_size < 1:
-        raise APINetError(f"image_size={image_size} must be at least 1 px.")
+    IMAGE_SIZE.check("image_size", image_size)
     if augmentation not in AUGMENTATIONS:
         raise APINetError(
             f"augmentation={augmentation!r} is not known: use one of "

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.bounds import BATCH_SIZE
 from keras_apinet.data.augmentation import augmenter, check_options
 from keras_apinet.data.graph_preprocessing import crop_and_resize, to_uint8
 from keras_apinet.data.image_data import Split
@@ -170,8 +171,7 @@ def evaluation_batches(
     import tensorflow as tf
 
     check_options(image_size, augmentation, resize)
-    if batch_size < 1:
-        raise APINetError(f"batch_size={batch_size} must be at least 1.")
+    BATCH_SIZE.check("batch_size", batch_size)
     split = as_split(source)
     # A small split, as those held out are, may miss one image.
     report = ReadingReport(split, on_error, at_least=1)

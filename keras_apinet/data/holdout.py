@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.bounds import FRACTION, SEED
 from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.data.marks import nearest_twins, read_marks
 from keras_apinet.data.tables import number_groups
@@ -47,10 +48,8 @@ def hold_out(
     Raises:
         APINetError: for a fraction or a grouping that cannot be.
     """
-    if not 0 <= validation < 1:
-        raise APINetError(
-            f"validation={validation} must be a fraction, at least 0 and below 1."
-        )
+    FRACTION.check("validation", validation)
+    SEED.check("seed", seed)
     pattern = check_group_by(group_by)
     if "val" in data.splits or not validation:
         return data

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.data.readers import FileReader, Reader
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +101,11 @@ class ImageData:
     held_out: Mapping[str, Any] | None = None
     description: str = ""
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Names go to terminals, pages and label files with one line for each.
+        names = tuple(printable(name) for name in self.class_names)
+        object.__setattr__(self, "class_names", names)
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any label, reference or split.

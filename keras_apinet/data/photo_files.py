@@ -27,7 +27,8 @@ UNREAD_SUFFIXES: Mapping[str, str] = {
     **dict.fromkeys((".psd", ".psb", ".xcf", ".kra"), "layers: save them flat as PNG"),
     **dict.fromkeys((".ico", ".icns", ".cur"), "icons: save them as PNG"),
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv"), "films: save frames as JPEG"),
-    **dict.fromkeys((".jxl", ".exr", ".hdr", ".jxr", ".dds", ".dcm"), "save them as JPEG or PNG"),
+    **dict.fromkeys((".jxl", ".jxr", ".exr", ".hdr"), "save them as JPEG or PNG"),
+    **dict.fromkeys((".dds", ".dcm"), "save them as JPEG or PNG"),
     **({} if HAS_HEIF else dict.fromkeys(_HEIC, "pip install 'keras-apinet[heic]'")),
 }
 # Decoding takes 7 to 12 bytes a pixel, and 16 to 20 in the formats of `HEAVY`: so the

@@ -7,6 +7,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from keras_apinet.bounds import (
+    CLASSES_PER_BATCH,
+    IMAGES_PER_CLASS,
+    PROCESSES,
+    SEED,
+    STEPS,
+)
 from keras_apinet.errors import APINetError
 
 CLASS_SAMPLING = {"uniform": 0.0, "sqrt": 0.5, "proportional": 1.0}
@@ -68,14 +75,11 @@ class BatchPlan:
                 "There is nothing to draw batches from: labels must hold one class "
                 f"per image, but came with shape={labels.shape}; check the source."
             )
-        for name, value in {
-            "classes_per_batch": classes_per_batch,
-            "images_per_class": images_per_class,
-            "epoch_steps": 1 if epoch_steps is None else epoch_steps,
-            "num_replicas": num_replicas,
-        }.items():
-            if value < 1:
-                raise APINetError(f"{name}={value} must be at least 1.")
+        CLASSES_PER_BATCH.check("classes_per_batch", classes_per_batch)
+        IMAGES_PER_CLASS.check("images_per_class", images_per_class)
+        STEPS.check("epoch_steps", 1 if epoch_steps is None else epoch_steps)
+        PROCESSES.check("num_replicas", num_replicas)
+        SEED.check("seed", seed)
         if class_sampling not in CLASS_SAMPLING:
             raise APINetError(
                 f"class_sampling={class_sampling!r} is not known: use one of "

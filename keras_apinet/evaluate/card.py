@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, printable
 from keras_apinet.evaluate.extras import templates
 from keras_apinet.evaluate.measuring import calibration_words
 from keras_apinet.outputs import MARKDOWN_MARK, check_output, write_output
@@ -96,7 +96,7 @@ def write_card(
     environment = templates()
     name = run.folder.resolve().name
     text = environment.get_template("card.md").render(
-        quoted=lambda value: json.dumps(str(value), ensure_ascii=False),
+        quoted=lambda value: json.dumps(printable(value), ensure_ascii=False),
         text=as_text,
         name=name,
         data=Path(result["data"]).name,
@@ -149,7 +149,7 @@ def public(value: Any) -> Any:
 
 def as_text(value: Any) -> str:
     """A name as Markdown that shows it and nothing else."""
-    plain = html.escape(" ".join(str(value).split()), quote=False)
+    plain = html.escape(" ".join(printable(value).split()), quote=False)
     return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", plain)
 
 

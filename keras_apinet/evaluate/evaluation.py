@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_apinet.bounds import BATCH_SIZE, BOOTSTRAP
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import (
     calibration_error,
@@ -134,6 +135,8 @@ def judge(
     ignore_unknown: bool = False,
 ) -> Judged:
     """What `evaluate_run` does, with all that a report needs; writes no evaluation."""
+    BATCH_SIZE.check("batch_size", batch_size)
+    BOOTSTRAP.check("bootstrap", bootstrap)
     images, given = open_judged_data(run, data, data_dir)
     split = split or default_split(images)
     part = known_images(images, split, run.class_names, ignore_unknown)

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, printable
 from keras_apinet.shares import decimal, interval, percent, probability
 
 _NONE = "\N{EN DASH}"
@@ -35,6 +35,11 @@ def _ends(figure: dict[str, Any], plain: bool = False) -> str:
     return interval(figure["low"], figure["high"], decimal if plain else percent)
 
 
+def _shown(value: Any) -> Any:
+    """Names of files and classes as they are safe to show; markup stays as it is."""
+    return printable(value) if type(value) is str else value
+
+
 @functools.cache
 def templates() -> Any:
     """The Jinja2 environment of the package's templates; HTML is escaped."""
@@ -45,6 +50,7 @@ def templates() -> Any:
         loader=jinja2.PackageLoader("keras_apinet.evaluate"),
         autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -167,13 +167,13 @@ def read_log(path: Path) -> dict[str, list[float]]:
     """The columns of a training log; nothing if there is no line in it."""
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        return {}
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not rows:
+            return {}
         return {key: [float(row[key] or "nan") for row in rows] for key in rows[0]}
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise APINetError(
             f"The training log {str(path)!r} cannot be read ({error}); remove it, or "
             "the lines that are damaged."

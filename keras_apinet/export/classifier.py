@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from keras_apinet.bounds import TOP
 from keras_apinet.data import preprocessing
 from keras_apinet.data.readers import as_rgb
 from keras_apinet.errors import APINetError
@@ -17,20 +18,23 @@ from keras_apinet.export.runtimes import Runtime, open_runtime
 Photo = str | os.PathLike[str] | NDArray[Any]
 
 
-def load_classifier(path: str | os.PathLike[str]) -> "Classifier":
+def load_classifier(path: str | os.PathLike[str], trust: bool = False) -> "Classifier":
     """Opens a trained or exported classifier of any format.
 
     Args:
         path: A `.tflite` file (needs `ai-edge-litert`, `numpy` and `pillow` only), an
             `.onnx` file (`onnxruntime`), a SavedModel folder (`tensorflow`), or a
             `.keras` file or run folder (`keras`).
+        trust: Load a SavedModel even if its graph has operations that could do more
+            than compute, such as read and write files. Default False.
 
     Returns:
         The classifier.
 
     Raises:
         APINetError: For a path that is missing, damaged, of another format, or not
-            written by this package; or if its runtime is not installed.
+            written by this package; if its runtime is not installed; or for a
+            SavedModel that needs `trust`.
 
     ```python
     classifier = keras_apinet.load_classifier("birds.tflite")
@@ -38,7 +42,7 @@ def load_classifier(path: str | os.PathLike[str]) -> "Classifier":
         print(f"{probability:.1%} {name}")
     ```
     """
-    return Classifier(open_runtime(Path(path)), Path(path))
+    return Classifier(open_runtime(Path(path), trust), Path(path))
 
 
 class Classifier:
@@ -69,7 +73,10 @@ class Classifier:
         return self.info.image_size
 
     def predict(
-        self, photos: Photo | Iterable[Photo], top: int = 5
+        self,
+        photos: Photo | Iterable[Photo],
+        top: int = 5,
+        failed: dict[int, str] | None = None,
     ) -> list[list[tuple[str, float]]]:
         """The most probable classes of each photo.
 
@@ -78,22 +85,35 @@ class Classifier:
                 size; one or several. They are cropped and resized as in evaluation,
                 except arrays of the model's image size, which are taken as they are.
             top: How many classes. Default 5.
+            failed: Is told the position and the reason of each photo that cannot be
+                read, whose answer is then empty. Default: such a photo is an error.
 
         Returns:
-            For each photo its `(class name, probability)`, the most probable first.
+            For each photo, in order, its `(class name, probability)`, the most
+            probable first.
 
         Raises:
-            APINetError: For a photo that cannot be read, with its name, or `top`
-                below 1.
+            APINetError: For a photo that cannot be read, with its name, or another
+                `top` than a whole number above 0.
         """
-        if top < 1:
-            raise APINetError(f"top={top} must be at least 1.")
-        answers = []
-        for group in _in_groups(_listed(photos), 32):
-            scores = self.probabilities(np.stack([self._image(p) for p in group]))
-            for row in scores:
+        TOP.check("top", top)
+        listed = _listed(photos)
+        answers: list[list[tuple[str, float]]] = [[] for _ in listed]
+        for start in range(0, len(listed), 32):
+            images = {}
+            for i, photo in enumerate(listed[start : start + 32], start):
+                try:
+                    images[i] = self._image(photo)
+                except APINetError as error:
+                    if failed is None:
+                        raise
+                    failed[i] = str(error)
+            if not images:
+                continue
+            scores = self.probabilities(np.stack(list(images.values())))
+            for i, row in zip(images, scores, strict=True):
                 order = np.argsort(-row, kind="stable")[:top]
-                answers.append([(self.class_names[i], float(row[i])) for i in order])
+                answers[i] = [(self.class_names[c], float(row[c])) for c in order]
         return answers
 
     def probabilities(self, images: ArrayLike) -> NDArray[np.float32]:
@@ -136,7 +156,3 @@ def _listed(photos: Photo | Iterable[Photo]) -> Sequence[Photo]:
     if isinstance(photos, np.ndarray) and photos.ndim < 4:
         return [photos]
     return list(photos)
-
-
-def _in_groups(photos: Sequence[Photo], size: int) -> Iterable[Sequence[Photo]]:
-    return (photos[i : i + size] for i in range(0, len(photos), size))

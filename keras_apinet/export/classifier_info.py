@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keras_apinet.errors import APINetError
+from keras_apinet import schema
+from keras_apinet.bounds import COUNT, IMAGE_SIZE, SHARE, TEMPERATURE
+from keras_apinet.errors import printable
 from keras_apinet.version import __version__
 
 # Names of the two parts inside TFLite files, SavedModel folders, ONNX properties and
@@ -16,6 +18,19 @@ INFO_FILE = "classifier.json"
 LABELS_FILE = "labels.txt"
 # TFLite files only: SHA-256 of the model before the archive.
 CHECKSUM_FILE = "sha256.txt"
+_SHAPE = {
+    "class_names": schema.names_of_classes,
+    "image_size": IMAGE_SIZE,
+    "resize?": ("fit", "squash"),
+    "pixels?": str,
+    "backbone?": str,
+    "temperature?": TEMPERATURE,
+    "precision?": ("float32", "float16", "dynamic", "int8"),
+    "recipe_hash?": (None, str),
+    "accuracy?": (None, {"top1": SHARE, "photos": COUNT, "of": str}),
+    "licence?": (None, str),
+    "version?": str,
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +38,8 @@ class ClassifierInfo:
     """Everything a program needs to use a classifier, and where it came from.
 
     Attributes:
-        class_names: Names of the classes, in the order of the probabilities.
+        class_names: Names of the classes, in the order of the probabilities; see
+            `keras_apinet.errors.printable` for what becomes of line breaks in them.
         image_size: Height and width of the images, px.
         resize: How a photo becomes such an image: `"fit"` or `"squash"`, see
             `keras_apinet.data.prepare`.
@@ -52,14 +68,19 @@ class ClassifierInfo:
     licence: str | None = None
     version: str = __version__
 
+    def __post_init__(self) -> None:
+        names = tuple(printable(name) for name in self.class_names)
+        object.__setattr__(self, "class_names", names)
+
     def to_json(self) -> str:
         """As JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+        return schema.to_json(dataclasses.asdict(self), indent=1)
 
     @property
     def labels(self) -> str:
-        """The class names, one on each line."""
-        return "\n".join(self.class_names) + "\n"
+        """The class names, one on each line; no line is empty, so that none is lost."""
+        names = (name if name.strip() else "(no name)" for name in self.class_names)
+        return "\n".join(names) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> "ClassifierInfo":
@@ -68,17 +89,13 @@ class ClassifierInfo:
         Args:
             text: The JSON.
             where: The file it came from, for the error.
+
+        Raises:
+            APINetError: For something else, with what is wrong.
         """
+        content = schema.parse_json(text, _SHAPE, where)
         known = {field.name for field in dataclasses.fields(cls)}
-        try:
-            content = json.loads(text)
-            names = tuple(str(name) for name in content.pop("class_names"))
-            return cls(names, **{k: v for k, v in content.items() if k in known})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise APINetError(
-                f"The description inside {where!r} cannot be read ({error}); the file "
-                "is damaged, export it again."
-            ) from error
+        return cls(**{k: v for k, v in content.items() if k in known})
 
 
 def recipe_hash(settings: Mapping[str, Any]) -> str:

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.errors import APINetError
+from keras_apinet.bounds import IMAGE_SIZE, PHOTOS, SHARE, TEMPERATURE
+from keras_apinet.errors import APINetError, printable
 from keras_apinet.export import child, conversion
 from keras_apinet.export.classifier_info import ClassifierInfo
 from keras_apinet.export.export_photos import (
@@ -125,6 +126,15 @@ class Exporter:
         max_photos: int = 1000,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
+        for name, limit, value in (
+            ("image_size", IMAGE_SIZE, image_size),
+            ("min_agreement", SHARE, min_agreement),
+            ("max_difference", SHARE, max_difference),
+            ("max_photos", PHOTOS, max_photos),
+            ("temperature", TEMPERATURE, temperature),
+        ):
+            if value is not None:
+                limit.check(name, value)
         self.source: Source = open_source(
             source,
             which=which,
@@ -223,7 +233,7 @@ class Exporter:
             origin = photos.origin
             self._say(f"Comparing {target.path.name} with the Keras model ...")
             measured = measure(
-                open_runtime(result), photos.images, expected, photos.labels
+                open_runtime(result, trust=True), photos.images, expected, photos.labels
             )
             report = replace(report, **measured)
             check(report, self.info.backbone, *self._limits)
@@ -273,7 +283,7 @@ class Exporter:
 
 def tell(text: str) -> None:
     """Says what goes on where it does not mix with results."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _unwritable(target: Target, error: OSError) -> APINetError:

@@ -4,19 +4,20 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, reason
 from keras_apinet.export.classifier_info import (
     CHECKSUM_FILE,
     INFO_FILE,
     ClassifierInfo,
 )
+from keras_apinet.schema import LARGEST_FILE, read_content
 from keras_apinet.sealing import check_members
 
 Answer = Callable[[NDArray[Any]], NDArray[np.float32]]
@@ -38,12 +39,16 @@ class Runtime:
     open_logits: Callable[[], Answer]
 
 
-def open_runtime(path: Path) -> Runtime:
+def open_runtime(path: Path, trust: bool = False) -> Runtime:
     """Opens a file or folder in the runtime of its format.
 
+    Args:
+        path: The file or folder.
+        trust: Whether to load a SavedModel whose graph could do more than compute.
+
     Raises:
-        APINetError: For a path that is missing, damaged or of no known format, or if
-            the runtime is not installed.
+        APINetError: For a path that is missing, damaged or of no known format, if
+            the runtime is not installed, or for a graph that is not to be trusted.
     """
     if not path.exists():
         raise APINetError(
@@ -53,9 +58,11 @@ def open_runtime(path: Path) -> Runtime:
     if path.is_dir():
         is_run = not (path / "saved_model.pb").is_file()
         opener = _open_keras if is_run else _open_saved_model
+        if not is_run and not trust:
+            opener = _open_checked
     else:
         openers = {".tflite": _open_tflite, ".onnx": _open_onnx, ".keras": _open_keras}
-        if path.suffix.lower() not in openers:
+        if path.suffix.lower() not in openers or not path.is_file():
             raise APINetError(
                 f"{str(path)!r} is of no known format; give a .tflite, .onnx or .keras "
                 "file, a SavedModel folder or a run folder."
@@ -72,7 +79,7 @@ def open_runtime(path: Path) -> Runtime:
         ) from error
     except Exception as error:
         raise _damaged(path, error) from error
-    return runtime
+    return replace(runtime, probabilities=_answering(path, runtime))
 
 
 _PACKAGES = {
@@ -82,11 +89,42 @@ _PACKAGES = {
 
 
 def _damaged(path: Path, error: BaseException | str) -> APINetError:
-    reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+    why = reason(error) if isinstance(error, BaseException) else error
     return APINetError(
-        f"{str(path)!r} cannot be opened ({reason}); it is damaged or not what its "
+        f"{str(path)!r} cannot be opened ({why}); it is damaged or not what its "
         "name says, export it again."
     )
+
+
+def _answering(
+    path: Path, runtime: Runtime
+) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    """The file's probabilities, or an error that names it: a file can open and fail."""
+
+    def probabilities(images: NDArray[Any]) -> NDArray[np.float32]:
+        expected = (len(images), len(runtime.info.class_names))
+        try:
+            found = np.asarray(runtime.probabilities(images))
+        except (APINetError, MemoryError):
+            raise
+        except Exception as error:
+            raise APINetError(
+                f"{str(path)!r} fails when it runs ({type(error).__name__}: "
+                f"{reason(error)}); export it again."
+            ) from error
+        if found.shape != expected or found.dtype.kind != "f":
+            raise APINetError(
+                f"{str(path)!r} answers with {found.dtype} {list(found.shape)}, not "
+                f"with float32 {list(expected)}; export it again."
+            )
+        if not np.isfinite(found).all():
+            raise APINetError(
+                f"{str(path)!r} answers with values that are not finite numbers; its "
+                "weights are damaged, or the training has diverged."
+            )
+        return found.astype(np.float32, copy=False)
+
+    return probabilities
 
 
 def _foreign(path: Path) -> APINetError:
@@ -111,6 +149,9 @@ def _open_tflite(path: Path) -> Runtime:
         check_members(archive, len(content))
         if INFO_FILE not in archive.namelist():
             raise _foreign(path)
+        for name in (INFO_FILE, CHECKSUM_FILE):
+            if archive.getinfo(name).file_size > LARGEST_FILE:
+                raise _damaged(path, f"{name!r} in it is too large")
         info = ClassifierInfo.from_json(archive.read(INFO_FILE), str(path))
         model = content[: archive.infolist()[0].header_offset]
         if archive.read(CHECKSUM_FILE).decode() != hashlib.sha256(model).hexdigest():
@@ -180,8 +221,14 @@ def _open_onnx(path: Path) -> Runtime:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
-    providers = ["CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=providers)
+    options = onnxruntime.SessionOptions()
+    # Weights outside the file would be read from any path that it names.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
+    session = onnxruntime.InferenceSession(
+        path.read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
     properties = session.get_modelmeta().custom_metadata_map
     if INFO_FILE not in properties:
         raise _foreign(path)
@@ -207,18 +254,25 @@ def _open_onnx(path: Path) -> Runtime:
             onnx.helper.make_tensor_value_info(name, kind, None)
         )
         opened = onnxruntime.InferenceSession(
-            content.SerializeToString(), providers=providers
+            content.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         return answer(opened, name)
 
     return Runtime(info, answer(session, given.name), open_logits)
 
 
+def _open_checked(path: Path) -> Runtime:
+    from keras_apinet.export.trust import check_saved_model
+
+    check_saved_model(path)
+    return _open_saved_model(path)
+
+
 def _open_saved_model(path: Path) -> Runtime:
     description = path / "assets.extra" / INFO_FILE
-    if not description.is_file():
+    if not description.exists():
         raise _foreign(path)
-    info = ClassifierInfo.from_json(description.read_bytes(), str(path))
+    info = ClassifierInfo.from_json(read_content(description), str(path))
     import tensorflow as tf
 
     with tf.device("cpu"):

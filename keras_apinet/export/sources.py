@@ -96,7 +96,7 @@ def open_source(
     if not 0 < temperature < float("inf"):
         raise APINetError(f"temperature={temperature} must be above 0.")
     info = ClassifierInfo(
-        class_names=tuple(str(name).replace("\n", " ") for name in names),
+        class_names=tuple(str(name) for name in names),
         image_size=int(size),
         resize=settings.get("resize", "fit"),
         backbone=str(settings.get("backbone") or model.backbone.name),

@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from keras_apinet.bounds import DEVICES, PROCESS_INDEX, PROCESSES
 from keras_apinet.errors import APINetError
 from keras_apinet.types import Dataset, Tensor
 
@@ -44,8 +45,10 @@ class Devices:
     def __post_init__(self) -> None:
         for name in ("count", "model", "processes"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise APINetError(f"devices: {name}={value} must be at least 1.")
+            if value is not None:
+                limit = PROCESSES if name == "processes" else DEVICES
+                limit.check(name, value)
+        PROCESS_INDEX.check("process_index", self.process_index)
         if not 0 <= self.process_index < self.processes:
             raise APINetError(
                 f"process_index={self.process_index} must lie in 0 to "

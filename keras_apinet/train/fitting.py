@@ -260,9 +260,10 @@ def _check_steps(recipe: Recipe, steps: int) -> None:
         )
     if 0 < total < recipe.accumulate:
         raise APINetError(
-            f"accumulate={recipe.accumulate}: the whole run has {total} batches, and no "
-            "weight would ever change; lower --accumulate, or raise --epochs."
+            f"accumulate={recipe.accumulate}: the whole run has {total} batches, and "
+            "no weight would ever change; lower --accumulate, or raise --epochs."
         )
+
 
 def _restored(
     model: Any, stored: Stored, others: Iterator[Stored], say: Speaker

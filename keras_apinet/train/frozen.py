@@ -17,7 +17,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet import data
+from keras_apinet import data, schema
+from keras_apinet.bounds import COUNT
 from keras_apinet.data.batches import stored_batches
 from keras_apinet.data.pipeline import with_account
 from keras_apinet.errors import APINetError
@@ -27,6 +28,8 @@ from keras_apinet.types import Dataset
 if TYPE_CHECKING:
     from keras_apinet.train.job import Job
 
+# What the file beside the arrays holds.
+_SHAPE = {"sha256": str, "failed": {...: str}, "rows": [COUNT]}
 # What the stored arrays depend on; all else may differ between runs that share them.
 _SETTINGS = [
     "backbone",
@@ -96,7 +99,7 @@ def stored_views(job: "Job", folder: Path) -> StoredViews:
             folder.mkdir(parents=True, exist_ok=True)
             failed, rows = _compute(job, model, path)
             found = {"failed": failed, "rows": rows, "sha256": _digest(path)}
-            write_atomically(notes, json.dumps(found), advice=_ADVICE)
+            write_atomically(notes, schema.to_json(found, None), advice=_ADVICE)
             arrays = np.load(path, mmap_mode="r", allow_pickle=False)
     labels = job.images.splits["train"].labels[np.array(found["rows"])]
     return StoredViews(job, arrays, labels, found["failed"])
@@ -113,13 +116,10 @@ def remove_views(folder: Path) -> None:
 def _notes(path: Path) -> dict[str, Any] | None:
     """What is known about stored views; `None` if that is not what the file holds."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-        digest, failed, rows = found["sha256"], found["failed"], found["rows"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found: dict[str, Any] = schema.read_json(path, _SHAPE)
+    except (APINetError, OSError):
         return None
-    known = isinstance(digest, str) and isinstance(failed, dict)
-    places = isinstance(rows, list) and all(type(row) is int for row in rows)
-    return dict(found) if known and places else None
+    return found
 
 
 def _opened(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from keras_apinet import data
 from keras_apinet.building import build
 from keras_apinet.data.pipeline import with_account
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, printable
 from keras_apinet.losses import CrossEntropy, PairwiseLoss
 from keras_apinet.model import APINet
 from keras_apinet.train.devices import Placement
@@ -184,8 +184,9 @@ def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
         )
     if recipe.steps_per_execution > 1 and backend == "torch":
         raise APINetError(
-            f"steps_per_execution={recipe.steps_per_execution}: torch executes one step "
-            "at a time; set --steps-per-execution 1, or KERAS_BACKEND=tensorflow or jax."
+            f"steps_per_execution={recipe.steps_per_execution}: torch executes one "
+            "step at a time; set --steps-per-execution 1, or KERAS_BACKEND=tensorflow "
+            "or jax."
         )
     # Keras draws the seeds of initializers and dropout from Python's generator.
     random.seed(recipe.seed)
@@ -276,7 +277,7 @@ class Speaker:
     def __call__(self, text: str) -> None:
         """Prints a line, unless it is quiet."""
         if self.lines:
-            print(text, flush=True)
+            print(printable(text, keep="\n"), flush=True)
 
     def progress(self, what: str) -> Callable[[int, int], None] | None:
         """Shows on a terminal how far something is that takes a while."""

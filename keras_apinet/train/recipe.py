@@ -7,8 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keras_apinet.bounds import (
+    CLASSES_PER_BATCH,
+    IMAGE_SIZE,
+    IMAGES_PER_CLASS,
+    SEED,
+    STEPS,
+)
 from keras_apinet.errors import APINetError
 from keras_apinet.train.settings import check, setting
+
+# Pairs are sought among all images of a batch: the table of distances grows squarely.
+LARGEST_BATCH = 16_384
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ class Recipe:
         None,
         "side of the square images in px (default: the backbone's own)",
         low=1,
+        high=IMAGE_SIZE.high,
     )
     pooling: str = setting(
         "average",
@@ -89,6 +100,7 @@ class Recipe:
         "augmented views of each image that the frozen layers see, once, which is "
         "several times as fast on a CPU; 0: new ones at each step",
         low=0,
+        high=10_000,
     )
     views_dir: str | None = setting(
         None,
@@ -102,9 +114,14 @@ class Recipe:
         choices=("pairwise", "baseline"),
     )
     classes_per_batch: int = setting(
-        12, "classes in a batch, P (fewer if the set has fewer)", low=1
+        12,
+        "classes in a batch, P (fewer if the set has fewer)",
+        low=1,
+        high=CLASSES_PER_BATCH.high,
     )
-    images_per_class: int = setting(4, "images of each class in a batch, K", low=1)
+    images_per_class: int = setting(
+        4, "images of each class in a batch, K", low=1, high=IMAGES_PER_CLASS.high
+    )
     class_sampling: str = setting(
         "uniform",
         "how often a class is drawn, by the number of its images",
@@ -129,13 +146,16 @@ class Recipe:
         0,
         "recent features, beyond the batch, among which partners are sought",
         low=0,
+        high=100_000,
     )
-    mutual_units: int = setting(512, "width of the mutual MLP", low=1)
+    mutual_units: int = setting(512, "width of the mutual MLP", low=1, high=16_384)
     dropout_rate: float = setting(
         0.5, "dropout in the mutual MLP and before the classifier", low=0, below=1
     )
-    margin: float = setting(0.05, "margin of the ranking loss, in probability", low=0)
-    ranking_weight: float = setting(1.0, "weight of the ranking loss", low=0)
+    margin: float = setting(
+        0.05, "margin of the ranking loss, in probability", low=0, high=10
+    )
+    ranking_weight: float = setting(1.0, "weight of the ranking loss", low=0, high=1e6)
     label_smoothing: float = setting(
         0.0, "share of the target spread over all classes", low=0, below=1
     )
@@ -144,13 +164,17 @@ class Recipe:
         None,
         "epochs in which only the head learns (default: 30 if pretrained, else 0)",
         low=0,
+        high=1_000_000,
     )
     warmup_cached: bool = setting(
         True, "warm up on features of un-augmented images, computed once"
     )
-    epochs: int = setting(12, "epochs in which all layers learn", low=0)
+    epochs: int = setting(12, "epochs in which all layers learn", low=0, high=1_000_000)
     steps_per_epoch: int | None = setting(
-        None, "batches in an epoch (default: training images // batch size)", low=1
+        None,
+        "batches in an epoch (default: training images // batch size)",
+        low=1,
+        high=STEPS.high,
     )
     augmentation: str = setting(
         "paper",
@@ -169,9 +193,10 @@ class Recipe:
         "peak learning rate (default: 1e-4 without normalisation layers, else 3e-4 if "
         "pretrained, else 2e-3)",
         above=0,
+        high=1e30,
     )
     head_learning_rate: float = setting(
-        1e-3, "peak learning rate of the warm-up (AdamW)", above=0
+        1e-3, "peak learning rate of the warm-up (AdamW)", above=0, high=1e30
     )
     schedule: str = setting(
         "cosine",
@@ -189,9 +214,13 @@ class Recipe:
         "learning rate of the backbone's first layer as a share of the head's, "
         "rising layer by layer",
         above=0,
+        high=1,
     )
     weight_decay: float = setting(
-        5e-4, "decay of kernels; layer-wise rates scale a decoupled one", low=0
+        5e-4,
+        "decay of kernels; layer-wise rates scale a decoupled one",
+        low=0,
+        high=1000,
     )
     weight_decay_mode: str = setting(
         "decoupled",
@@ -200,12 +229,15 @@ class Recipe:
         choices=("decoupled", "l2"),
     )
     decay_all: bool = setting(False, "decay biases and norms as well")
-    clipnorm: float = setting(1.0, "largest norm of the whole gradient", above=0)
+    clipnorm: float = setting(
+        1.0, "largest norm of the whole gradient", above=0, high=1e30
+    )
     accumulate: int = setting(
         1,
         "batches whose gradients are averaged before the weights change, counted over "
         "the epochs after the warm-up; an incomplete last group is dropped",
         low=1,
+        high=10_000,
     )
     ema: float = setting(
         0.0,
@@ -219,11 +251,13 @@ class Recipe:
         "epochs after the warm-up without a better validation before it stops; "
         "0: never",
         low=0,
+        high=1_000_000,
     )
     steps_per_execution: int = setting(
         1,
         "batches handed to the backend at a time, a divisor of the batches of an epoch",
         low=1,
+        high=10_000,
     )
     jit: bool | None = setting(
         None, "compile the step with XLA (default: what the backend does best)"
@@ -235,14 +269,19 @@ class Recipe:
     )
 
     checkpoint_minutes: float = setting(
-        10.0, "minutes between checkpoints inside an epoch", above=0
+        10.0, "minutes between checkpoints inside an epoch", above=0, high=1e6
     )
-    keep_checkpoints: int = setting(2, "newest checkpoints kept", low=1)
-    seed: int = setting(0, "seed of everything random", low=0)
+    keep_checkpoints: int = setting(2, "newest checkpoints kept", low=1, high=10_000)
+    seed: int = setting(0, "seed of everything random", low=0, high=SEED.high)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name), *kind_of(field.name))
+        if self.classes_per_batch * self.images_per_class > LARGEST_BATCH:
+            raise APINetError(
+                f"classes_per_batch={self.classes_per_batch} times images_per_class="
+                f"{self.images_per_class} must be at most {LARGEST_BATCH:,} images."
+            )
         if self.epochs == 0 and not self.head_epochs:
             raise APINetError(
                 "epochs=0 and no warmup_epochs: there is nothing to train."
@@ -269,8 +308,8 @@ class Recipe:
             )
         if self.weight_decay_mode == "l2" and self.optimizer == "adamw":
             raise APINetError(
-                "weight_decay_mode='l2' is for optimizer='sgd'; the decay of 'adamw' is "
-                "decoupled."
+                "weight_decay_mode='l2' is for optimizer='sgd'; the decay of 'adamw' "
+                "is decoupled."
             )
 
     @property

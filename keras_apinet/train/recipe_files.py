@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
-import tomllib
+import re
 from pathlib import Path
 from typing import Any
 
-from keras_apinet.errors import APINetError
+from keras_apinet.bounds import shown
+from keras_apinet.errors import APINetError, printable
+from keras_apinet.schema import read_toml
 from keras_apinet.train.recipe import Recipe, check_names, kind_of
 
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -16,20 +18,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings in a recipe file.
 
     Raises:
-        APINetError: If the file is missing or is no TOML.
+        APINetError: If the file is missing or not TOML.
     """
-    try:
-        return tomllib.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise APINetError(
-            f"The recipe {str(path)!r} cannot be read ({error.strerror or error}); "
-            "give a .toml file such as `keras-apinet train --print-recipe` prints."
-        ) from error
-    except ValueError as error:  # TOML or UTF-8
-        raise APINetError(
-            f"The recipe {str(path)!r} is no TOML ({error}); mend it, or start from "
-            "what `keras-apinet train --print-recipe` prints."
-        ) from error
+    return read_toml(Path(path))
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -50,7 +41,14 @@ def to_toml(recipe: Recipe) -> str:
 
 def _toml(value: Any) -> str:
     # TOML's strings, numbers and booleans are written as JSON's, but for `1e-05`.
-    return repr(value) if isinstance(value, float) else json.dumps(value)
+    if isinstance(value, float):
+        return repr(value)
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub(
+        "[^ -~]",
+        lambda c: c[0] if printable(c[0]) == c[0] else f"\\U{ord(c[0]):08x}",
+        text,
+    )
 
 
 def parse_value(name: str, text: str) -> Any:
@@ -68,7 +66,7 @@ def parse_value(name: str, text: str) -> Any:
         return kind(text)
     except (KeyError, ValueError) as error:
         words = {bool: "true or false", int: "a whole number", float: "a number"}
-        raise APINetError(f"{name}={text!r} must be {words[kind]}.") from error
+        raise APINetError(f"{name}={shown(text)} must be {words[kind]}.") from error
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 from typing import Any
 
+from keras_apinet.bounds import Number, shown
 from keras_apinet.errors import APINetError
 
 
@@ -13,11 +14,13 @@ def setting(
     *,
     choices: tuple[str, ...] = (),
     low: float | None = None,
+    high: float | None = None,
     above: float | None = None,
     below: float | None = None,
 ) -> Any:
     """A field of a dataclass: its default, what it means, and which values it takes."""
-    rules = {"choices": choices, "low": low, "above": above, "below": below}
+    bounds = {"low": low, "high": high, "above": above, "below": below}
+    rules = {"choices": choices, "bounds": bounds}
     return dataclasses.field(default=default, metadata={"text": text, **rules})
 
 
@@ -30,31 +33,21 @@ def check(field: Any, value: Any, kind: type, optional: bool) -> None:
     name, rules = field.name, field.metadata
     if value is None and optional:
         return
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    fits = {
-        bool: isinstance(value, bool),
-        int: whole,
-        float: whole or isinstance(value, float),
-        str: isinstance(value, str),
-    }[kind]
-    if not fits:
-        words = {bool: "true or false", int: "a whole number", float: "a number"}
-        raise APINetError(f"{name}={value!r} must be {words.get(kind, 'a text')}.")
+    if kind in (int, float):
+        number = Number(kind, **rules["bounds"])
+        # Plain numbers only: they have to go into JSON and TOML.
+        if type(value) not in (int, float):
+            raise APINetError(f"{name}={shown(value)} must be {number}.")
+        number.check(name, value)
+    elif not isinstance(value, kind):
+        words = {bool: "true or false"}.get(kind, "a text")
+        raise APINetError(f"{name}={shown(value)} must be {words}.")
+    elif isinstance(value, str) and "\0" in value:
+        raise APINetError(f"{name}={shown(value)} must be a text without NUL.")
     choices = rules["choices"]
     if choices and value not in choices:
         near = difflib.get_close_matches(value, choices, 1)
         raise APINetError(
-            f"{name}={value!r} is not one of {', '.join(choices)}"
+            f"{name}={shown(value)} is not one of {', '.join(choices)}"
             + (f"; did you mean {near[0]!r}?" if near else ".")
-        )
-    bounds = []
-    if rules["low"] is not None:
-        bounds.append((value >= rules["low"], f"at least {rules['low']}"))
-    if rules["above"] is not None:
-        bounds.append((value > rules["above"], f"above {rules['above']}"))
-    if rules["below"] is not None:
-        bounds.append((value < rules["below"], f"below {rules['below']}"))
-    if not all(good for good, _ in bounds):
-        raise APINetError(
-            f"{name}={value!r} must be {' and '.join(words for _, words in bounds)}."
         )
