@@ -75,9 +75,9 @@ class APINet(PairwiseTraining):
         training: Whether dropout and batch statistics are active.
 
     Returns:
-        Logits `[N, C]`. For `(images, labels)` a dictionary: `logits` `[N, C]`,
-        `pair_logits` `[4N, 2, C]` (first images of all pairs, then second images; self,
-        other), for each of its rows `images` (row of the batch, from N on of the
+        Logits `[N, C]`, float32 under any dtype policy. For `(images, labels)` a
+        dictionary: `logits` `[N, C]`, `pair_logits` `[4N, 2, C]` (first images of all
+        pairs, then second images; self, other), for each of its rows `images` (row of the batch, from N on of the
         memory) and `valid`, and the `labels` of batch and memory.
 
     Raises:
@@ -156,8 +156,9 @@ class APINet(PairwiseTraining):
         self.dropout = keras.layers.Dropout(
             dropout_rate, seed=seed, dtype=dtype, name="dropout"
         )
+        # What users see is float32 under any policy.
         self.classifier = keras.layers.Dense(
-            num_classes, dtype=dtype, name="classifier"
+            num_classes, dtype="float32", name="classifier"
         )
         # Everything is built at once: a sublayer left unbuilt would reload with wrong
         # weights and no error.
@@ -190,8 +191,8 @@ class APINet(PairwiseTraining):
         """Logits of single images, or everything the pairwise loss needs."""
         if isinstance(inputs, (tuple, list)):
             images, labels = inputs
-            return self._pairwise(images, labels, training)
-        features = self.features(inputs, training=training)
+            return self._pairwise(_finite(images, training), labels, training)
+        features = self.features(_finite(inputs, training), training=training)
         return self.classifier(self.dropout(features, training=training))
 
     def features(self, images: Tensor, training: bool | None = False) -> Tensor:
@@ -210,13 +211,7 @@ class APINet(PairwiseTraining):
             return images
         if self._is_frozen_output(shape):
             return self.pool(self.feature_map(images, training=training))
-        size = self.image_size
-        if len(shape) != 4 or shape[-1] != 3 or (size and shape[1:3] != (size, size)):
-            side = size or "S"
-            raise APINetError(
-                f"The model needs images [N, {side}, {side}, 3] of pixels 0..255; got "
-                f"shape={shape}."
-            )
+        self._check_shape(shape)
         return self.pool(self.feature_map(images, training=training))
 
     def feature_map(self, images: Tensor, training: bool | None = False) -> Tensor:
@@ -231,6 +226,18 @@ class APINet(PairwiseTraining):
 
     def _scaled(self, images: Tensor) -> Tensor:
         return images if self.scaling is None else self.scaling(images)
+
+    def _takes(self, shape: Shape) -> bool:
+        if len(shape) == 2 and shape[1] == self.feature_size:
+            return True
+        if self._is_frozen_output(shape):
+            return True
+        sides = (None, self.image_size) if self.image_size else tuple(shape[1:3])
+        return len(shape) == 4 and shape[3] == 3 and all(s in sides for s in shape[1:3])
+
+    def _are_pixels(self, shape: Shape) -> bool:
+        is_image = len(shape) == 4 and shape[3] == 3
+        return is_image and not self._is_frozen_output(tuple(shape))
 
     def _is_frozen_output(self, shape: Shape) -> bool:
         if self._cut is None or len(shape) < 2:
@@ -278,11 +285,12 @@ class APINet(PairwiseTraining):
         It shares its layers, and so its weights, with this model.
 
         Args:
-            probabilities: Whether the output is softmax probabilities (float32) or
-                logits. Default `True`.
+            probabilities: Whether the output is softmax probabilities or logits.
+                Default `True`.
 
         Returns:
-            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, C]`.
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, C]`
+            float32.
         """
         features = self.feature_model()
         outputs = self.classifier(features.output)
@@ -316,10 +324,13 @@ class APINet(PairwiseTraining):
         It shares its layers, and so its weights, with this model.
 
         Returns:
-            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, D]`.
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, D]`
+            float32.
         """
         inputs = keras.Input(self.backbone.input_shape[1:], name="image")
         outputs = self.pool(self.backbone(self._scaled(inputs)))
+        if outputs.dtype != "float32":
+            outputs = keras.layers.Activation("linear", dtype="float32")(outputs)
         return keras.Model(inputs, outputs, name=f"{self.name}_features")
 
     def export_classifier(self, path: str | Path, **options: Any) -> Any:
@@ -373,6 +384,16 @@ class APINet(PairwiseTraining):
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise APINetError(f"{key}={value!r} is not one of {choices}.")
+
+
+def _finite(images: Tensor, training: bool | None) -> Tensor:
+    """Images without NaN in training, where the step refuses the batch anyway.
+
+    One NaN would otherwise reach the statistics of every batch-norm.
+    """
+    if not training or not keras.backend.is_float_dtype(images.dtype):
+        return images
+    return ops.where(ops.isfinite(images), images, ops.zeros_like(images))
 
 
 def _set_momentum(backbone: keras.Model, momentum: float) -> None:

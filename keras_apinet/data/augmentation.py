@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from keras_apinet.data.readers import as_rgb
 from keras_apinet.errors import APINetError
 from keras_apinet.types import Tensor
 

@@ -6,6 +6,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.pixels import as_rgb
+
 Contents = tuple[NDArray[np.object_], NDArray[np.int32]]
 
 
@@ -109,23 +111,6 @@ def as_objects(values: Sequence[Any]) -> NDArray[np.object_]:
     array = np.empty(len(values), object)
     array[:] = values
     return array
-
-
-def as_rgb(image: Any) -> NDArray[np.uint8]:
-    """Raw 0..255 pixels as uint8 `[h, w, 3]`; grey becomes three equal channels."""
-    array = np.asarray(image)
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[-1] not in (1, 3):
-        raise ValueError(f"an image must be [h, w, 3], but came as shape={array.shape}")
-    if array.dtype != np.uint8:
-        if array.size and not (array.min() >= 0 and array.max() <= 255):
-            raise ValueError(
-                "pixels must lie in 0..255, but came in "
-                f"{array.min():g}..{array.max():g}"
-            )
-        array = np.rint(array).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
 
 
 def _no_sizes(indices: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -12,6 +12,7 @@ from keras_apinet.errors import APINetError
 from keras_apinet.export import photos as _photos
 from keras_apinet.export.classifier_info import ClassifierInfo
 from keras_apinet.export.runtimes import Runtime, open_runtime
+from keras_apinet.pixels import as_rgb, check_pixels
 
 Photo = str | os.PathLike[str] | NDArray[Any]
 
@@ -106,7 +107,7 @@ class Classifier:
             float32 `[N, C]`.
 
         Raises:
-            APINetError: For images of another shape.
+            APINetError: For images of another shape, or pixels that were scaled.
         """
         batch = np.asarray(images)
         side = self.image_size
@@ -115,6 +116,7 @@ class Classifier:
                 f"{str(self.path)!r} takes images [N, {side}, {side}, 3]; got "
                 f"shape={batch.shape}. `predict` takes photos of any size."
             )
+        check_pixels(batch, f"The images for {str(self.path)!r}")
         if not len(batch):
             return np.zeros((0, len(self.info.class_names)), np.float32)
         return self._runtime.probabilities(batch)
@@ -123,7 +125,7 @@ class Classifier:
         if isinstance(photo, (str, os.PathLike)):
             pixels = _photos.read_photo(photo)
         else:
-            pixels = _photos.as_rgb(photo)
+            pixels = as_rgb(photo)
             if pixels.shape[:2] == (self.image_size, self.image_size):
                 return pixels
         return _photos.prepare(pixels, self.image_size, self.info.resize)

@@ -62,7 +62,7 @@ def _found(source: Source, given: Any, splits: tuple[str, ...], limit: int) -> P
         return Photos(_drawn(size), None, "16 drawn pictures, for want of photos")
     if _are_images(given):
         chosen = _spread(len(given), limit)
-        ready = [_photos.as_rgb(given[i]) for i in chosen]
+        ready = [as_rgb(given[i]) for i in chosen]
         images = [
             p if p.shape[:2] == (size, size) else _photos.prepare(p, size, resize)
             for p in ready

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.data.decoding import decode_with_pillow, unreadable
-from keras_apinet.errors import APINetError
+from keras_apinet.pixels import as_rgb
 
 # The paper resizes to 512 px and crops 448, as `keras_apinet.data` does.
 _CROP = 7 / 8
@@ -65,26 +65,3 @@ def _resized(photo: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     ]
     resized = np.stack([np.asarray(plane) for plane in planes], axis=-1)
     return np.clip(np.round(resized), 0, 255).astype(np.uint8)
-
-
-def as_rgb(pixels: ArrayLike) -> NDArray[np.uint8]:
-    """Pixels of a photo as uint8 `[h, w, 3]`.
-
-    Raises:
-        APINetError: For another shape, or values outside 0..255.
-    """
-    photo: NDArray[Any] = np.asarray(pixels)
-    if photo.ndim == 2:
-        photo = photo[..., None]
-    if photo.ndim != 3 or photo.shape[-1] not in (1, 3) or 0 in photo.shape:
-        raise APINetError(
-            f"A photo must be [h, w, 3] with pixels 0..255; got shape={photo.shape}."
-        )
-    if photo.dtype != np.uint8:
-        if not np.isfinite(photo).all() or photo.min() < 0 or photo.max() > 255:
-            raise APINetError(
-                "A photo must have pixels 0..255; got values from "
-                f"{photo.min()} to {photo.max()}."
-            )
-        photo = np.round(photo).astype(np.uint8)
-    return np.broadcast_to(photo, (*photo.shape[:2], 3))
