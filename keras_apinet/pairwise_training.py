@@ -25,7 +25,6 @@ from keras_apinet.pixels import check_pixels, wrong_pixels
 from keras_apinet.replicas import whole_batch
 from keras_apinet.types import Shape, Tensor
 
-
 # Names of the arguments after x and y, which may be given by position.
 _FIT = tuple(inspect.signature(keras.Model.fit).parameters)[3:]
 _EVALUATE = tuple(inspect.signature(keras.Model.evaluate).parameters)[3:]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.errors import APINetError
+from keras_apinet.pixels import as_rgb
 from keras_apinet.types import Tensor
 
 AUGMENTATIONS = ("paper", "light", "strong", "none")

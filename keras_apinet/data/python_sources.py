@@ -47,6 +47,7 @@ def as_split(source: Any) -> Split:
         if _is_endless(source):
             raise ValueError("it never ends: take a part of it, or leave out repeat()")
         if _is_map(source):
+            check_pixels(np.asarray(_pair(source[0])[0]), margin=0)
             labels = _integers(
                 np.array([_pair(source[i])[1] for i in range(len(source))])
             )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from keras_apinet.errors import APINetError
 from keras_apinet.export import photos as _photos
 from keras_apinet.export.sources import Source
+from keras_apinet.pixels import as_rgb
 
 _REPRESENTATIVE = 200
 

@@ -4,7 +4,6 @@ The same pixels as `keras_apinet.data.read_photo` and `prepare`, which need Tens
 """
 
 import os
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
