@@ -160,8 +160,8 @@ def logits_metrics(metrics: Any, num_classes: int) -> list[Any]:
         num_classes: C.
 
     Returns:
-        Those that take logits as they are, others as `OnProbabilities`; `"accuracy"`
-        and the model's own metrics, which it adds itself, are left out.
+        Those that take logits as they are, others as `OnProbabilities`; the model's own
+        metrics, which it adds itself, are left out.
     """
     if isinstance(metrics, dict):
         metrics = list(metrics.values())
@@ -171,13 +171,13 @@ def logits_metrics(metrics: Any, num_classes: int) -> list[Any]:
     for given in metrics:
         if isinstance(given, (list, tuple)):
             found += logits_metrics(given, num_classes)
-        elif not isinstance(given, (Accuracy, PairMean)) and given != "accuracy":
+        elif not isinstance(given, (Accuracy, PairMean)):
             found.append(_logits_metric(given, num_classes))
     return found
 
 
 def _logits_metric(given: Any, num_classes: int) -> Any:
-    if isinstance(given, OnProbabilities) or given == "acc":
+    if isinstance(given, OnProbabilities) or given in ("acc", "accuracy"):
         return given
     metric = keras.metrics.get(given)
     if isinstance(metric, type):

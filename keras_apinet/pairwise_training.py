@@ -77,6 +77,7 @@ class PairwiseTraining(keras.Model):
         # The baseline never meets the interaction: its weights would have no gradient.
         self.interaction.trainable = pairwise
         plain = logits_metrics(metrics, self.num_classes)
+        plain = [m for m in plain if m != "accuracy"]  # it is there already
         weighted = logits_metrics(weighted_metrics, self.num_classes)
         # Weighted, so that they see the weights of 0 that fill a batch up.
         own = [] if "accuracy" in _names(plain) else [Accuracy()]

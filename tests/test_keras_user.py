@@ -133,7 +133,9 @@ def test_metrics_of_probabilities_get_probabilities(images, tmp_path):
     for one in (model, keras.saving.load_model(tmp_path / "m.keras")):
         logs = one.evaluate(images, ONE_HOT, verbose=0, return_dict=True)
         assert sorted(logs) == ["accuracy", "auc", "loss", "nll", "top2"]
-        assert logs["auc"] == pytest.approx(float(as_numpy(expected.result())), abs=0.01)
+        assert logs["auc"] == pytest.approx(
+            float(as_numpy(expected.result())), abs=0.01
+        )
         assert logs["nll"] == pytest.approx(cross_entropy(model, images), abs=1e-5)
 
 
