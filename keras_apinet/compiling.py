@@ -70,8 +70,8 @@ def logits_loss(loss: Any, num_classes: int) -> Any:
 def _from_logits(given: Any) -> Any:
     """A cross-entropy over classes, told that it gets logits."""
     config = given.get_config() if hasattr(given, "get_config") else {}
-    # The binary ones would take the logits for those of independent classes.
-    if "Binary" in type(given).__name__ or "from_logits" not in config:
+    # Others (binary ones, AUC) would take the logits for those of independent classes.
+    if "Categorical" not in type(given).__name__ or "from_logits" not in config:
         return given
     if config["from_logits"]:
         return given

@@ -78,7 +78,8 @@ class APINet(PairwiseTraining):
         Logits `[N, C]`, float32 under any dtype policy. For `(images, labels)` a
         dictionary: `logits` `[N, C]`, `pair_logits` `[4N, 2, C]` (first images of all
         pairs, then second images; self, other), for each of its rows `images` (row of
-        the batch, from N on of the memory) and `valid`, and the `labels` of batch and memory.
+        the batch, from N on of the memory) and `valid`, and the `labels` of batch and
+        memory.
 
     Raises:
         APINetError: For settings or inputs that do not fit, naming the value.
