@@ -5,6 +5,8 @@ and nothing loads a backend that is not needed.
 """
 
 import importlib
+import importlib.abc
+import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,30 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-# `keras.saving.load_model` finds the package's classes only once they are registered.
+class _AfterKeras(importlib.abc.MetaPathFinder):
+    """Registers the package's classes as soon as somebody imports Keras.
+
+    `keras.saving.load_model` finds only classes that are registered, and importing
+    Keras here would load a backend for those who read one `.tflite` file.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                run(module)
+                importlib.import_module("keras_apinet.registered")
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
 if "keras" in sys.modules:
     importlib.import_module("keras_apinet.registered")
+else:
+    sys.meta_path.insert(0, _AfterKeras())

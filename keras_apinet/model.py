@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_apinet.cutting import cut
 from keras_apinet.errors import APINetError
+from keras_apinet.inputs import wrong_shape
 from keras_apinet.interaction import AttentivePairwiseInteraction
 from keras_apinet.memory import FeatureMemory
 from keras_apinet.mining import PairMiner
@@ -76,10 +77,11 @@ class APINet(PairwiseTraining):
         training: Whether dropout and batch statistics are active.
 
     Returns:
-        Logits `[N, C]`. For `(images, labels)` a dictionary: `logits` `[N, C]`,
-        `pair_logits` `[4N, 2, C]` (first images of all pairs, then second images; self,
-        other), for each of its rows `images` (row of the batch, from N on of the
-        memory) and `valid`, and the `labels` of batch and memory.
+        Logits `[N, C]`, float32 under any dtype policy. For `(images, labels)` a
+        dictionary: `logits` `[N, C]`, `pair_logits` `[4N, 2, C]` (first images of all
+        pairs, then second images; self, other), for each of its rows `images` (row of
+        the batch, from N on of the memory) and `valid`, and the `labels` of batch and
+        memory.
 
     Raises:
         APINetError: For settings or inputs that do not fit, naming the value.
@@ -157,8 +159,9 @@ class APINet(PairwiseTraining):
         self.dropout = keras.layers.Dropout(
             dropout_rate, seed=seed, dtype=dtype, name="dropout"
         )
+        # What users see is float32 under any policy.
         self.classifier = keras.layers.Dense(
-            num_classes, dtype=dtype, name="classifier"
+            num_classes, dtype="float32", name="classifier"
         )
         # Everything is built at once: a sublayer left unbuilt would reload with wrong
         # weights and no error.
@@ -191,8 +194,8 @@ class APINet(PairwiseTraining):
         """Logits of single images, or everything the pairwise loss needs."""
         if isinstance(inputs, (tuple, list)):
             images, labels = inputs
-            return self._pairwise(images, labels, training)
-        features = self.features(inputs, training=training)
+            return self._pairwise(_finite(images, training), labels, training)
+        features = self.features(_finite(inputs, training), training=training)
         return self.classifier(self.dropout(features, training=training))
 
     def features(self, inputs: Any, training: bool | None = False) -> Tensor:
@@ -206,40 +209,53 @@ class APINet(PairwiseTraining):
         Returns:
             `[N, D]`, in the compute dtype.
         """
-        if isinstance(inputs, dict) and [*inputs] == ["features"]:
-            given = inputs["features"]
-            _check_shape("features", given, (self.feature_size,))
-            return ops.cast(given, self.compute_dtype)
+        self._check_inputs(inputs)
+        if isinstance(inputs, dict) and "features" in inputs:
+            return ops.cast(inputs["features"], self.compute_dtype)
         return self.pool(self.feature_map(inputs, training=training))
 
     def feature_map(self, inputs: Any, training: bool | None = False) -> Tensor:
         """What the backbone gives before pooling, for inputs as in `features`."""
         if self.batch_norm == "inference":
             training = False
+        self._check_inputs(inputs, maps=True)
+        if self._cut is None:
+            return self.backbone(self._scaled(inputs), training=training)
         if isinstance(inputs, dict):
-            given = self._frozen_output(inputs)
+            given = inputs["frozen"]
         else:
-            _check_shape("images", inputs, (*self.backbone.input_shape[1:3], 3))
-            given = self._scaled(inputs)
-            if self._cut is None:
-                return self.backbone(given, training=training)
-            given = self._cut.frozen(given, training=False)
+            given = self._cut.frozen(self._scaled(inputs), training=False)
         return self._cut.rest(given, training=training)
 
-    def _frozen_output(self, inputs: dict[str, Tensor]) -> Tensor:
-        if [*inputs] != ["frozen"]:
-            raise APINetError(
-                f"In place of images there are {[*inputs]}; give images, "
-                "{'frozen': x} or, where no map is needed, {'features': x}."
-            )
-        if self._cut is None:
+    def _check_inputs(self, inputs: Any, maps: bool = False) -> None:
+        """Checks images, or what stands for them; with `maps`, no pooled features."""
+        if not isinstance(inputs, dict):
+            shape = tuple(inputs.shape)
+            if not _fits(shape, (*self.backbone.input_shape[1:3], 3)):
+                raise wrong_shape(shape, self.image_size)
+            return
+        names = [*inputs]
+        if names == ["features"] and not maps:
+            expected: Shape = (self.feature_size,)
+        elif names == ["frozen"] and self._cut is not None:
+            expected = self._cut.frozen.output_shape[1:]
+        elif names == ["frozen"]:
             raise APINetError(
                 "{'frozen': x} is for a model with frozen layers, and here frozen=0; "
                 "give images."
             )
-        shape = self._cut.frozen.output_shape[1:]
-        _check_shape("frozen", inputs["frozen"], shape)
-        return inputs["frozen"]
+        else:
+            raise APINetError(
+                f"In place of images there are {names}; give images, {{'frozen': x}} "
+                "or, where no map is needed, {'features': x}."
+            )
+        shape = tuple(inputs[names[0]].shape)
+        if not _fits(shape, expected):
+            sides = ", ".join("S" if side is None else str(side) for side in expected)
+            raise APINetError(
+                f"The model needs {{{names[0]!r}: x}} with x [N, {sides}]; got "
+                f"shape={shape}."
+            )
 
     def _scaled(self, images: Tensor) -> Tensor:
         return images if self.scaling is None else self.scaling(images)
@@ -285,11 +301,12 @@ class APINet(PairwiseTraining):
         It shares its layers, and so its weights, with this model.
 
         Args:
-            probabilities: Whether the output is softmax probabilities (float32) or
-                logits. Default `True`.
+            probabilities: Whether the output is softmax probabilities or logits.
+                Default `True`.
 
         Returns:
-            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, C]`.
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, C]`
+            float32.
         """
         features = self.feature_model()
         outputs = self.classifier(features.output)
@@ -323,10 +340,13 @@ class APINet(PairwiseTraining):
         It shares its layers, and so its weights, with this model.
 
         Returns:
-            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, D]`.
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, D]`
+            float32.
         """
         inputs = keras.Input(self.backbone.input_shape[1:], name="image")
         outputs = self.pool(self.backbone(self._scaled(inputs)))
+        if outputs.dtype != "float32":
+            outputs = keras.layers.Activation("linear", dtype="float32")(outputs)
         return keras.Model(inputs, outputs, name=f"{self.name}_features")
 
     def export_classifier(self, path: str | Path, **options: Any) -> Any:
@@ -382,20 +402,23 @@ def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
         raise APINetError(f"{key}={value!r} is not one of {choices}.")
 
 
-def _check_shape(kind: str, inputs: Any, expected: Shape) -> None:
-    """Checks all dimensions but the first; `None` fits anything."""
-    found = tuple(inputs.shape)
-    pairs = zip(found[1:], expected, strict=False)
-    if len(found) != len(expected) + 1 or any(
-        None not in pair and pair[0] != pair[1] for pair in pairs
-    ):
-        sides = ", ".join("S" if side is None else str(side) for side in expected)
-        words = {
-            "images": f"images [N, {sides}] of pixels 0..255",
-            "frozen": f"{{'frozen': x}} with x [N, {sides}], what frozen_model() gives",
-            "features": f"{{'features': x}} with x [N, {sides}]",
-        }[kind]
-        raise APINetError(f"The model needs {words}; got shape={found}.")
+def _fits(shape: Shape, expected: Shape) -> bool:
+    """Whether all dimensions but the first are as expected; `None` fits anything."""
+    pairs = zip(shape[1:], expected, strict=False)
+    alike = all(None in pair or pair[0] == pair[1] for pair in pairs)
+    return alike and len(shape) == len(expected) + 1
+
+
+def _finite(images: Any, training: bool | None) -> Any:
+    """Images without NaN in training, where the step refuses the batch anyway.
+
+    One NaN would otherwise reach the statistics of every batch-norm.
+    """
+    if isinstance(images, dict) or not training:
+        return images
+    if not keras.backend.is_float_dtype(images.dtype):
+        return images
+    return ops.where(ops.isfinite(images), images, ops.zeros_like(images))
 
 
 def _set_momentum(backbone: keras.Model, momentum: float) -> None:

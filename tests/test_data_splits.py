@@ -251,7 +251,8 @@ def test_cells_of_tables_are_stripped(tmp_path):
     for i in range(3):
         photo(tmp_path / f"{i}.png", i)
     (tmp_path / "t.csv").write_bytes(
-        '\ufeff"path" , Label\n0.png, "apple"\n1.png,apple\u00a0\n 2.png ,"apple "\n'.encode()
+        '\ufeff"path" , Label\n0.png, "apple"\n'
+        '1.png,apple\u00a0\n 2.png ,"apple "\n'.encode()
     )
     data = load(tmp_path / "t.csv", validation=0)
     assert data.class_names == ("apple",)

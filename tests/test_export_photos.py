@@ -9,8 +9,8 @@ from PIL import Image
 from keras_apinet import data
 from keras_apinet.data.birds import draw
 from keras_apinet.data.graph_preprocessing import crop_and_resize, decode, to_uint8
-from keras_apinet.data.readers import as_rgb
 from keras_apinet.errors import APINetError
+from keras_apinet.pixels import as_rgb
 
 pytestmark = pytest.mark.one_backend
 

@@ -27,7 +27,7 @@ from keras_apinet.data.photo_files import (
     check_file,
     unreadable,
 )
-from keras_apinet.data.readers import as_rgb
+from keras_apinet.pixels import as_rgb
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.data.image_data import Split
-from keras_apinet.data.readers import ArrayReader, Contents, as_objects, as_rgb, pack
+from keras_apinet.data.readers import ArrayReader, Contents, as_objects, pack
 from keras_apinet.errors import APINetError
 from keras_apinet.io import unwritable
+from keras_apinet.pixels import as_rgb, check_pixels
 
 _ADVICE = "free some space, or set TMPDIR to a larger disk"
 
@@ -42,10 +43,14 @@ def as_split(source: Any) -> Split:
             images, labels = source[0], _integers(np.asarray(source[1]))
             if len(images) != len(labels):
                 raise ValueError(f"{len(images)} images came with {len(labels)} labels")
+            # The others are looked at when they are read.
+            for index in np.linspace(0, len(images) - 1, min(8, len(images))):
+                check_pixels(np.asarray(images[int(index)]), "The images", margin=0)
             return Split.of(ArrayReader(images, "array"), labels)
         if _is_endless(source):
             raise ValueError("it never ends: take a part of it, or leave out repeat()")
         if _is_map(source):
+            check_pixels(np.asarray(_pair(source[0])[0]), margin=0)
             labels = _integers(
                 np.array([_pair(source[i])[1] for i in range(len(source))])
             )
@@ -55,7 +60,8 @@ def as_split(source: Any) -> Split:
             return Split.of(spool, np.array(spool.fill(_stream(source)), np.int32))
     except ValueError as error:
         raise APINetError(
-            f"The data set of type {type(source).__name__} cannot be used: {error}."
+            f"The data set of type {type(source).__name__} cannot be used: "
+            f"{str(error).rstrip('.')}."
         ) from error
     raise APINetError(
         f"source={source!r} is no data set: give a Split, a pair of arrays, or a data "
@@ -170,6 +176,13 @@ def _integers(labels: NDArray[Any]) -> NDArray[np.int32]:
         labels = labels.argmax(axis=-1) if labels.shape[1] > 1 else labels[:, 0]
     if labels.ndim != 1:
         raise ValueError(f"labels must be [n] or one-hot, but have {labels.shape=}")
+    if labels.dtype.kind not in "iufb":
+        raise ValueError(
+            f"a label is {labels[0]!r}, but labels are whole numbers from 0; "
+            "numpy.unique(names, return_inverse=True)[1] numbers them"
+        )
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise ValueError("labels must be whole numbers from 0, but some are nan")
     integers = labels.astype(np.int32)
     if len(labels) and (integers.min() < 0 or (integers != labels).any()):
         raise ValueError("labels must be whole numbers from 0")

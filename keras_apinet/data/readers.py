@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from keras_apinet.errors import APINetError
+from keras_apinet.pixels import as_rgb
 
 Contents = tuple[NDArray[np.object_], NDArray[np.int32]]
 
@@ -111,29 +111,6 @@ def as_objects(values: Sequence[Any]) -> NDArray[np.object_]:
     array = np.empty(len(values), object)
     array[:] = values
     return array
-
-
-def as_rgb(pixels: ArrayLike) -> NDArray[np.uint8]:
-    """Pixels of a photo as uint8 `[h, w, 3]`; grey becomes three equal channels.
-
-    Raises:
-        APINetError: for another shape, or values outside 0..255.
-    """
-    photo: NDArray[Any] = np.asarray(pixels)
-    if photo.ndim == 2:
-        photo = photo[..., None]
-    if photo.ndim != 3 or photo.shape[-1] not in (1, 3) or 0 in photo.shape:
-        raise APINetError(
-            f"A photo must be [h, w, 3] with pixels 0..255; got shape={photo.shape}."
-        )
-    if photo.dtype != np.uint8:
-        if not (photo.min() >= 0 and photo.max() <= 255):  # NaN is neither
-            raise APINetError(
-                "A photo's pixels must lie in 0..255; got values from "
-                f"{photo.min()} to {photo.max()}."
-            )
-        photo = np.rint(photo).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(photo, (*photo.shape[:2], 3)))
 
 
 def _no_sizes(indices: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.bounds import TOP
 from keras_apinet.data import preprocessing
-from keras_apinet.data.readers import as_rgb
 from keras_apinet.errors import APINetError
 from keras_apinet.export.classifier_info import ClassifierInfo
 from keras_apinet.export.runtimes import Runtime, open_runtime
+from keras_apinet.pixels import as_rgb, check_pixels
 
 Photo = str | os.PathLike[str] | NDArray[Any]
 
@@ -127,7 +127,7 @@ class Classifier:
             float32 `[N, C]`.
 
         Raises:
-            APINetError: For images of another shape.
+            APINetError: For images of another shape, or pixels that were scaled.
         """
         batch = np.asarray(images)
         side = self.image_size
@@ -136,6 +136,7 @@ class Classifier:
                 f"{str(self.path)!r} takes images [N, {side}, {side}, 3]; got "
                 f"shape={batch.shape}. `predict` takes photos of any size."
             )
+        check_pixels(batch, f"The images for {str(self.path)!r}")
         if not len(batch):
             return np.zeros((0, len(self.info.class_names)), np.float32)
         return self._runtime.probabilities(batch)

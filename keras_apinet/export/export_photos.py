@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.data import preprocessing
-from keras_apinet.data.readers import as_rgb
 from keras_apinet.errors import APINetError
 from keras_apinet.export.sources import Source
+from keras_apinet.pixels import as_rgb
 
 _REPRESENTATIVE = 200
 # Where photos are looked for: the first split that there is.

@@ -1,6 +1,7 @@
 """What can be exported: a run folder, a `.keras` file, or a model in memory."""
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,14 @@ def open_source(
             f"image_size={image_size} does not fit a model of {size} px images."
         )
     names = class_names or (run.class_names if run else None) or model.class_names
-    names = names or [str(number) for number in range(model.num_classes)]
+    if not names:
+        warnings.warn(
+            f"The model has no class names, so its classes are called 0 to "
+            f"{model.num_classes - 1}; give class_names=[...] to "
+            "keras_apinet.build or to the export.",
+            stacklevel=2,
+        )
+        names = [str(number) for number in range(model.num_classes)]
     if len(names) != model.num_classes:
         raise APINetError(
             f"There are {len(names)} class names for a model of {model.num_classes} "
