@@ -217,16 +217,15 @@ class APINet(PairwiseTraining):
         if self.batch_norm == "inference":
             training = False
         if isinstance(inputs, dict):
-            given = self._frozen_output(inputs)
-        else:
-            _check_shape("images", inputs, (*self.backbone.input_shape[1:3], 3))
-            given = self._scaled(inputs)
-            if self._cut is None:
-                return self.backbone(given, training=training)
-            given = self._cut.frozen(given, training=False)
-        return self._cut.rest(given, training=training)
+            return self._after_frozen(inputs, training)
+        _check_shape("images", inputs, (*self.backbone.input_shape[1:3], 3))
+        scaled = self._scaled(inputs)
+        if self._cut is None:
+            return self.backbone(scaled, training=training)
+        frozen = self._cut.frozen(scaled, training=False)
+        return self._cut.rest(frozen, training=training)
 
-    def _frozen_output(self, inputs: dict[str, Tensor]) -> Tensor:
+    def _after_frozen(self, inputs: dict[str, Tensor], training: bool | None) -> Tensor:
         if [*inputs] != ["frozen"]:
             raise APINetError(
                 f"In place of images there are {[*inputs]}; give images, "
@@ -239,7 +238,7 @@ class APINet(PairwiseTraining):
             )
         shape = self._cut.frozen.output_shape[1:]
         _check_shape("frozen", inputs["frozen"], shape)
-        return inputs["frozen"]
+        return self._cut.rest(inputs["frozen"], training=training)
 
     def _scaled(self, images: Tensor) -> Tensor:
         return images if self.scaling is None else self.scaling(images)

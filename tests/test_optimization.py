@@ -226,7 +226,8 @@ def test_ten_steps_of_sgd_are_those_of_torch(
     ]
     rate = keras.optimizers.schedules.PolynomialDecay(0.1, 10 * accumulate, 0.02)
     variables = [
-        keras.Variable(v, name=n) for v, n in zip(start, ("kernel", "bias"), strict=True)
+        keras.Variable(v, name=n)
+        for v, n in zip(start, ("kernel", "bias"), strict=True)
     ]
     made = LayerwiseSGD(
         rate,
@@ -284,7 +285,7 @@ def test_the_formula_is_torchs(rng):
 
 @pytest.mark.parametrize("kind", [LayerwiseAdamW, LayerwiseSGD])
 def test_a_decoupled_decay_is_scaled_by_the_rate_of_its_layer(kind):
-    """Without a gradient, w becomes w (1 - rate share decay), as torch's AdamW has it."""
+    """Without a gradient, w becomes w (1 - rate share decay), as in torch's AdamW."""
     values = {"first": np.ones(3, "float32"), "head": np.ones(3, "float32")}
     made = kind(learning_rate=0.1, weight_decay=0.5, layer_shares={"first": 0.25})
     found = stepped(made, [np.zeros(3, "float32")] * 2, values)

@@ -152,6 +152,7 @@ def _fit(job: Job, run: Run, stored: Any) -> Run:
                 if validation is not None:
                     with validation.report:
                         scores = model.evaluate(validation, verbose=0, return_dict=True)
+                    keeper.note(validation.report)
                     say(f"After the warm-up: validation {scores['accuracy']:.1%}")
                 keeper.keep({f"val_{k}": float(v) for k, v in scores.items()})
             progress.ended = not recipe.epochs
@@ -204,8 +205,8 @@ def _check_steps(recipe: Recipe, steps: int) -> None:
         )
     if 0 < total < recipe.accumulate:
         raise APINetError(
-            f"accumulate={recipe.accumulate}: the whole run has {total} batches, and no "
-            "weight would ever change; lower --accumulate, or raise --epochs."
+            f"accumulate={recipe.accumulate}: the whole run has {total} batches, and "
+            "no weight would ever change; lower --accumulate, or raise --epochs."
         )
 
 

@@ -184,8 +184,9 @@ def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
         )
     if recipe.steps_per_execution > 1 and backend == "torch":
         raise APINetError(
-            f"steps_per_execution={recipe.steps_per_execution}: torch executes one step "
-            "at a time; set --steps-per-execution 1, or KERAS_BACKEND=tensorflow or jax."
+            f"steps_per_execution={recipe.steps_per_execution}: torch executes one "
+            "step at a time; set --steps-per-execution 1, or KERAS_BACKEND=tensorflow "
+            "or jax."
         )
     # Keras draws the seeds of initializers and dropout from Python's generator.
     random.seed(recipe.seed)

@@ -47,7 +47,9 @@ def warm_up(job: "Job", epochs: int, keeper: "Keeper") -> None:
         rate = keras.optimizers.schedules.CosineDecay(recipe.head_learning_rate, steps)
         with job.placement.scope():
             model.compile(
-                optimizer(recipe, model, rate, warmup=True), loss=job.loss(), **execution
+                optimizer(recipe, model, rate, warmup=True),
+                loss=job.loss(),
+                **execution,
             )
         with report:
             model.fit(
