@@ -8,6 +8,7 @@ import pytest
 from evaluate_runs import COLOURS, NAMES, make_run, photos
 from PIL import Image
 
+import keras_apinet
 from keras_apinet import APINetError, data
 from keras_apinet.cli import main
 from keras_apinet.evaluate import evaluate_run
@@ -420,3 +421,23 @@ def test_pixels_do_not_pile_up(run):
     peak(32)
     grown = peak(288) - peak(32)
     assert grown < 0.5 * 256 * 32 * 32 * 3
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("tta", [None, "flip", "five_crop"])
+def test_one_unreadable_photo_is_left_out_and_two_of_ten_are_too_many(tta, tmp_path):
+    for i in range(10):
+        Image.fromarray(np.full((32, 32, 3), 20 * i, "uint8")).save(
+            tmp_path / f"{i}.png"
+        )
+    (tmp_path / "3.png").write_bytes(b"no image")
+    paths = [str(tmp_path / f"{i}.png") for i in range(10)]
+    split = keras_apinet.data.Split.of_files(paths, np.arange(10) % 2)
+    model = keras_apinet.build("tiny", 2, 32, None, mutual_units=4)
+    seen = predict_split(model, split, image_size=32, batch_size=10, tta=tta)
+    assert seen.positions.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert len(seen.logits) == 9
+    assert [*seen.unreadable] == [str(tmp_path / "3.png")]
+    (tmp_path / "5.png").write_bytes(b"no image")
+    with pytest.raises(APINetError, match="2 of 10 images cannot be read"):
+        predict_split(model, split, image_size=32, batch_size=10, tta=tta)

@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import keras_apinet
 from keras_apinet import data
 from keras_apinet.data.birds import draw
 from keras_apinet.data.graph_preprocessing import crop_and_resize, decode, to_uint8
 from keras_apinet.errors import APINetError
+from keras_apinet.export.export_photos import (
+    representative_photos,
+    verification_photos,
+)
+from keras_apinet.export.sources import open_source
 from keras_apinet.pixels import as_rgb
 
 pytestmark = pytest.mark.one_backend
@@ -85,3 +91,67 @@ def test_what_is_no_photo_is_named(tmp_path):
         data.read_photo(path)
     with pytest.raises(APINetError, match=r"missing\.jpg"):
         data.read_photo(tmp_path / "missing.jpg")
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """Photos whose grey level is their number, as one split or as several."""
+
+    def make(**counts):
+        number, splits = 0, {}
+        for name, count in counts.items():
+            pixels = np.arange(number, number + count, dtype="uint8")
+            pixels = np.tile(pixels[:, None, None, None], (1, 32, 32, 3))
+            labels = np.arange(count, dtype="int32") % 2
+            splits[name] = keras_apinet.data.as_split((pixels, labels))
+            number += count
+        return keras_apinet.data.ImageData("numbered", ("a", "b"), splits)
+
+    return make
+
+
+def numbers(found):
+    return found.images[:, -1, -1, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("counts", "proof", "ranges"),
+    [
+        ({"train": 6, "val": 4}, [6, 7, 8, 9], [0, 1, 2, 3, 4, 5]),
+        ({"train": 7}, [0, 2, 4, 6], [1, 3, 5]),
+        ({"test": 4}, [0, 2], [1, 3]),
+    ],
+)
+def test_no_photo_sets_int8_ranges_and_proves_them(counts, proof, ranges, numbered):
+    model = keras_apinet.build("tiny", 2, 32, None, mutual_units=4)
+    source, given = open_source(model), numbered(**counts)
+    assert numbers(verification_photos(source, given, 99, apart=True)) == proof
+    assert numbers(representative_photos(source, given, apart=True)) == ranges
+    if len(counts) == 1:
+        photos = np.stack([given.splits[next(iter(counts))].read(i) for i in range(4)])
+        assert numbers(verification_photos(source, photos, 99, apart=True)) == [0, 2]
+        assert numbers(representative_photos(source, photos, apart=True)) == [1, 3]
+        assert len(verification_photos(source, photos, 99)) == 4
+
+
+def test_one_photo_cannot_set_ranges_and_prove_them(numbered):
+    model = keras_apinet.build("tiny", 2, 32, None, mutual_units=4)
+    with pytest.raises(APINetError, match=r"there is 1; give more .* 'dynamic'"):
+        representative_photos(open_source(model), numbered(train=1), apart=True)
+
+
+def test_unreadable_photos_of_an_export_are_named(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            pixels = np.full((32, 32, 3), i, "uint8")
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    model = keras_apinet.build("tiny", 2, 32, None, mutual_units=4)
+    given = keras_apinet.data.load(tmp_path, validation=0)
+    (tmp_path / "a/0.png").write_bytes(b"no image")
+    found = verification_photos(open_source(model), given, 99)
+    assert len(found) == 15
+    assert f"left out, as unreadable: {tmp_path / 'a/0.png'}" in found.origin
+    (tmp_path / "b/0.png").write_bytes(b"no image")
+    with pytest.raises(APINetError, match="2 of 16 images cannot be read"):
+        verification_photos(open_source(model), given, 99)

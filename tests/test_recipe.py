@@ -1,10 +1,12 @@
 import dataclasses
+import json
+import os
 import tomllib
 
 import pytest
 
 from keras_apinet import APINetError
-from keras_apinet.cli import main
+from keras_apinet.cli import main, parse
 from keras_apinet.train.recipe import Recipe
 from keras_apinet.train.recipe_files import parse_assignments, read_settings, to_toml
 
@@ -119,3 +121,50 @@ def test_the_head_alone_learns_from_pretrained_weights():
     assert recipe.head_epochs == 30
     assert Recipe(backbone="mobilenet_v2", weights="none", epochs=1).head_epochs == 0
     assert Recipe(epochs=0, warmup_epochs=3).head_epochs == 3
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """The folder of a run that began on JAX, by a recipe for the given backend."""
+
+    def make(backend):
+        settings = {**Recipe().asdict(), "backend": backend}
+        described = {"settings": settings, "versions": {"backend": "jax"}}
+        (tmp_path / "run.json").write_text(json.dumps(described))
+        return str(tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option", "given", "expected"),
+    [
+        ("torch", [], None, "torch"),
+        ("torch", [], "torch", "torch"),
+        ("torch", ["--backend", "jax"], None, "jax"),
+        (None, [], None, "jax"),  # the one that it began on
+        (None, [], "torch", "torch"),  # which needs --force, later
+    ],
+)
+def test_a_resumed_run_goes_on_on_its_backend(
+    recipe, option, given, expected, begun, monkeypatch
+):
+    if given is None:
+        monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    else:
+        monkeypatch.setenv("KERAS_BACKEND", given)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    args = parse(["train", "--resume", begun(recipe), *option])
+    assert not args.module.prepare(args)
+    assert os.environ["KERAS_BACKEND"] == expected
+
+
+def test_a_resumed_run_for_another_backend_than_the_variables(
+    begun, monkeypatch, capsys
+):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert main(["train", "--resume", begun("torch")]) == 2
+    printed = capsys.readouterr().err
+    assert "is for the backend 'torch', and KERAS_BACKEND=tensorflow" in printed
+    assert "KERAS_BACKEND=torch" in printed

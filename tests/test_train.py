@@ -227,3 +227,107 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_settings_that_do_not_fit_are_named(settings, value):
     with pytest.raises(APINetError, match=value):
         Recipe(**settings)
+
+
+@pytest.fixture
+def split_photos(tmp_path):
+    """A folder with 60 training and 12 validation photos of three classes."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 4)):
+        for name in "abc":
+            folder = tmp_path / "split" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (36, 36, 3)).astype("uint8")
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "split"
+
+
+@pytest.mark.one_backend
+def test_an_unreadable_image_is_left_out_counted_and_listed(
+    split_photos, tmp_path, caplog
+):
+    """Of the validation and, by the head's own features, of the training images."""
+    (split_photos / "val/b/2.png").write_bytes(b"no image")
+    (split_photos / "train/c/3.png").write_bytes(b"no image")
+    recipe = Recipe(data=str(split_photos), **QUICK | {"warmup_epochs": 1, "epochs": 0})
+    run = train(recipe, tmp_path / "run", "quiet")
+    failed = run.read("training.json")["unreadable"]
+    assert sorted(name[-11:] for name in failed) == ["ain/c/3.png", "val/b/2.png"]
+    assert "1 of 12 images could not be read and were left out" in caplog.text
+    assert "1 of 60 images could not be read and were left out" in caplog.text
+    # 11 images were judged.
+    right = run.read("training.json")["val_accuracy"] * 11
+    assert right == pytest.approx(round(right), abs=1e-4)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_too_many_unreadable_images_are_one_sentence(
+    split, cached, split_photos, tmp_path
+):
+    for i in (1, 2, 3):
+        (split_photos / split / "a" / f"{i}.png").write_bytes(b"no image")
+    settings = {**QUICK, "warmup_epochs": 1, "warmup_cached": cached, "epochs": 0}
+    with pytest.raises(APINetError, match=r"images cannot be read, more than 1%"):
+        train(Recipe(data=str(split_photos), **settings), tmp_path / "run", "quiet")
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A keeper, with a model whose weights are averaged."""
+    from keras_apinet.optimizers import LayerwiseSGD
+    from keras_apinet.train.callbacks import Keeper
+    from keras_apinet.train.checkpoints import Progress
+
+    run = Run.create(tmp_path / "run", {"settings": {}})
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
+    model.compile(LayerwiseSGD(0.1, use_ema=True, ema_momentum=0.9), "mse")
+    model.optimizer.build(model.trainable_variables)
+    keeper = Keeper(run, Recipe(ema=0.9, epochs=9), Progress())
+    keeper.set_model(model)
+    keeper.set_params({"steps": 3})
+    keeper.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5})
+    return keeper
+
+
+@pytest.mark.parametrize("what", ["val_loss", "weights", "averages"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_never_kept(what, value, kept, tmp_path):
+    from keras_apinet.train import checkpoints
+
+    def content():
+        return {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+    before, logs = content(), {"loss": 0.5, "val_loss": 0.5, "val_accuracy": 0.9}
+    assert len(before) == 5  # run.json, the log, both models, a checkpoint
+    bad = np.array([[value]], "float32")
+    if what == "val_loss":
+        logs["val_loss"] = value
+    elif what == "weights":
+        kept.model.set_weights([bad])
+    else:
+        kept.model.optimizer._model_variables_moving_average[0].assign(bad)
+    with pytest.raises(APINetError, match=r"became .* in epoch 2: .*--learning-rate"):
+        kept.on_epoch_end(1, logs)
+    assert content() == before
+    assert checkpoints.read_newest(tmp_path / "run")[0].epoch == 1
+    if what != "val_loss":
+        with pytest.raises(APINetError, match="Weights became"):
+            kept.checkpoint()
+        assert content() == before
+
+
+@pytest.mark.one_backend
+def test_nobody_goes_on_from_a_checkpoint_that_is_not_finite(tmp_path):
+    from keras_apinet.train import checkpoints
+
+    good, bad = [np.ones(3)], [np.array([1.0, np.nan, 1.0])]
+    checkpoints.save(tmp_path, good, checkpoints.Progress(epoch=1), 9)
+    checkpoints.save(tmp_path, bad, checkpoints.Progress(epoch=2), 9)
+    assert checkpoints.read_newest(tmp_path)[0].epoch == 1
+    checkpoints.everything(tmp_path)[0].unlink()
+    with pytest.raises(APINetError, match=r"00002.* hold NaN or infinite values"):
+        checkpoints.read_newest(tmp_path)

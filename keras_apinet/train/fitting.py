@@ -204,6 +204,7 @@ def _fit(job: Job, run: Run, stored: Stored | None, others: Iterator[Stored]) ->
                 if validation is not None:
                     with validation.report:
                         scores = model.evaluate(validation, verbose=0, return_dict=True)
+                    keeper.note(validation.report)
                     say(f"After the warm-up: validation {scores['accuracy']:.1%}")
                 keeper.keep({f"val_{k}": float(v) for k, v in scores.items()})
             progress.ended = not recipe.epochs

@@ -308,8 +308,8 @@ class Recipe:
             )
         if self.weight_decay_mode == "l2" and self.optimizer == "adamw":
             raise APINetError(
-                "weight_decay_mode='l2' is for optimizer='sgd'; the decay of 'adamw' "
-                "is decoupled."
+                "weight_decay_mode='l2' is for optimizer='sgd', and "
+                "optimizer='adamw' has a decoupled one; change either."
             )
 
     @property
