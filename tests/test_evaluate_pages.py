@@ -363,8 +363,9 @@ def test_a_sure_model_is_never_shown_as_certain(run, table, tmp_path, capsys):
     assert answer["top"][0]["probability"] == 1.0  # machines are told what it was
     compared = compare(copy, first, last, patches=False)
     assert "&gt;99.9%" in page(compared)
-    assert "100.0%" not in page(compared)
+    assert ">100.0%<" not in page(compared)
     html = write_report(copy, bootstrap=5).read_text("utf-8")
     errors = html[html.index('id="errors"') : html.index('id="classes"')]
     assert "&gt;99.9%" in errors
-    assert "100.0%" not in errors
+    assert ">100.0%<" not in errors
+    assert " 100.0%" not in errors
