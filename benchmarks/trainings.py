@@ -187,7 +187,7 @@ def spread(values: np.ndarray) -> str:
 
 def variant_of(recipe: Recipe) -> str:
     """What was trained on what, for the name of a record."""
-    return f"{Path(recipe.data).name}_{recipe.backbone}"
+    return f"{Path(recipe.data).name}_{recipe.backbone or 'tiny'}"
 
 
 def protocol(recipe: Recipe, seeds: Sequence[int], which: str = "best") -> str:
@@ -198,7 +198,7 @@ def protocol(recipe: Recipe, seeds: Sequence[int], which: str = "best") -> str:
     if recipe.views:
         frozen += f"the same {recipe.views} views of each photo for all runs, "
     return (
-        f"{Path(recipe.data).name}, {recipe.backbone} at "
+        f"{Path(recipe.data).name}, {recipe.backbone or 'tiny'} at "
         f"{recipe.image_size or 'its own'} px, {frozen}"
         f"{recipe.head_epochs} epochs of the head and "
         f"{recipe.epochs} of all layers, seeds {', '.join(map(str, seeds))}; "

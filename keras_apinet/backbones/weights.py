@@ -131,6 +131,11 @@ def packaged_file(name: str) -> Path | None:
     return None
 
 
+def is_packaged(name: str) -> bool:
+    """Whether the ImageNet weights of the backbone `name` are there without a hub."""
+    return converted_file(name).is_file() or packaged_file(name) is not None
+
+
 def load_packaged(model: keras.Model, name: str) -> None:
     """Load the ImageNet weights that an installed package has into `model`.
 

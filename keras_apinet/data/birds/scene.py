@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from keras_apinet.data.birds.species import Colour
 
 Palette = tuple[Colour, ...]
+Pair = tuple[float, float]
 
 SKIES = ((150, 190, 228), (206, 222, 236), (244, 214, 190), (120, 150, 190))
 LEAVES = ((74, 116, 54), (112, 146, 66), (46, 82, 52), (176, 164, 72), (150, 104, 60))
@@ -29,7 +30,7 @@ CLOUDS = ((246, 246, 248), *SKIES)
 # Name, colours of the backdrop, and the blots scattered over it: their colours, number
 # (from, and below), width and height as shares of the picture's side.
 # fmt: off
-_BACKGROUNDS: tuple[tuple[str, Palette, Palette, tuple[int, int], Any, Any], ...] = (
+_BACKGROUNDS: tuple[tuple[str, Palette, Palette, tuple[int, int], Pair, Pair], ...] = (
     ("sky", SKIES, CLOUDS, (0, 7), (0.2, 0.6), (0.06, 0.2)),
     ("leaves", LEAVES, LEAVES, (20, 60), (0.06, 0.24), (0.06, 0.24)),
     ("branches", SKIES + LEAVES, LEAVES, (0, 14), (0.05, 0.12), (0.05, 0.12)),
