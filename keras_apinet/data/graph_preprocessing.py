@@ -105,14 +105,12 @@ def decode_alone(content: Tensor) -> Tensor:
         sides = tf.io.decode_raw(_bytes(content, 16, 8), tf.int32, False)
         with checked(_pixel_count(sides), MAX_PNG_PIXELS):
             rgba = tf.io.decode_png(content, channels=4)
-        # Grey of 1, 2 or 4 bits comes as it is stored.
-        depth, kind = tf.unstack(tf.io.decode_raw(_bytes(content, 24, 2), tf.uint8), 2)
+        # Where a file has no alpha, TensorFlow fills in the largest value of its depth.
+        depth = tf.io.decode_raw(_bytes(content, 24, 1), tf.uint8)[0]
         top = tf.bitwise.left_shift(1, tf.cast(tf.minimum(depth, 8), tf.int32)) - 1
-        top = tf.cast(top, tf.uint8)
-        few = (kind == 0) & (tf.reduce_max(rgba[..., :3]) <= top)
-        rgb = rgba[..., :3] * tf.where(few, 255 // top, 1)
-        clear = tf.reduce_min(rgba[..., 3:]) < 255
-        pixels = tf.cond(clear, lambda: _on_white(rgb, rgba[..., 3:]), lambda: rgb)
+        rgb, alpha = rgba[..., :3], rgba[..., 3:]
+        opaque = tf.reduce_all(alpha == tf.cast(top, tf.uint8))
+        pixels = tf.cond(opaque, lambda: rgb, lambda: _on_white(rgb, alpha))
         return upright(pixels, png_orientation(content))
 
     return tf.cond(tf.strings.substr(content, 0, 3) == _JPEG_MARK, jpeg, png)
