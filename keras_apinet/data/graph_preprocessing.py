@@ -21,14 +21,11 @@ from keras_apinet.data.photo_files import MAX_PIXELS
 from keras_apinet.data.preprocessing import CROP
 from keras_apinet.types import Tensor
 
-# The start of a JPEG file without any metadata: tables, a baseline frame, and one scan
-# that holds all three colours. `\C` is any byte, `.` would be any UTF-8 character.
-_BARE_JPEG = (
-    rb"\xff\xd8(?:\xff\xe0\x00\x10\C{14})?"
-    rb"(?:\xff\xdb\x00\x43\C{65}|\xff\xdb\x00\x84\C{130})+"
-    rb"\xff\xc0\x00\x11\C*\xff\xda\x00\x0c\x03\C*"
-)
-_METADATA = rb"\C*(?:Exif\x00|http://ns)\C*"
+# The start of a JPEG file without metadata before its tables, whose pixels come in one
+# scan of all three colours. `\C` is any byte, `.` would be any UTF-8 character.
+_BARE_JPEG = rb"\xff\xd8(?:\xff\xe0\x00\x10\C{14})?\xff\xdb\C*\xff\xda\x00\x0c\x03\C*"
+# Metadata, or a progressive frame.
+_METADATA = rb"\C*(?:Exif\x00|http://ns|\xff\xc2\x00\x11)\C*"
 # At most 8191 px on each side, bit depth 8, colour type grey or RGB.
 _PLAIN_PNG = (
     rb"\x89PNG\C{8}IHDR\x00\x00[\x00-\x1f]\C\x00\x00[\x00-\x1f]\C\x08[\x00\x02]"
@@ -54,11 +51,12 @@ def decode(content: Tensor) -> Tensor:
     def jpeg() -> Tensor:
         bare = _head_matches(content, 1024, _BARE_JPEG)
         bare &= ~_head_matches(content, 1024, _METADATA)
-        plain = tf.cond(
-            bare,
-            lambda: _pixel_count(tf.io.extract_jpeg_shape(content)) <= MAX_PIXELS,
-            lambda: _in_python(preprocessing.is_plain_jpeg, content, tf.bool),
-        )
+        # Cheaper than the number of pixels, and what is larger is asked for exactly.
+        bare &= tf.reduce_max(tf.io.extract_jpeg_shape(content)) <= int(MAX_PIXELS**0.5)
+        return tf.cond(bare, lambda: _jpeg_pixels(content), other_jpeg)
+
+    def other_jpeg() -> Tensor:
+        plain = _in_python(preprocessing.is_plain_jpeg, content, tf.bool)
         return tf.cond(plain, lambda: _jpeg_pixels(content), pillow)
 
     def png() -> Tensor:
@@ -105,14 +103,12 @@ def decode_alone(content: Tensor) -> Tensor:
         sides = tf.io.decode_raw(_bytes(content, 16, 8), tf.int32, False)
         with checked(_pixel_count(sides), MAX_PNG_PIXELS):
             rgba = tf.io.decode_png(content, channels=4)
-        # Grey of 1, 2 or 4 bits comes as it is stored.
-        depth, kind = tf.unstack(tf.io.decode_raw(_bytes(content, 24, 2), tf.uint8), 2)
+        # Where a file has no alpha, TensorFlow fills in the largest value of its depth.
+        depth = tf.io.decode_raw(_bytes(content, 24, 1), tf.uint8)[0]
         top = tf.bitwise.left_shift(1, tf.cast(tf.minimum(depth, 8), tf.int32)) - 1
-        top = tf.cast(top, tf.uint8)
-        few = (kind == 0) & (tf.reduce_max(rgba[..., :3]) <= top)
-        rgb = rgba[..., :3] * tf.where(few, 255 // top, 1)
-        clear = tf.reduce_min(rgba[..., 3:]) < 255
-        pixels = tf.cond(clear, lambda: _on_white(rgb, rgba[..., 3:]), lambda: rgb)
+        rgb, alpha = rgba[..., :3], rgba[..., 3:]
+        opaque = tf.reduce_all(alpha == tf.cast(top, tf.uint8))
+        pixels = tf.cond(opaque, lambda: rgb, lambda: _on_white(rgb, alpha))
         return upright(pixels, png_orientation(content))
 
     return tf.cond(tf.strings.substr(content, 0, 3) == _JPEG_MARK, jpeg, png)

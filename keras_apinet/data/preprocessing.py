@@ -104,7 +104,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _opened(content: bytes) -> "Image.Image":
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if HAS_HEIF and content[4:8] == b"ftyp":
         import pillow_heif
@@ -117,7 +117,7 @@ def _opened(content: bytes) -> "Image.Image":
             image = Image.open(io.BytesIO(content), formats=formats)
     except Image.DecompressionBombError as error:
         raise OSError(f"it has more than {MAX_PIXELS:,} pixels") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         brand = content[8:12]
         if content[4:8] == b"ftyp" and brand in (b"heic", b"heix", b"mif1", b"msf1"):
             raise OSError(
