@@ -41,12 +41,12 @@ def run(args: argparse.Namespace) -> int:
         from keras_apinet.cli.startup import start_backend
 
         start_backend()
-    predictions = load_classifier(args.model).predict(args.photos, top=args.top)
-    answers = dict(zip(args.photos, predictions, strict=True))
     if args.map:
         from keras_apinet.evaluate.activation import write_maps
 
         write_maps(args.model, args.photos, args.map, force=args.force)
+    predictions = load_classifier(args.model).predict(args.photos, top=args.top)
+    answers = dict(zip(args.photos, predictions, strict=True))
     if args.json:
         rows = [
             {
