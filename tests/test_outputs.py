@@ -293,11 +293,13 @@ def test_a_command_that_is_told_to_end_cleans_up(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pipes are watched as Linux does")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_conversion_ends_with_the_process_that_started_it(number, tmp_path):
     os.mkfifo(tmp_path / "job.json")  # where the child waits, once it is there
     code = (
-        "import sys; from pathlib import Path; from keras_apinet.export import child\n"
+        "import signal, sys; from pathlib import Path\n"
+        "from keras_apinet.export import child\n"
+        "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         "try: child.convert_in_child([Path(sys.argv[1])])\n"
         "except KeyboardInterrupt: pass"
     )

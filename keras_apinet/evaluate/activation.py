@@ -47,12 +47,6 @@ def write_maps(
             f"{str(place)!r} keeps no feature maps to show; give a run folder or a "
             ".keras file for --map."
         )
-    run = Run.open(place) if place.is_dir() else None
-    network = run.model() if run else load(place)
-    resize = run.settings.get("resize", "fit") if run else "fit"
-    levels = EvidenceLevels(network)
-    with unwritable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     targets: list[Path] = []
     for photo in photos:
         name, number = Path(photo).stem, 1
@@ -62,6 +56,12 @@ def write_maps(
             path = folder / f"{name} {number}.map.png"
         check_output(path, "PNG picture", force)
         targets.append(path)
+    run = Run.open(place) if place.is_dir() else None
+    network = run.model() if run else load(place)
+    resize = run.settings.get("resize", "fit") if run else "fit"
+    levels = EvidenceLevels(network)
+    with unwritable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for photo, path in zip(photos, targets, strict=True):
         pixels = read_photo(photo)
         size = network.image_size or min(pixels.shape[:2])
