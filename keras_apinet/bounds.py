@@ -29,7 +29,7 @@ class Number:
 
     def fits(self, value: Any) -> bool:
         """Whether a value is such a number; NaN, infinity and `True` never are."""
-        kind = numbers.Integral if self.kind is int else numbers.Real
+        kind: Any = numbers.Integral if self.kind is int else numbers.Real
         if not isinstance(value, kind) or isinstance(value, bool):
             return False
         return (

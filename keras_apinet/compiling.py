@@ -106,7 +106,7 @@ def takes_logits(function: Callable[..., Any], num_classes: int) -> bool:
             ]
         except Exception:  # Labels of the other form, or a function of its own mind.
             continue
-        return bool(np.allclose(*values, rtol=1e-3, atol=1e-4))
+        return bool(np.allclose(values[0], values[1], rtol=1e-3, atol=1e-4))
     return True
 
 

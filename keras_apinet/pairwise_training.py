@@ -38,7 +38,6 @@ class PairwiseTraining(keras.Model):
     """
 
     num_classes: int
-    image_size: int | None
     interaction: AttentivePairwiseInteraction
     memory: FeatureMemory | None
     miner: PairMiner

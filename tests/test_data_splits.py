@@ -250,10 +250,13 @@ def test_names_that_are_nearly_the_same_are_pointed_out(tmp_path):
 def test_cells_of_tables_are_stripped(tmp_path):
     for i in range(3):
         photo(tmp_path / f"{i}.png", i)
-    (tmp_path / "t.csv").write_bytes(
-        '\ufeff"path" , Label\n0.png, "apple"\n'
-        '1.png,apple\u00a0\n 2.png ,"apple "\n'.encode()
-    )
+    lines = [
+        '"path" , Label',
+        '0.png, "apple"',
+        "1.png,apple\u00a0",
+        ' 2.png ,"apple "',
+    ]
+    (tmp_path / "t.csv").write_text("\ufeff" + "\n".join(lines), "utf-8")
     data = load(tmp_path / "t.csv", validation=0)
     assert data.class_names == ("apple",)
     assert names_of(data.splits["train"]) == ["0.png", "1.png", "2.png"]

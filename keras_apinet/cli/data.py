@@ -163,7 +163,8 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
         f"augmentation {args.augmentation}, partners found by {found_by}."
     )
     sheet = contact_sheet(images, labels, features, data.class_names, title)
-    twins = [*report["near_conflicts"], *report["near_leakage"]]
+    found = [*report["near_conflicts"], *report["near_leakage"]]
+    twins = [list(pair) for pair in dict.fromkeys(map(tuple, found))]
     if twins:
         shown = twins[:_MOST_TWINS]
         sheet = with_twins(

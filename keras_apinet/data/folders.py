@@ -2,14 +2,11 @@
 
 import os
 import re
-import stat
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from keras_apinet.data.image_data import ImageData, Split
-from keras_apinet.data.photo_files import PHOTO_SUFFIXES, UNREAD_SUFFIXES, unread
+from keras_apinet.data.scanning import Folder, Scan
 from keras_apinet.errors import APINetError
 
 SPLIT_NAMES = {
@@ -25,102 +22,6 @@ _NEUTRAL = {
     *("pic", "pics", "jpg", "jpeg", "png", "raw", "the", "of", "new", "final", "all"),
 }
 _GLUED = re.compile(f"({'|'.join(SPLIT_NAMES)})({'|'.join(_NEUTRAL)})")
-# What operating systems and storage boxes leave in folders, with thumbnails in some.
-_JUNK = {
-    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "__pycache__"),
-    *("system volume information", "@tmp", "#snapshot"),
-}
-
-
-@dataclass
-class _Folder:
-    """A folder with images in it or below: what lies where, before it is understood."""
-
-    name: str
-    path: str
-    images: list[str] = field(default_factory=list)
-    folders: list["_Folder"] = field(default_factory=list)
-
-    def all_images(self) -> Iterator[str]:
-        """The images here and below."""
-        waiting = [self]
-        while waiting:
-            here = waiting.pop()
-            yield from here.images
-            waiting += reversed(here.folders)
-
-
-class _Scan:
-    """A folder read once, and what was passed over in it."""
-
-    def __init__(self, path: str) -> None:
-        self._endings: Counter[str] = Counter()
-        self._special: list[str] = []
-        self._closed: list[str] = []
-        self.root = _Folder(os.path.basename(os.path.abspath(path)), path)
-        top = os.stat(path)
-        self._list(self.root, set())
-        if self._closed:
-            raise APINetError(
-                f"The folder {path!r} cannot be read: check who may open it."
-            )
-        for folder in self.root.folders:
-            # A link may lead to what another class holds; a loop is entered once.
-            self._walk(folder, {(top.st_dev, top.st_ino)})
-        self.root.folders = [f for f in self.root.folders if f.images or f.folders]
-
-    def notes(self) -> Iterator[str]:
-        """What was passed over, in sentences."""
-        if self._endings:
-            yield f"Pictures in formats that are not read are {unread(self._endings)}."
-        for what, paths in (
-            ("entries that are not regular files", self._special),
-            ("folders that cannot be opened", self._closed),
-        ):
-            if paths:
-                yield f"{len(paths):,} {what} are left out; the first is {paths[0]!r}."
-
-    def _walk(self, top: _Folder, seen: set[tuple[int, int]]) -> None:
-        waiting, visited = [top], []
-        while waiting:
-            here = waiting.pop()
-            try:
-                status = os.stat(here.path)
-            except OSError:
-                self._closed.append(here.path)
-                continue
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            visited.append(here)
-            self._list(here, seen)
-            waiting += reversed(here.folders)
-        for here in reversed(visited):
-            here.folders = [f for f in here.folders if f.images or f.folders]
-
-    def _list(self, here: _Folder, seen: set[tuple[int, int]]) -> None:
-        try:
-            with os.scandir(here.path) as scan:
-                entries = sorted(scan, key=lambda entry: entry.name)
-        except OSError:
-            self._closed.append(here.path)
-            return
-        for entry in entries:
-            name = entry.name.lower()
-            if name[0] == "." or name in _JUNK:
-                continue
-            try:
-                mode = entry.stat().st_mode
-            except OSError:  # a link to nothing, or to itself
-                mode = 0
-            if stat.S_ISDIR(mode):
-                here.folders.append(_Folder(entry.name, entry.path))
-            elif not stat.S_ISREG(mode):
-                self._special.append(entry.path)
-            elif name.endswith(PHOTO_SUFFIXES):
-                here.images.append(entry.path)
-            elif name.endswith(tuple(UNREAD_SUFFIXES)):
-                self._endings[os.path.splitext(name)[1]] += 1
 
 
 def load_folder(folder: Path) -> ImageData:
@@ -135,7 +36,7 @@ def load_folder(folder: Path) -> ImageData:
     Raises:
         APINetError: for a layout that cannot be read as classes, with the way out.
     """
-    scan = _Scan(os.fspath(folder))
+    scan = Scan(os.fspath(folder))
     root = scan.root
     while len(root.folders) == 1 and not root.images:
         only = root.folders[0]
@@ -191,7 +92,7 @@ def _pair(word: str) -> tuple[str, ...] | None:
 Parts = dict[str, dict[str, list[str]]]
 
 
-def _split_folders(root: _Folder, notes: list[str]) -> Parts | None:
+def _split_folders(root: Folder, notes: list[str]) -> Parts | None:
     """`<split>/<class>/*.jpg`, or None if these folders are not splits."""
     known = {f.name: (f, *_words(f.name)) for f in root.folders}
     found = [(f, split, rest) for f, split, rest in known.values() if split]
@@ -248,7 +149,7 @@ def _split_folders(root: _Folder, notes: list[str]) -> Parts | None:
     return parts
 
 
-def _splits_below_classes(root: _Folder, notes: list[str]) -> Parts | None:
+def _splits_below_classes(root: Folder, notes: list[str]) -> Parts | None:
     """`<class>/<split>/*.jpg`, or None if no class is cut so."""
     cut = {
         f.name: {split_name(inner.name): inner for inner in f.folders}
@@ -272,7 +173,7 @@ def _splits_below_classes(root: _Folder, notes: list[str]) -> Parts | None:
     return parts
 
 
-def _look_at_classes(root: _Folder, notes: list[str]) -> None:
+def _look_at_classes(root: Folder, notes: list[str]) -> None:
     """Refuses what has no classes, and says what may not be meant."""
     if not root.folders:
         inside = (
@@ -296,7 +197,7 @@ def _look_at_classes(root: _Folder, notes: list[str]) -> None:
         )
 
 
-def _loose(folder: _Folder, notes: list[str]) -> None:
+def _loose(folder: Folder, notes: list[str]) -> None:
     if folder.images:
         notes.append(
             f"{len(folder.images):,} images directly in {folder.path!r} belong to no "

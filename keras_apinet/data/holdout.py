@@ -8,22 +8,16 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.bounds import FRACTION, SEED
 from keras_apinet.data.image_data import ImageData, Split
-from keras_apinet.data.marks import nearest_twins, read_marks
+from keras_apinet.data.marks import photo_groups
 from keras_apinet.data.tables import number_groups
 from keras_apinet.errors import APINetError
 
-# s between two photos of one burst.
-BURST_S = 30
-# Photos in a group of look-alikes, on average.
-GROUP_SIZE = 6
-_MOST_AT_ONCE = 3000
 # Beyond this, looking at every photo takes longer than most people wait.
 _MOST_PHOTOS = 100_000
 
@@ -252,62 +246,3 @@ def stratified_holdout(
     rank = np.arange(len(labels)) - np.repeat(first, counts)
     held = rank < np.repeat(give, counts)
     return np.sort(by_class[~held]), np.sort(by_class[held])
-
-
-def photo_groups(
-    split: Split, progress: Callable[[int, int], None] | None = None
-) -> NDArray[np.int64]:
-    """Groups the photos of each class that were probably taken together.
-
-    Near-duplicates, and photos of one camera that follow each other within `BURST_S`,
-    are never parted. Then groups of about `GROUP_SIZE` photos are made of those whose
-    colours are most alike (Ward's method): one place and one light. Only a class whose
-    photos change is grouped anew.
-
-    Args:
-        split: the photos; those that cannot be read are grouped like black ones.
-        progress: called with the photos looked at and the photos in all.
-
-    Returns:
-        `[n]` numbers, equal for photos of one group.
-    """
-    marks = read_marks(split, progress)
-    groups = np.zeros(len(split), np.int64)
-    for label in np.unique(split.labels):
-        inside = np.flatnonzero(split.labels == label)
-        shades = marks["colours"][inside].astype(np.float32).mean(axis=1)
-        # Clustering takes the square of the number in memory and time.
-        for part in np.array_split(
-            inside[np.argsort(shades, kind="stable")], -(-len(inside) // _MOST_AT_ONCE)
-        ):
-            groups[part] = (
-                groups.max()
-                + 1
-                + _look_alikes(marks[np.sort(part)])[np.argsort(np.argsort(part))]
-            )
-    return groups
-
-
-def _look_alikes(marks: NDArray[Any]) -> NDArray[np.int64]:
-    """Groups of some photos of one class, numbered from 0."""
-    from scipy.cluster.hierarchy import fcluster, linkage
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(marks)
-    twins = nearest_twins(marks, marks, lambda j: np.arange(n) < j[:, None])
-    order = np.lexsort((marks["taken"], marks["camera"]))
-    apart = np.diff(marks["taken"][order])  # NaN where a photo does not say
-    follows = (apart <= BURST_S) & (np.diff(marks["camera"][order]) == 0)
-    burst = np.stack([order[:-1][follows], order[1:][follows]], axis=1)
-    ends = np.concatenate([twins, burst])
-    links = coo_array((np.ones(len(ends), bool), ends.T), (n, n))
-    count, unit = connected_components(links, directed=False)
-    wanted = max(2, -(-n // GROUP_SIZE))
-    if count <= wanted:
-        return np.asarray(unit, np.int64)
-    palettes = np.zeros((count, marks["palette"].shape[1]), np.float32)
-    np.add.at(palettes, unit, np.sqrt(marks["palette"], dtype=np.float32))
-    palettes /= np.bincount(unit)[:, None]
-    tree = linkage(palettes, "ward")
-    return np.asarray(fcluster(tree, wanted, "maxclust")[unit] - 1, np.int64)

@@ -104,7 +104,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _opened(content: bytes) -> "Image.Image":
-    from PIL import Image, UnidentifiedImageError
+    from PIL import (
+        Image,
+        UnidentifiedImageError,  # type: ignore[attr-defined]
+    )
 
     if HAS_HEIF and content[4:8] == b"ftyp":
         import pillow_heif
