@@ -40,7 +40,7 @@ def check(field: Any, value: Any, kind: type, optional: bool) -> None:
             raise APINetError(f"{name}={shown(value)} must be {number}.")
         number.check(name, value)
     elif not isinstance(value, kind):
-        words = {bool: "true or false"}.get(kind, "a text")
+        words = "true or false" if kind is bool else "a text"
         raise APINetError(f"{name}={shown(value)} must be {words}.")
     elif isinstance(value, str) and "\0" in value:
         raise APINetError(f"{name}={shown(value)} must be a text without NUL.")
