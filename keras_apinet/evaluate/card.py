@@ -1,7 +1,6 @@
 """`keras-apinet card`: a model card from the run's own files."""
 
 import html
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from keras_apinet.errors import APINetError, printable
 from keras_apinet.evaluate.evaluation import CALIBRATION
 from keras_apinet.evaluate.extras import templates
 from keras_apinet.runs import Run, write_atomically
+from keras_apinet.schema import to_json
 
 _TITLES = {
     "top1": "Top-1 accuracy",
@@ -81,7 +81,7 @@ def write_card(
     environment = templates()
     name = run.folder.resolve().name
     text = environment.get_template("card.md").render(
-        quoted=lambda value: json.dumps(printable(value), ensure_ascii=False),
+        quoted=lambda value: to_json(str(value), None),
         text=as_text,
         name=name,
         data=Path(result["data"]).name,
@@ -123,7 +123,7 @@ def public(value: Any) -> Any:
 
 def as_text(value: Any) -> str:
     """A name as Markdown that shows it and nothing else."""
-    plain = html.escape(" ".join(printable(value).split()), quote=False)
+    plain = html.escape(printable(" ".join(str(value).split())), quote=False)
     return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", plain)
 
 
