@@ -371,6 +371,7 @@ def calls() -> Iterator[Case]:
     bad = (float("nan"), float("inf"), -1, 2**70, "1", None, True, [], 1e300)
     photos = np.zeros((4, 8, 8, 3), "uint8")
     labels = np.array([0, 0, 1, 1])
+    sizes = {"image_size": 8, "images_per_class": 2, "classes_per_batch": 2}
 
     def evaluated(folder: Path, name: str, value: Any) -> Callable[[], Any]:
         write_run(folder)
@@ -398,7 +399,7 @@ def calls() -> Iterator[Case]:
                 lambda f, n=name, v=value: (
                     lambda: data.balanced_batches(
                         (photos, labels),
-                        **{"image_size": 8, "images_per_class": 2, n: v},
+                        **{**sizes, n: v},
                     )
                 ),
             )

@@ -32,13 +32,14 @@ class Number:
         kind: Any = numbers.Integral if self.kind is int else numbers.Real
         if not isinstance(value, kind) or isinstance(value, bool):
             return False
+        number: Any = value
         return (
             # Whole numbers of any size are finite, and some are too large to be asked.
-            (isinstance(value, numbers.Integral) or math.isfinite(value))
-            and (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
+            (isinstance(number, numbers.Integral) or math.isfinite(number))
+            and (self.low is None or number >= self.low)
+            and (self.high is None or number <= self.high)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
         )
 
     def __str__(self) -> str:

@@ -258,7 +258,7 @@ def test_several_exports_keep_what_was_good(model, tmp_path, monkeypatch):
     real = exporting.open_runtime
     opened = []
 
-    def second_fails(path):
+    def second_fails(path, **options):
         opened.append(path)
         if len(opened) == 2:
             raise APINetError("damaged on the way")

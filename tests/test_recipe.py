@@ -74,7 +74,7 @@ def test_assignments(text, value):
         (["--set", "epochs=many"], "epochs='many' must be a whole number"),
         (["--set", "jit=perhaps"], "jit='perhaps' must be true or false"),
         (["missing.toml"], "'missing.toml' cannot be read"),
-        (["bad.toml"], "'bad.toml' is no TOML"),
+        (["bad.toml"], "'bad.toml' cannot be read as TOML"),
         (["typo.toml"], "'learning_rat' in typo.toml; did you mean 'learning_rate'?"),
         (["kind.toml"], "epochs='ten' must be a whole number"),
         (["--memory", "9", "--method", "baseline"], "memory=9 is for pairs"),

@@ -1,7 +1,6 @@
 """`keras-apinet card`: a model card from the run's own files."""
 
 import html
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from keras_apinet.evaluate.extras import templates
 from keras_apinet.evaluate.measuring import calibration_words
 from keras_apinet.outputs import MARKDOWN_MARK, check_output, write_output
 from keras_apinet.runs import Run
+from keras_apinet.schema import to_json
 from keras_apinet.shares import decimal, interval, percent
 
 _TITLES = {
@@ -96,7 +96,7 @@ def write_card(
     environment = templates()
     name = run.folder.resolve().name
     text = environment.get_template("card.md").render(
-        quoted=lambda value: json.dumps(printable(value), ensure_ascii=False),
+        quoted=lambda value: to_json(str(value), None),
         text=as_text,
         name=name,
         data=Path(result["data"]).name,
@@ -149,7 +149,7 @@ def public(value: Any) -> Any:
 
 def as_text(value: Any) -> str:
     """A name as Markdown that shows it and nothing else."""
-    plain = html.escape(" ".join(printable(value).split()), quote=False)
+    plain = html.escape(printable(" ".join(str(value).split())), quote=False)
     return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", plain)
 
 

@@ -45,7 +45,7 @@ class Devices:
     def __post_init__(self) -> None:
         for name in ("count", "model", "processes"):
             value = getattr(self, name)
-            if value is not None:
+            if name != "count" or value is not None:
                 limit = PROCESSES if name == "processes" else DEVICES
                 limit.check(name, value)
         PROCESS_INDEX.check("process_index", self.process_index)
