@@ -96,6 +96,16 @@ class PairwiseTraining(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
+    def build_metrics(self) -> None:
+        """Makes the variables of the metrics for integer labels.
+
+        Keras makes them with the first batch; a checkpoint has to be put in before.
+        """
+        metrics = self._compile_metrics
+        if metrics is not None and not metrics.built:
+            logits = keras.KerasTensor((None, self.num_classes), "float32")
+            metrics.build(keras.KerasTensor((None,), "int32"), logits)
+
     # What comes in.
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -281,7 +291,7 @@ class PairwiseTraining(keras.Model):
         """Updates what is logged; metrics given to `compile` see single images."""
         images = x[0] if isinstance(x, (tuple, list)) else x
         seen = None if isinstance(images, dict) else images
-        lacks = (False, False)
+        lacks: tuple[Any, ...] = (False, False)
         pairwise = isinstance(y_pred, dict)
         if pairwise:
             labels, logits, _ = self._pair_rows(y_pred)
@@ -292,7 +302,11 @@ class PairwiseTraining(keras.Model):
             self._compiled.ranking_loss.record(ranking, valid)
             self._compiled.valid_pairs.record(valid)
             logits = y_pred["logits"]
-            lacks = self._lacks(y_pred["valid"], ops.shape(logits)[0])
+            # A memory has partners from its second batch on; NaN is another fault.
+            if self.memory is None:
+                sound = ops.all(ops.isfinite(logits))
+                found = self._lacks(y_pred["valid"], ops.shape(logits)[0])
+                lacks = tuple(ops.logical_and(sound, lack) for lack in found)
             y, y_pred = y_pred["labels"][: ops.shape(logits)[0]], logits
             if sample_weight is not None:
                 sample_weight = whole_batch(sample_weight)

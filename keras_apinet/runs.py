@@ -39,7 +39,7 @@ import numpy as np
 from keras_apinet import io, schema
 from keras_apinet.errors import APINetError, printable
 from keras_apinet.io import write_atomically
-from keras_apinet.run_shapes import shape_of
+from keras_apinet.run_shapes import remedy_for, shape_of
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData
@@ -221,7 +221,7 @@ class Run:
         path = self.folder / name
         if not path.is_file():
             return None
-        return schema.read_json(path, shape_of(name))
+        return schema.read_json(path, shape_of(name), remedy_for(name))
 
     def calibration(self, which: str, model: "APINet") -> dict[str, Any] | None:
         """What is known of a model's temperature; `None` if nothing is.
@@ -256,22 +256,27 @@ class Run:
                 else than an earlier content of it.
         """
         path = self.folder / name
-        if os.path.lexists(path) and not _alike(path, content):
+        if os.path.lexists(path) and not _is_ours(path, content):
             raise APINetError(
                 f"{str(path)!r} was not written by this package, so it is not "
                 "replaced; rename it, or move it elsewhere."
             )
-        write_atomically(path, schema.to_json(content) + "\n")
+        text = schema.to_json(content) + "\n"
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_atomically(path, text)
         return path
 
 
-def _alike(path: Path, content: dict[str, Any]) -> bool:
-    """Whether a JSON file holds an object with at least half of the same keys."""
+def _is_ours(path: Path, content: dict[str, Any]) -> bool:
+    """Whether a file holds what this package writes under its name.
+
+    That is what the name's schema says, or an object with half of the same keys.
+    """
     if path.is_symlink() or not path.is_file():
         return False
+    shape = shape_of(path.name)
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = schema.read_json(path, shape or {...: object})
+    except (APINetError, OSError):
         return False
-    same = found.keys() & content.keys() if isinstance(found, dict) else ()
-    return 2 * len(same) >= len(content)
+    return bool(shape) or 2 * len(found.keys() & content.keys()) >= len(content)

@@ -111,9 +111,11 @@ def test_evaluation_is_every_image_once_in_order(pair):
     found = collect(batches)
     assert [len(y) for _, y in found] == [10, 10, 10, 6]
     np.testing.assert_array_equal(np.concatenate([y for _, y in found]), labels)
-    np.testing.assert_array_equal(
-        np.concatenate([x for x, _ in found]), [prepare(i, 16) for i in images]
-    )
+    # Two libraries resize: a sum that ends at a half may be rounded either way.
+    prepared = np.array([prepare(i, 16) for i in images], int)
+    apart = np.abs(np.concatenate([x for x, _ in found]) - prepared)
+    assert apart.max() <= 1
+    assert np.mean(apart > 0) < 1e-3
 
 
 @one_backend

@@ -153,7 +153,7 @@ def test_near_duplicates_are_reported_and_drawn(tmp_path, capsys):
     with Image.open(sheet) as image:
         tall = image.height
     os.remove(tmp_path / "d/test/b/twin.jpg")
-    assert main([*command, "--image-size", "32"]) == 0
+    assert main([*command, "--image-size", "32", "--force"]) == 0
     assert "near-duplicates across splits (leakage): none" in capsys.readouterr().out
     with Image.open(sheet) as image:
         assert tall - image.height > 128
@@ -235,7 +235,7 @@ def test_what_is_left_out_is_counted(tmp_path, monkeypatch):
     server.bind("a/s.png")
     server.close()
     notes = " ".join(load(tmp_path, validation=0).notes)
-    assert "2 .heic, 1 .cr2" in notes
+    assert "1 .cr2 (raw camera data: develop them to JPEG)" in notes
     assert "3 entries that are not regular files" in notes
     assert "1 images directly in" in notes
 

@@ -68,7 +68,7 @@ def test_images_without_labels_are_left_out_and_told(store):
 def test_a_set_without_test_images_is_tested_on_its_validation_split(store):
     """As Food-101 is; validation images come out of the training split."""
     folder = store({"train": [0, 1] * 10, "validation": [0, 1]})
-    data = load("tfds:tiny", data_dir=folder, validation=0.2)
+    data = load("tfds:tiny", data_dir=folder, validation=0.2, group_by="none")
     assert {name: len(split) for name, split in data.splits.items()} == {
         "train": 16,
         "val": 4,

@@ -38,8 +38,9 @@ def run(trained, tmp_path):
 
 
 def arrays(split, size=32):
-    pixels = [data.prepare(split.read(i), size) for i in range(len(split))]
-    return np.stack(pixels), split.labels
+    batches = data.evaluation_batches(split, image_size=size, batch_size=len(split))
+    ((images, labels),) = batches.as_numpy_iterator()
+    return images, labels
 
 
 def test_batch_size_changes_nothing_and_keras_agrees(run, folder):
@@ -277,7 +278,7 @@ def plain(tmp_path_factory):
             pixels = np.full((40, 48, 3), colour, "uint8")
             pixels[0, 0] = i
             Image.fromarray(pixels).save(own / name / f"{i}.png")
-    images = data.load(own)
+    images = data.load(own, group_by="none")
     run = make_run(folder / "run", own, images.class_names)
     description = json.loads((run / "run.json").read_text("utf-8"))
     description["data"]["fingerprint"] = images.fingerprint()

@@ -190,6 +190,7 @@ def test_stored_batches_draw_a_view_of_each_image():
 
 QUICK = {
     "image_size": 32,
+    "group_by": "none",
     "epochs": 2,
     "warmup_epochs": 1,
     "classes_per_batch": 3,

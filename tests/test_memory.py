@@ -1,3 +1,5 @@
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -79,9 +81,11 @@ def test_a_model_with_a_memory_learns_from_single_images_of_a_class():
     for size in (0, 8):
         model = keras_apinet.build("tiny", 4, 32, None, memory=size, mutual_units=4)
         model.compile("sgd")
-        history = model.fit(
-            images, labels, batch_size=4, epochs=2, shuffle=False, verbose=0
-        )
+        told = pytest.warns(UserWarning, match="no image had a partner of the same")
+        with contextlib.nullcontext() if size else told:
+            history = model.fit(
+                images, labels, batch_size=4, epochs=2, shuffle=False, verbose=0
+            )
         shares[size] = history.history["valid_pairs"][-1]
     assert shares[0] == pytest.approx(0.5)
     assert shares[8] == pytest.approx(1.0)

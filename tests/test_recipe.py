@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import sys
 import tomllib
 
 import pytest
@@ -102,6 +103,7 @@ def test_a_recipe_for_a_backend_that_is_absent(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda n, *a: None if n == "jax" else found(n, *a)
     )
+    monkeypatch.delitem(sys.modules, "jax", raising=False)
     arguments = ["train", "--backend", "jax", "--out", str(tmp_path / "run")]
     assert main(arguments) == 2
     assert "'jax', which is not installed; pip install" in capsys.readouterr().err
@@ -128,8 +130,9 @@ def begun(tmp_path):
     """The folder of a run that began on JAX, by a recipe for the given backend."""
 
     def make(backend):
-        settings = {**Recipe().asdict(), "backend": backend}
+        settings = {**Recipe(backbone="tiny").asdict(), "backend": backend}
         described = {"settings": settings, "versions": {"backend": "jax"}}
+        described |= {"class_names": ["a", "b"], "image_size": 32}
         (tmp_path / "run.json").write_text(json.dumps(described))
         return str(tmp_path)
 

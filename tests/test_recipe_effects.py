@@ -18,6 +18,7 @@ pytestmark = pytest.mark.one_backend
 
 BASE = {
     "data": "nowhere",
+    "backbone": "tiny",
     "image_size": 32,
     "epochs": 4,
     "mutual_units": 8,
@@ -152,7 +153,7 @@ TABLE = {
 RUNS = {"warmup_epochs", "warmup_cached", "epochs", "head_learning_rate"}
 RUNS |= {"checkpoint_minutes", "keep_checkpoints", "patience"}
 OTHER_FILES = {"backend": "recipe", "weights": "frozen", "frozen": "frozen"}
-OTHER_FILES |= {"views": "frozen", "views_dir": "frozen"}
+OTHER_FILES |= {"group_by": "data_splits", "views": "frozen", "views_dir": "frozen"}
 
 
 def test_no_setting_is_forgotten():

@@ -46,6 +46,7 @@ def load_batch(
     import tensorflow as tf
 
     def fetch(step: NDArray[np.int64]) -> tuple[Any, ...]:
+        report.check()
         indices = draw(step)
         contents, sizes = split.reader.fetch(split.rows[indices])
         if split.reader.kind == "file":
@@ -56,6 +57,7 @@ def load_batch(
     def fetch_one_by_one(step: NDArray[np.int64]) -> tuple[Any, ...]:
         images: dict[int, NDArray[np.uint8]] = {}
         while True:
+            report.check()
             indices = draw(step)
             try:
                 for index in indices.tolist():

@@ -106,7 +106,7 @@ def _quiet() -> Iterator[None]:
 def _opened(content: bytes) -> "Image.Image":
     from PIL import (
         Image,
-        UnidentifiedImageError,  # type: ignore[attr-defined]
+        UnidentifiedImageError,
     )
 
     if HAS_HEIF and content[4:8] == b"ftyp":

@@ -77,6 +77,11 @@ class ReadingReport:
                     )
                 )
 
+    def check(self) -> None:
+        """Raises the error that stopped the reading, if there is one."""
+        if self.error is not None:
+            raise self.error
+
     def stop(self, error: APINetError) -> NoReturn:
         """Keeps `error` for whoever waits for the pipeline, and raises it."""
         self.error = error
@@ -109,5 +114,6 @@ class ReadingReport:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if isinstance(value, Exception) and self.error is not None:
+        # Steps are read ahead, side by side: the error may have met another one.
+        if self.error is not None and (value is None or isinstance(value, Exception)):
             raise self.error from value

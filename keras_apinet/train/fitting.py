@@ -197,6 +197,7 @@ def _fit(job: Job, run: Run, stored: Stored | None, others: Iterator[Stored]) ->
                 optimizer(recipe, model, rate), loss=job.loss(), **job.execution()
             )
             model.optimizer.build(model.trainable_variables)
+            model.build_metrics()
         keeper.set_model(model)
         if not stored:
             if warmup:
