@@ -131,18 +131,54 @@ RUN: dict[str, Any] = {
     "data": {"load": {"name": "photos", "seed": 0, "validation": 0.1}, "images": {}},
     "versions": {"keras": "3"},
 }
-FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6}
+FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6, "images": 9}
+CONFIDENCE = {**FIGURE, "confidence": 0.9, "accuracy": 0.4, "verdict": None}
 EVALUATION: dict[str, Any] = {
     "data": "photos",
     "split": "test",
+    "given": False,
+    "whole": False,
+    "model": "best",
     "images": 9,
-    "metrics": {"top1": FIGURE, "ece": FIGURE},
-    "calibrated": {"temperature": 1.5, "nll": FIGURE, "ece": FIGURE},
-    "per_class": [{"class": "a", "images": 9, "accuracy": 0.5}],
+    "classes": 3,
+    "left_out": 0,
+    "unreadable": {"broken.png": "cut off"},
+    "metrics": {"top1": FIGURE, "nll": FIGURE, "ece": FIGURE, "macro_f1": FIGURE},
+    "confidence": CONFIDENCE,
+    "calibrated": {
+        "temperature": 1.5,
+        "nll": FIGURE,
+        "ece": FIGURE,
+        "confidence": CONFIDENCE,
+        "reason": None,
+    },
+    "per_class": [
+        {
+            "class": "a",
+            "images": 9,
+            "accuracy": 0.5,
+            "intervals": {"recall": [0.4, 0.6]},
+        }
+    ],
     "classes_without_images": [],
-    "confused_pairs": [{"classes": ["a", "b"], "errors": 3}],
+    "errors": 4,
+    "confused_pairs": [{"classes": ["a", "b"], "errors": 3, "of": 4}],
+    "groups": {},
+    "warnings": ["Only 9 images."],
 }
-CALIBRATION: dict[str, Any] = {"temperature": 1.5, "model": "best", "images": 9}
+CALIBRATION: dict[str, Any] = {
+    "temperature": 1.5,
+    "reason": None,
+    "method": "likelihood",
+    "images": 9,
+    "right": 5,
+    "ece_before": 0.3,
+    "nll_before": 2.0,
+    "ece_after": 0.2,
+    "nll_after": 1.0,
+    "model": "best",
+    "weights": "39153d6e9839df63",
+}
 CLASSIFIER: dict[str, Any] = {
     "class_names": ["a", "b", "c"],
     "image_size": 32,
@@ -157,13 +193,27 @@ FILES = {
 
 
 def write_run(folder: Path, **contents: bytes) -> list[str]:
-    """Writes an evaluated run without a model, some files of it as given."""
+    """Writes an evaluated run without a model, some files of it as given.
+
+    Returns:
+        The command that reads all of it but the temperature, which goes with a model.
+    """
     for name, content in FILES.items():
         given = contents.get(name.split("_")[0].split(".")[0])
         (folder / name).write_bytes(
             json.dumps(content).encode() if given is None else given
         )
     return ["card", str(folder)]
+
+
+def read_run(folder: Path, **contents: bytes) -> list[str] | Callable[[], Any]:
+    """As `write_run`, and what reads the one file that is given."""
+    from keras_apinet.runs import Run
+
+    command = write_run(folder, **contents)
+    if "calibration" in contents:
+        return lambda: Run.open(folder).read("calibration.json")
+    return command
 
 
 def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
@@ -193,7 +243,7 @@ def run_files() -> Iterator[Case]:
             # An empty calibration file would be one without a temperature.
             yield Case(
                 f"{name}: {kind}",
-                lambda folder, s=short, c=content: write_run(folder, **{s: c}),
+                lambda folder, s=short, c=content: read_run(folder, **{s: c}),
                 says=name,
             )
         for path in places(good):
@@ -202,7 +252,7 @@ def run_files() -> Iterator[Case]:
                 text = json.dumps(changed(good, path, value)).encode()
                 yield Case(
                     f"{name}: {at} is {kind}",
-                    lambda folder, s=short, c=text: write_run(folder, **{s: c}),
+                    lambda folder, s=short, c=text: read_run(folder, **{s: c}),
                     fails=False,
                 )
             if len(path) == 1:
@@ -210,29 +260,31 @@ def run_files() -> Iterator[Case]:
                 text = json.dumps(rest).encode()
                 yield Case(
                     f"{name}: without {at}",
-                    lambda folder, s=short, c=text: write_run(folder, **{s: c}),
-                    fails=path[0] not in ("data", "versions", "model", "images")
-                    or name.startswith("evaluation"),
+                    lambda folder, s=short, c=text: read_run(folder, **{s: c}),
+                    # Of a temperature, only itself is needed.
+                    fails=name.startswith("evaluation")
+                    or path[0] in ("settings", "class_names", "image_size")
+                    or path[0] == "temperature",
                 )
     for size in (10_000_000, 0, -1, 4097, 1.5, "32"):
         text = json.dumps({**RUN, "image_size": size}).encode()
         yield Case(
             f"run.json: image_size is {size!r}",
-            lambda folder, c=text: write_run(folder, run=c),
+            lambda folder, c=text: read_run(folder, run=c),
             says="image_size",
         )
     for temperature in (0, -1.0, 1e300, "1"):
         text = json.dumps({**CALIBRATION, "temperature": temperature}).encode()
         yield Case(
             f"calibration.json: temperature is {temperature!r}",
-            lambda folder, c=text: write_run(folder, calibration=c),
+            lambda folder, c=text: read_run(folder, calibration=c),
             says="temperature",
         )
     for names in (["a", "a"], ["a", 1], [], [None], "abc", {"a": 1}):
         text = json.dumps({**RUN, "class_names": names}).encode()
         yield Case(
             f"run.json: class_names is {names!r}",
-            lambda folder, c=text: write_run(folder, run=c),
+            lambda folder, c=text: read_run(folder, run=c),
             says="class_names",
         )
     yield Case("run.json: gigabytes", _sparse, says="bytes")
@@ -326,9 +378,15 @@ def options() -> Iterator[Case]:
         for name in names:
             for value in NUMBERS:
                 line = [command, *others.get(command, []), f"--{name}={value}"]
+                fails = True  # at the latest because there is no such data
                 if command == "train":
-                    line += ["--out", "nowhere/x"]
-                yield Case(f"{command} --{name}={value[:9]!r}", lambda f, a=line: a)
+                    line += ["--print-recipe"]  # some are numbers, and train for long
+                    # argparse takes "--" for the end of the options.
+                    may = ("-1", "-5", "1e12", "1099511627776000", "--")
+                    fails = value not in may
+                yield Case(
+                    f"{command} --{name}={value[:9]!r}", lambda f, a=line: a, fails
+                )
 
 
 def descriptions() -> Iterator[Case]:

@@ -2,16 +2,17 @@
 
 from typing import Any
 
+from keras_apinet import schema
 from keras_apinet.bounds import COUNT, FRACTION, IMAGE_SIZE, SEED, SHARE, TEMPERATURE
 from keras_apinet.schema import Shape, names_of_classes
 
 _PLAIN = (None, bool, int, float, str)
 
 
-def _figure(value: Shape) -> Shape:
+def _figure(value: Shape, **more: Shape) -> Shape:
     """A figure, with both ends of its interval or with none."""
     ends = ({"low": None, "high": None}, {"low": float, "high": float})
-    return tuple({"value": value, **pair} for pair in ends)
+    return tuple({"value": value, **pair, **more} for pair in ends)
 
 
 def _pair(value: Any) -> str | None:
@@ -19,10 +20,19 @@ def _pair(value: Any) -> str | None:
     return None if two and all(isinstance(x, str) for x in value) else "two texts"
 
 
+def _ends(value: Any) -> str | None:
+    two = isinstance(value, list) and len(value) == 2
+    return None if two and all(map(SHARE.fits, value)) else "two shares"
+
+
 CALIBRATION = {
     "temperature": TEMPERATURE,
+    "reason?": (None, str),
+    "method?": str,
     "model?": str,
     "images?": COUNT,
+    "right?": COUNT,
+    "weights?": str,
     **{
         f"{name}_{when}?": float
         for name in ("ece", "nll")
@@ -49,10 +59,15 @@ RUN = {
     },
     "versions?": {...: str},
 }
-EVALUATION = {
+_BOTH = {
     "data": str,
     "split": str,
     "images": COUNT,
+    "classes_without_images": [str],
+}
+# What versions before wrote, without the number of images of each figure.
+_EARLIER = {
+    **_BOTH,
     "metrics": {"top1": _figure(SHARE), ...: _figure((None, float))},
     "calibrated": (
         None,
@@ -63,9 +78,52 @@ EVALUATION = {
         },
     ),
     "per_class": [{"class": str, "images": COUNT, "accuracy": SHARE}],
-    "classes_without_images": [str],
     "confused_pairs": [{"classes": _pair, "errors": COUNT}],
+    "warnings?": (),
 }
+_CONFIDENCE = {
+    **dict.fromkeys(("value", "low", "high", "accuracy", "confidence"), float),
+    "images": COUNT,
+    "verdict": (None, "over-confident", "under-confident"),
+}
+_ERRORS = {name: _figure(float, images=COUNT) for name in ("nll", "ece")}
+_NOW = {
+    **_BOTH,
+    "given": bool,
+    "whole": bool,
+    "model": str,
+    "classes": COUNT,
+    "left_out": COUNT,
+    "unreadable": {...: str},
+    "metrics": {
+        "top1": _figure(SHARE, images=COUNT),
+        **_ERRORS,
+        ...: _figure((None, float), images=COUNT),
+    },
+    "confidence": _CONFIDENCE,
+    "calibrated": (
+        None,
+        {
+            "temperature": TEMPERATURE,
+            **_ERRORS,
+            "confidence": _CONFIDENCE,
+            "reason": (None, str),
+        },
+    ),
+    "per_class": [
+        {
+            "class": str,
+            "images": COUNT,
+            "accuracy": SHARE,
+            "intervals": {"recall": _ends},
+        }
+    ],
+    "errors": COUNT,
+    "confused_pairs": [{"classes": _pair, "errors": COUNT, "of": COUNT}],
+    "groups": {},
+    "warnings": [str],
+}
+EVALUATION = (_NOW, _EARLIER)
 
 
 def shape_of(name: str) -> Shape:
@@ -75,3 +133,10 @@ def shape_of(name: str) -> Shape:
     if name.startswith("calibration"):
         return CALIBRATION
     return RUN if name == "run.json" else {}
+
+
+def remedy_for(name: str) -> str:
+    """What to do about a JSON file of a run folder that is damaged."""
+    if name.startswith(("evaluation_", "calibration")):
+        return "it is damaged: remove it, and `keras-apinet evaluate` makes it again"
+    return schema.DAMAGED

@@ -30,6 +30,8 @@ from keras_apinet.errors import APINetError, printable, reason
 Shape = Any
 # The files are lists of classes and figures: a megabyte for ten thousand classes.
 LARGEST_FILE = 64 * 2**20
+# Of a file that nothing can make again; errors of others say what can.
+DAMAGED = "it is damaged"
 
 
 def names_of_classes(value: Any) -> str | None:
@@ -42,15 +44,21 @@ def names_of_classes(value: Any) -> str | None:
     return "a list without repetitions" if twice else None
 
 
-def check(value: Any, shape: Shape, where: str) -> None:
+def check(value: Any, shape: Shape, where: str, remedy: str = DAMAGED) -> None:
     """Checks what a file holds.
+
+    Args:
+        value: That.
+        shape: What it must be.
+        where: The file.
+        remedy: How an error ends: what to do about it.
 
     Raises:
         APINetError: With the file, the key, its value and what it must be.
     """
     wrong = _wrong(value, shape, "")
     if wrong:
-        raise APINetError(f"{where!r} cannot be used: {wrong}; it is damaged.")
+        raise APINetError(f"{where!r} cannot be used: {wrong}; {remedy}.")
 
 
 def _wrong(value: Any, shape: Shape, at: str) -> str | None:
@@ -128,24 +136,28 @@ def _must_be(at: str, value: Any, words: str) -> str:
     return f"{at + '=' if at else 'it holds '}{shown(value)} must be {words}"
 
 
-def read_json(path: Path, shape: Shape) -> Any:
-    """The content of a JSON file.
+def read_json(path: Path, shape: Shape, remedy: str = DAMAGED) -> Any:
+    """The content of a JSON file, see `check`.
 
     Raises:
         APINetError: If it cannot be read, is too large, is no JSON in UTF-8, or holds
             something else.
     """
-    return parse_json(read_content(path), shape, str(path))
+    return parse_json(read_content(path), shape, str(path), remedy)
 
 
-def parse_json(content: bytes | str, shape: Shape, where: str) -> Any:
+def parse_json(
+    content: bytes | str, shape: Shape, where: str, remedy: str = DAMAGED
+) -> Any:
     """The content of JSON text, see `read_json`."""
     options: dict[str, Any] = {
         "object_pairs_hook": _without_repetitions,
         "parse_constant": _no_number,
     }
-    value = _parsed(content, lambda text: json.loads(text, **options), "JSON", where)
-    check(value, shape, where)
+    value = _parsed(
+        content, lambda text: json.loads(text, **options), "JSON", where, remedy
+    )
+    check(value, shape, where, remedy)
     return value
 
 
@@ -211,7 +223,11 @@ def read_content(path: Path) -> bytes:
 
 
 def _parsed(
-    content: bytes | str, parse: Callable[[str], Any], language: str, where: str
+    content: bytes | str,
+    parse: Callable[[str], Any],
+    language: str,
+    where: str,
+    remedy: str = DAMAGED,
 ) -> Any:
     try:
         if isinstance(content, bytes):
@@ -223,7 +239,7 @@ def _parsed(
         why = "it is nested too deeply"
     except ValueError as error:
         why = reason(error)
-    raise APINetError(f"{where!r} cannot be read as {language} ({why}); it is damaged.")
+    raise APINetError(f"{where!r} cannot be read as {language} ({why}); {remedy}.")
 
 
 def _without_repetitions(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import reference
 from scipy import stats
 
-from benchmarks import results, trainings, variants
+from benchmarks import hostile, results, trainings, variants
 from benchmarks.__main__ import commands
 from benchmarks.ablation import ARMS
 from benchmarks.mining import exponent
@@ -18,6 +18,8 @@ from keras_apinet.train import Recipe
 from keras_apinet.train.recipe_files import read_settings
 
 pytestmark = pytest.mark.one_backend
+# A run says which backbone it has.
+RECIPE = Recipe(backbone="tiny")
 
 
 def test_pages_agree_with_the_recorded_figures():
@@ -98,20 +100,21 @@ def test_commands_name_benchmarks(quick):
 def child(monkeypatch):
     """In place of the child process: writes what it would, and notes that it ran."""
     ran = []
+    shares = {"top1": 0.25, "mean_per_class_accuracy": 0.125}
+    metrics = {name: {**hostile.FIGURE, "value": x} for name, x in shares.items()}
+    evaluated = {
+        **hostile.EVALUATION,
+        "metrics": {**hostile.EVALUATION["metrics"], **metrics},
+    }
 
     def run(command):
         folder = trainings.Path(command[3])
         ran.append("resume" if (folder / "run.json").exists() else "train")
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in {
-            "run.json": {"settings": json.loads(command[5])},
+            "run.json": {**hostile.RUN, "settings": json.loads(command[5])},
             "training.json": {"val_accuracy": 0.5},
-            "evaluation_test.json": {
-                "metrics": {
-                    "top1": {"value": 0.25},
-                    "mean_per_class_accuracy": {"value": 0.125},
-                }
-            },
+            "evaluation_test.json": evaluated,
         }.items():
             (folder / name).write_text(json.dumps(content))
         return SimpleNamespace(returncode=0)
@@ -122,25 +125,25 @@ def child(monkeypatch):
 
 def test_finished_runs_are_skipped_and_others_gone_on_with(tmp_path, child):
     arms = [trainings.Arm("a"), trainings.Arm("b", {"method": "baseline"})]
-    found = trainings.measured(Recipe(), arms, [0, 1], tmp_path)
+    found = trainings.measured(RECIPE, arms, [0, 1], tmp_path)
     assert child == ["train"] * 4
     assert found["b"]["top1"].tolist() == [0.25, 0.25]
     assert found["a"]["val_top1"].tolist() == [0.5, 0.5]
     (tmp_path / "b-1" / "evaluation_test.json").unlink()  # as a run that was cut off
-    again = trainings.measured(Recipe(), arms, [0, 1], tmp_path)
+    again = trainings.measured(RECIPE, arms, [0, 1], tmp_path)
     assert child == ["train"] * 4 + ["resume"]
     assert again["a"]["top1"].tolist() == found["a"]["top1"].tolist()
     with pytest.raises(SystemExit, match="other settings"):
-        trainings.measured(Recipe(epochs=3), arms, [0], tmp_path)
+        trainings.measured(Recipe(backbone="tiny", epochs=3), arms, [0], tmp_path)
 
 
 def test_the_last_epoch_is_taken_where_asked(tmp_path, child):
     arm, folder = trainings.Arm("a"), tmp_path / "a-0"
     folder.mkdir()
     (folder / "log.csv").write_text("epoch,val_accuracy\n1,0.9\n2,0.75\n")
-    found = trainings.measured(Recipe(), [arm], [0], tmp_path, which="last")
+    found = trainings.measured(RECIPE, [arm], [0], tmp_path, which="last")
     assert found["a"]["val_top1"].tolist() == [0.75]
-    found = trainings.measured(Recipe(), [arm], [0], tmp_path)
+    found = trainings.measured(RECIPE, [arm], [0], tmp_path)
     assert found["a"]["val_top1"].tolist() == [0.5]
 
 
@@ -208,16 +211,18 @@ def test_the_loss_of_single_images_comes_on_top(monkeypatch, rng):
     model = keras_apinet.APINet
     for name in ("_pairwise", "compute_loss"):
         monkeypatch.setattr(model, name, getattr(model, name))
-    features = keras.Input((5,))
-    network = keras.Model(features, keras.layers.Identity()(features))
+    images = keras.Input((4, 4, 3))
+    network = keras.Model(images, keras.layers.Conv2D(5, 1)(images))
     head = model(network, 3, mutual_units=4, dropout_rate=0.0)
+    head.train_backbone(False)
     x, y = rng.normal(size=(6, 5)).astype("float32"), np.array([0, 0, 1, 1, 2, 2])
     losses = []
     for change in (lambda: None, variants.single_images_too):
         change()
         head.compile(keras.optimizers.SGD(0.0))
-        losses.append(head.fit(x, y, batch_size=6, verbose=0).history["loss"][0])
-    alone = head.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+        history = head.fit({"features": x}, y, batch_size=6, verbose=0).history
+        losses.append(history["loss"][0])
+    alone = head.evaluate({"features": x}, y, verbose=0, return_dict=True)["loss"]
     assert losses[1] - losses[0] == pytest.approx(alone, rel=1e-4)
 
 
@@ -228,13 +233,14 @@ def test_gates_before_pooling_open_at_each_place(monkeypatch, rng):
 
     monkeypatch.setattr(keras_apinet.APINet, "_pairwise", keras_apinet.APINet._pairwise)
     variants.gates_before_pooling()
-    inputs = keras.Input((2, 3, 5))
-    network = keras.Model(inputs, keras.layers.Identity()(inputs))
+    inputs = keras.Input((2, 3, 3))
+    network = keras.Model(inputs, keras.layers.Conv2D(5, 1)(inputs))
     model = keras_apinet.APINet(network, 3, mutual_units=4, dropout_rate=0.0)
-    monkeypatch.setattr(model, "_scaled", lambda images: images)
-    monkeypatch.setattr(model, "features", lambda x, training=False: x)
-    maps, labels = rng.normal(size=(6, 2, 3, 5)).astype("float32"), np.arange(6) % 3
-    found = model((maps, labels), training=False)
+    kernel, bias = rng.normal(size=(3, 5)), rng.normal(size=5)
+    network.layers[-1].set_weights([kernel[None, None], bias])
+    images, labels = rng.normal(size=(6, 2, 3, 3)).astype("float32"), np.arange(6) % 3
+    maps = images @ kernel + bias
+    found = model((images, labels), training=False)
     i, j = np.split(np.asarray(found["images"]), 2)
     w1, b1, w2, b2 = (np.asarray(w) for w in model.interaction.weights[:4])
     kernel, bias = (np.asarray(w) for w in model.classifier.weights)
@@ -289,11 +295,11 @@ def test_classes_that_look_alike_meet_as_often_as_others_would(monkeypatch):
 
 def test_trainings_run_side_by_side_and_keep_their_order(tmp_path, child):
     arms = [trainings.Arm("a"), trainings.Arm("b", {"method": "baseline"})]
-    found = trainings.measured(Recipe(), arms, [0, 1, 2], tmp_path, jobs=3)
+    found = trainings.measured(RECIPE, arms, [0, 1, 2], tmp_path, jobs=3)
     assert child == ["train"] * 6
     assert list(found) == ["a", "b"]
     assert found["a"]["top1"].tolist() == [0.25] * 3
-    frozen = Recipe(frozen=0.5, views=2, weights="w.h5")
+    frozen = Recipe(backbone="tiny", frozen=0.5, views=2, weights="w.h5")
     trainings.measured(frozen, arms, [0], tmp_path / "frozen")
     described = json.loads((tmp_path / "frozen" / "b-0" / "run.json").read_text())
     assert described["settings"]["views_dir"] == str(tmp_path / "frozen" / "views")

@@ -64,7 +64,9 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(
         keras_apinet,
         "build",
-        lambda name, num_classes: build(name, 18, image_size=64, weights=None),
+        lambda name, num_classes, class_names: build(
+            name, 18, image_size=64, weights=None, class_names=class_names
+        ),
         raising=False,
     )
     monkeypatch.chdir(tmp_path)

@@ -113,14 +113,14 @@ def test_a_damaged_conversion_of_a_model_that_is_always_sure(
     name, tmp_path, monkeypatch
 ):
     """Every probability is 0 or 1, before and after the damage: only logits tell."""
-    from keras_apinet.export import conversion
+    from keras_apinet.export import child, conversion
 
     images, labels = patterns()
     sure = clear_classifier(images, labels, list("abcde"), weights=None)
     sure.classifier.set_weights([100 * w for w in sure.classifier.get_weights()])
     given = keras.ops.softmax(sure.predict(images, verbose=0))
     assert np.isin(keras.ops.convert_to_numpy(given), [0, 1]).mean() > 0.99
-    attempt = conversion.attempt
+    attempt = child.attempt
 
     def damaged(folder):
         logits = keras.saving.load_model(folder / conversion.MODEL)
@@ -130,7 +130,7 @@ def test_a_damaged_conversion_of_a_model_that_is_always_sure(
         logits.save(folder / conversion.MODEL)
         attempt(folder)
 
-    monkeypatch.setattr(conversion, "attempt", damaged)
+    monkeypatch.setattr(child, "attempt", damaged)
     options = {"photos": images}
     refuses("in a logit (0.0", sure, tmp_path / name, **options)
     assert list(tmp_path.iterdir()) == []
@@ -159,7 +159,7 @@ def test_an_operation_that_the_converter_refuses_is_named(tmp_path):
     backbone = keras.Model(
         image, Sorted()(keras.layers.Conv2D(4, 8, 8)(image)), name="odd_backbone"
     )
-    odd = keras_apinet.build(backbone, 2)
+    odd = keras_apinet.build(backbone, 2, class_names=["a", "b"])
     with pytest.raises(APINetError, match="Betainc") as caught:
         export_classifier(odd, tmp_path / "x.tflite")
     assert "odd_backbone" in str(caught.value)
@@ -196,7 +196,9 @@ def test_the_command_writes_beside_the_model_and_prints_the_table(
     model.save(tmp_path / "birds.keras")
     assert main(["export", str(tmp_path / "birds.keras"), "--licence", "MIT"]) == 0
     printed = capsys.readouterr()
-    assert "| birds.tflite | tflite" in printed.out
+    name, _, form, *_ = printed.out.splitlines()
+    assert [cell.strip() for cell in name.split("|")] == ["", "", "birds.tflite", ""]
+    assert re.fullmatch(r"\| format, precision +\| tflite, float32 +\|", form)
     assert "Comparing birds.tflite" in printed.err
     assert "birds.tflite" in (tmp_path / "birds.tflite.report.md").read_text()
     assert load_classifier(tmp_path / "birds.tflite").info.licence == "MIT"

@@ -68,11 +68,13 @@ def test_probabilities_agree_with_keras(name, exported, photos, expected):
     assert given.shape == expected.shape
     assert given.dtype == np.float32
     assert np.abs(given - expected).max() <= LIMITS[precision]
-    agreement = np.mean(given.argmax(-1) == expected.argmax(-1))
-    assert agreement >= 0.98
-    assert reports[name].agreement == pytest.approx(agreement)
+    same = given.argmax(-1) == expected.argmax(-1)
+    assert same.mean() >= 0.98
+    assert reports[name].agreement == pytest.approx(same[::2].mean())
+    # What sets the ranges of int8 proves no file of the same call: each second photo.
+    assert reports[name].photos == len(photos[0][::2])
     assert reports[name].difference == pytest.approx(
-        np.abs(given - expected).max(), abs=1e-5
+        np.abs(given - expected)[::2].max(), abs=1e-5
     )
 
 
@@ -82,11 +84,12 @@ def test_the_logits_that_a_file_is_proven_by_are_its_own(name, exported, model, 
     logits = np.asarray(model.predict(photos[0], verbose=0)) / TEMPERATURE
     opened = open_runtime(folder / name)
     given = opened.open_logits()(photos[0])
-    found = np.abs(given - logits).max()
+    found = np.abs(given - logits)[::2].max()  # those of the proof, see above
     precision = FILES[name][1]
     assert found <= {"float32": 1e-4, "float16": 0.05}.get(precision, 1.0)
     assert reports[name].logit_difference == pytest.approx(found, abs=1e-4)
-    assert reports[name].largest_logit == pytest.approx(np.abs(logits).max(), rel=1e-4)
+    largest = np.abs(logits)[::2].max()
+    assert reports[name].largest_logit == pytest.approx(largest, rel=1e-4)
     # They are what the same file's softmax is given.
     powers = np.exp(given - given.max(-1, keepdims=True))
     np.testing.assert_allclose(
@@ -189,8 +192,9 @@ def test_saved_model_signatures(exported, model, photos, expected, tmp_path, rng
     np.testing.assert_allclose(
         features, keras.ops.convert_to_numpy(model.features(photos[0])), atol=1e-3
     )
-    # A photo of another size is seen as in evaluation, as pixels and as a file.
-    photo = np.kron(photos[0][3], np.ones((3, 2, 1))).astype("uint8")
+    # A photo of another size is seen as in evaluation, as pixels and as a file. At
+    # simple ratios many sums end in .5 exactly, and float32 rounds either way.
+    photo = np.kron(photos[0][3], np.ones((4, 3, 1))).astype("uint8")[5:102, 7:]
     path = tmp_path / "photo.png"
     Image.fromarray(photo).save(path)
     seen = keras_apinet.data.prepare(photo, 32)
@@ -250,7 +254,7 @@ def test_onnx_of_a_backbone_that_keeps_constants_as_tensors(photos, tmp_path):
     image = keras.Input((32, 32, 3))
     scaled = keras.layers.Normalization(mean=[120.0] * 3, variance=[900.0] * 3)(image)
     maps = keras.layers.Conv2D(8, 3, activation="relu")(scaled)
-    model = keras_apinet.build(keras.Model(image, maps), num_classes=3)
+    model = keras_apinet.build(keras.Model(image, maps), 3, class_names=list("abc"))
     keras_apinet.export.export_classifier(model, tmp_path / "a.onnx")
     given = load_classifier(tmp_path / "a.onnx").probabilities(photos[0])
     logits = np.asarray(model.predict(photos[0], verbose=0))

@@ -22,6 +22,12 @@ from keras_apinet.pixels import as_rgb
 pytestmark = pytest.mark.one_backend
 
 
+def two_classes():
+    return keras_apinet.build(
+        "tiny", 2, 32, None, mutual_units=4, class_names=["a", "b"]
+    )
+
+
 def in_graph(pixels, side, resize="fit"):
     return np.asarray(to_uint8(crop_and_resize(pixels, side, resize)))
 
@@ -124,7 +130,7 @@ def numbers(found):
     ],
 )
 def test_no_photo_sets_int8_ranges_and_proves_them(counts, proof, ranges, numbered):
-    model = keras_apinet.build("tiny", 2, 32, None, mutual_units=4)
+    model = two_classes()
     source, given = open_source(model), numbered(**counts)
     assert numbers(verification_photos(source, given, 99, apart=True)) == proof
     assert numbers(representative_photos(source, given, apart=True)) == ranges
@@ -136,7 +142,7 @@ def test_no_photo_sets_int8_ranges_and_proves_them(counts, proof, ranges, number
 
 
 def test_one_photo_cannot_set_ranges_and_prove_them(numbered):
-    model = keras_apinet.build("tiny", 2, 32, None, mutual_units=4)
+    model = two_classes()
     with pytest.raises(APINetError, match=r"there is 1; give more .* 'dynamic'"):
         representative_photos(open_source(model), numbered(train=1), apart=True)
 
@@ -147,7 +153,7 @@ def test_unreadable_photos_of_an_export_are_named(tmp_path):
         for i in range(8):
             pixels = np.full((32, 32, 3), i, "uint8")
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
-    model = keras_apinet.build("tiny", 2, 32, None, mutual_units=4)
+    model = two_classes()
     given = keras_apinet.data.load(tmp_path, validation=0)
     (tmp_path / "a/0.png").write_bytes(b"no image")
     found = verification_photos(open_source(model), given, 99)

@@ -274,7 +274,9 @@ def evil(folder, world, write):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["write", "inner", "python", "print", "table"])
+@pytest.mark.parametrize(
+    "kind", ["write", "inner", "mapped", "python", "print", "table"]
+)
 def test_a_saved_model_that_does_more_than_classify(kind, world, tmp_path, capsys):
     import tensorflow as tf
 
@@ -285,6 +287,11 @@ def test_a_saved_model_that_does_more_than_classify(kind, world, tmp_path, capsy
             tf.constant(True),
             lambda: (tf.io.write_file(str(mark), "x"), tf.constant(0))[1],
             lambda: tf.constant(1),
+        ),
+        "mapped": lambda: (
+            tf.data.Dataset.range(1)
+            .map(lambda i: (tf.io.write_file(str(mark), "x"), i)[1])
+            .reduce(tf.constant(0, tf.int64), tf.add)
         ),
         "python": lambda: tf.numpy_function(lambda: np.float32(0), [], tf.float32),
         "print": lambda: tf.print("x", output_stream=f"file://{mark}"),

@@ -31,14 +31,25 @@ _STATEFUL = {
     "VariableShape",
     "While",
 }
-# Operations that take or name texts, none of which is a file or a program.
+# Operations that take or name texts, none of which is a file or a program: the bytes of
+# photos, patterns, names of methods. The data sets are of tensors in memory, and what
+# they do with each is a function of the graph, which is looked at like all others.
 _WITH_TEXTS = {
     "DecodeJpeg",
     "DecodePng",
+    "DecodeRaw",
     "Einsum",
+    "ExtractJpegShape",
+    "FilterDataset",
+    "MapDataset",
+    "ReduceDataset",
     "ScaleAndTranslate",
     "StaticRegexFullMatch",
+    "StaticRegexReplace",
+    "StringLength",
+    "StringToNumber",
     "Substr",
+    "TensorDataset",
 }
 # Written by TensorFlow for saving and restoring: the loader runs none of them.
 _SAVING = re.compile(r"__inference__traced_(save|restore)_\d+")
