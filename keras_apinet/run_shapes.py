@@ -25,7 +25,7 @@ def _ends(value: Any) -> str | None:
     return None if two and all(map(SHARE.fits, value)) else "two shares"
 
 
-CALIBRATION = {
+CALIBRATION: Shape = {
     "temperature": TEMPERATURE,
     "reason?": (None, str),
     "method?": str,
@@ -39,7 +39,7 @@ CALIBRATION = {
         for when in ("before", "after")
     },
 }
-RUN = {
+RUN: Shape = {
     "settings": {"resize?": ("fit", "squash"), "backbone?": str, ...: _PLAIN},
     "class_names": names_of_classes,
     "image_size": IMAGE_SIZE,
@@ -59,14 +59,14 @@ RUN = {
     },
     "versions?": {...: str},
 }
-_BOTH = {
+_BOTH: dict[Any, Shape] = {
     "data": str,
     "split": str,
     "images": COUNT,
     "classes_without_images": [str],
 }
 # What versions before wrote, without the number of images of each figure.
-_EARLIER = {
+_EARLIER: dict[Any, Shape] = {
     **_BOTH,
     "metrics": {"top1": _figure(SHARE), ...: _figure((None, float))},
     "calibrated": (
@@ -81,13 +81,15 @@ _EARLIER = {
     "confused_pairs": [{"classes": _pair, "errors": COUNT}],
     "warnings?": (),
 }
-_CONFIDENCE = {
+_CONFIDENCE: dict[Any, Shape] = {
     **dict.fromkeys(("value", "low", "high", "accuracy", "confidence"), float),
     "images": COUNT,
     "verdict": (None, "over-confident", "under-confident"),
 }
-_ERRORS = {name: _figure(float, images=COUNT) for name in ("nll", "ece")}
-_NOW = {
+_ERRORS: dict[Any, Shape] = {
+    name: _figure(float, images=COUNT) for name in ("nll", "ece")
+}
+_NOW: dict[Any, Shape] = {
     **_BOTH,
     "given": bool,
     "whole": bool,
@@ -123,7 +125,7 @@ _NOW = {
     "groups": {},
     "warnings": [str],
 }
-EVALUATION = (_NOW, _EARLIER)
+EVALUATION: Shape = (_NOW, _EARLIER)
 
 
 def shape_of(name: str) -> Shape:
