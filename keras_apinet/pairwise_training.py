@@ -229,9 +229,12 @@ class PairwiseTraining(keras.Model):
             )
         self._check_inputs(images)
         check_labels_shape(labels, self.num_classes)
+        return images, labels, weights
+
+    def _check_form(self, labels: Any) -> None:
+        # Here too, as Keras calls loss and metrics on JAX before the first step.
         for given in self._compiled.judged:
             check_form(given, labels)
-        return images, labels, weights
 
     def compute_loss(
         self,
@@ -245,6 +248,7 @@ class PairwiseTraining(keras.Model):
 
         A batch with a fault has the loss NaN and no gradient.
         """
+        self._check_form(y)
         images = x[0] if isinstance(x, (tuple, list)) else x
         pairwise = isinstance(y_pred, dict)
         given = y_pred["labels"][: ops.shape(y_pred["logits"])[0]] if pairwise else y
@@ -289,6 +293,7 @@ class PairwiseTraining(keras.Model):
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Tensor]:
         """Updates what is logged; metrics given to `compile` see single images."""
+        self._check_form(y)
         images = x[0] if isinstance(x, (tuple, list)) else x
         seen = None if isinstance(images, dict) else images
         lacks: tuple[Any, ...] = (False, False)
