@@ -222,17 +222,14 @@ class PairwiseTraining(keras.Model):
 
     def _batch(self, data: Any) -> tuple[Any, Any, Any]:
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-        if labels is None:
-            raise APINetError(
-                "Training and evaluation need labels: give (images, labels) batches, "
-                "or x and y."
-            )
+        _check_given(labels)
         self._check_inputs(images)
         check_labels_shape(labels, self.num_classes)
         return images, labels, weights
 
     def _check_form(self, labels: Any) -> None:
-        # Here too, as Keras calls loss and metrics on JAX before the first step.
+        # Keras calls loss and metrics on JAX before the first step.
+        _check_given(labels)
         for given in self._compiled.judged:
             check_form(given, labels)
 
@@ -334,6 +331,14 @@ class PairwiseTraining(keras.Model):
         """What is logged; without pairs, only what single images have."""
         logs: dict[str, Tensor] = super().get_metrics_result()
         return _shown(logs, not self._judging)
+
+
+def _check_given(labels: Any) -> None:
+    if labels is None:
+        raise APINetError(
+            "Training and evaluation need labels: give (images, labels) batches, or x "
+            "and y."
+        )
 
 
 class _Compiled:
