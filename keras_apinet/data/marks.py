@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.data.image_data import Split
+from keras_apinet.errors import APINetError
+from keras_apinet.io import write_atomically
 
 MARKS = np.dtype(
     [
@@ -287,8 +289,6 @@ def _keep(store: Path, marks: NDArray[Any]) -> None:
     good = marks[marks["seen"] & (marks["key"] != 0)]
     content = io.BytesIO()
     np.save(content, good, allow_pickle=False)
-    unfinished = store.with_suffix(f".{os.getpid()}.unfinished")
-    with contextlib.suppress(OSError):  # only slower the next time
+    with contextlib.suppress(OSError, APINetError):  # only slower the next time
         store.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content.getvalue())
-        os.replace(unfinished, store)
+        write_atomically(store, content.getvalue())

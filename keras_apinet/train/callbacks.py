@@ -127,7 +127,7 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keeps what an epoch brought."""
         logs = {k: float(v) for k, v in (logs or {}).items()}
-        self.look(self.params.get("steps") or 0, logs)
+        self.look((self.params or {}).get("steps") or 0, logs)
         self._check_weights(logs)
         for report in self.reports:
             self.note(report)

@@ -146,7 +146,10 @@ class Placement:
                 tf.ensure_shape(weights, [part]),
             )
 
-        return batches.map(fill)
+        # Over several replicas TensorFlow would end a set of unknown length with an
+        # empty batch, and Keras count its loss of 0.
+        length = tf.data.experimental.assert_cardinality(-(-images // batch_size))
+        return batches.map(fill).apply(length)
 
 
 @contextlib.contextmanager
