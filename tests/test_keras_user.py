@@ -168,8 +168,15 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("change", "relabel", "words"), WRONG)
-@pytest.mark.parametrize("kind", range(4))
+# The kinds come through the same code on every backend: elsewhere each fault takes one.
+CASES = [
+    (kind, *wrong)
+    for i, wrong in enumerate(WRONG)
+    for kind in (range(4) if keras.backend.backend() == "tensorflow" else [i % 4])
+]
+
+
+@pytest.mark.parametrize(("kind", "change", "relabel", "words"), CASES)
 def test_faults_of_data_sets_are_told_and_nothing_is_lost(
     images, kind, change, relabel, words
 ):

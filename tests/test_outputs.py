@@ -177,7 +177,7 @@ def test_a_full_disk_leaves_nothing_half_written(name, place, tmp_path, capsys):
     with full(512):
         if name == "evaluate":
             (place["run"] / "calibration.json").unlink()
-            # Another evaluation than the one that is there, or nothing is to be written.
+            # Not the evaluation that is there: that would not be written again.
             line = ["evaluate", str(place["run"]), "--bootstrap", "0", "--tta", "flip"]
             assert main(line) == 2
             named = place["run"] / "evaluation_test.json"
