@@ -1,6 +1,7 @@
 """The one exception that users are meant to read, and text that is safe to show."""
 
 import unicodedata
+from collections.abc import Iterable
 
 # Joiners inside emoji and Persian or Indic words: they neither move the cursor nor
 # turn the direction of what stands around them.
@@ -40,6 +41,26 @@ def printable(text: object, keep: str = "") -> str:
         else c
         for c in text
     )
+
+
+def distinct_names(names: Iterable[object]) -> tuple[str, ...]:
+    """The names of classes as they are shown; a label can only mean one of them.
+
+    Args:
+        names: One for each class.
+
+    Raises:
+        APINetError: For a name that two classes have.
+    """
+    shown = tuple(printable(name) for name in names)
+    first: dict[str, int] = {}
+    for position, name in enumerate(shown):
+        if first.setdefault(name, position) != position:
+            raise APINetError(
+                f"The classes {first[name]} and {position} are both called {name!r}: "
+                "give each class its own name, or the images of both one label."
+            )
+    return shown
 
 
 def reason(error: BaseException) -> str:

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_apinet.cutting import cut
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, distinct_names
 from keras_apinet.inputs import wrong_shape
 from keras_apinet.interaction import AttentivePairwiseInteraction
 from keras_apinet.memory import FeatureMemory
@@ -135,6 +135,8 @@ class APINet(PairwiseTraining):
                 f"There are {len(class_names)} class_names for "
                 f"num_classes={num_classes}; give one name for each class."
             )
+        if class_names is not None:
+            distinct_names(class_names)
         self.backbone = backbone
         self.num_classes = num_classes
         self.scaling = scaling

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from keras_apinet.data import (
+    ImageData,
     ReadingReport,
     Split,
     balanced_batches,
@@ -135,3 +136,9 @@ def test_evaluation_can_leave_them_out(mostly_good):
 def test_unknown_on_error_is_named(mostly_good):
     with pytest.raises(APINetError, match="on_error='ignore'"):
         ReadingReport(mostly_good.splits["train"], "ignore")
+
+
+@pytest.mark.parametrize("names", [("a", "b", "a"), ("\x1b", "b", "\\x1b")])
+def test_two_classes_of_one_name(names):
+    with pytest.raises(APINetError, match="0 and 2 are both called"):
+        ImageData("birds", names, {})

@@ -398,6 +398,7 @@ def test_one_step_from_equal_weights_is_equal_on_every_backend(rng, tmp_path):
         (lambda: small_model(batch_norm="frozen"), "batch_norm='frozen'"),
         (lambda: small_model(pooling="max"), "pooling='max'"),
         (lambda: small_model(class_names=["a"]), "1 class_names"),
+        (lambda: small_model(class_names=["a", "b", "a"]), "0 and 2 are both called"),
         (lambda: keras_apinet.build("tiny", 0), "num_classes=0"),
         (lambda: small_model().features(np.zeros((1, 9, 8, 3))), r"\(1, 9, 8, 3\)"),
         (lambda: small_model()(np.zeros((1, 8, 8, 1))), r"\(1, 8, 8, 1\)"),

@@ -40,6 +40,10 @@ class _Parser(argparse.ArgumentParser):
         """Ends with one sentence and exit code 2."""
         self.exit(_failed(f"{message}; see {self.prog} --help"))
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # The original swallows the error of a full disk.
+        print(message, end="", file=file or sys.stderr)
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.data.readers import FileReader, Reader
-from keras_apinet.errors import APINetError, printable
+from keras_apinet.errors import APINetError, distinct_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ class ImageData:
 
     def __post_init__(self) -> None:
         # Names go to terminals, pages and label files with one line for each.
-        names = tuple(printable(name) for name in self.class_names)
+        names = distinct_names(self.class_names)
         object.__setattr__(self, "class_names", names)
 
     def fingerprint(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_apinet import schema
 from keras_apinet.bounds import COUNT, IMAGE_SIZE, SHARE, TEMPERATURE
-from keras_apinet.errors import printable
+from keras_apinet.errors import distinct_names
 from keras_apinet.version import __version__
 
 # Names of the two parts inside TFLite files, SavedModel folders, ONNX properties and
@@ -69,7 +69,7 @@ class ClassifierInfo:
     version: str = __version__
 
     def __post_init__(self) -> None:
-        names = tuple(printable(name) for name in self.class_names)
+        names = distinct_names(self.class_names)
         object.__setattr__(self, "class_names", names)
 
     def to_json(self) -> str:
