@@ -19,8 +19,12 @@ import numpy as np
 
 from benchmarks.results import record
 from keras_apinet.data.birds import SPECIES, distinguishing_parts
-from keras_apinet.evaluate.contrasting import Contrast, class_activation, contrast
-from keras_apinet.evaluate.levels import EvidenceLevels, enlarged
+from keras_apinet.evaluate.attribution.contrast import (
+    Contrast,
+    class_activation,
+    contrast,
+)
+from keras_apinet.evaluate.attribution.feature_maps import EvidenceLevels, enlarged
 from keras_apinet.evaluate.predictions import predict_split
 from keras_apinet.runs import Run
 

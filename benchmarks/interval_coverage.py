@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.results import record
 from keras_apinet.evaluate.intervals import with_intervals
-from keras_apinet.evaluate.measuring import class_rows
+from keras_apinet.evaluate.measures import class_rows
 from keras_apinet.evaluate.metrics import Scores
 
 CLASSES, IMAGES, WIDTH = 8, 1000, 6

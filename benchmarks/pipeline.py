@@ -57,8 +57,8 @@ def plain_batches(split: Any, size: int) -> Any:
     """The usual pipeline: shuffle, decode, crop, resize and flip in parallel, batch."""
     import tensorflow as tf
 
-    from keras_apinet.data.augmentation import augmenter
-    from keras_apinet.data.graph_preprocessing import (
+    from keras_apinet.data.photos.augmentation import augmenter
+    from keras_apinet.data.photos.graph_preprocessing import (
         crop_and_resize,
         decode,
         to_uint8,

@@ -10,7 +10,7 @@ from typing import Any
 
 def without_gates() -> None:
     """All four features of a pair are the images' own; pairs still fill the batch."""
-    from keras_apinet import interaction
+    from keras_apinet.layers import interaction
 
     def ungated(x1: Any, x2: Any, mutual: Any) -> tuple[Any, Any, Any, Any]:
         nothing = 0.0 * mutual  # the MLP keeps a gradient, of zero
@@ -84,7 +84,8 @@ def gates_before_pooling() -> None:
     """
     from keras import ops
 
-    from keras_apinet import APINet, interaction
+    from keras_apinet import APINet
+    from keras_apinet.layers import interaction
 
     pairwise, plain = APINet._pairwise, interaction.interact
 
@@ -142,7 +143,7 @@ def look_alikes_meet() -> None:
     import numpy as np
 
     from keras_apinet.data import BatchPlan
-    from keras_apinet.train.job import Job
+    from keras_apinet.train.setup import Job
 
     known: list[Any] = []
 

@@ -8,6 +8,7 @@ import importlib
 import importlib.abc
 import importlib.util
 import sys
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_apinet.errors import APINetError
@@ -15,18 +16,10 @@ from keras_apinet.version import __version__
 
 if TYPE_CHECKING:
     from keras_apinet import backbones, data, evaluate, export, layers, losses, train
-    from keras_apinet.building import build
-    from keras_apinet.export.classifier import load_classifier
-    from keras_apinet.loading import load
+    from keras_apinet.export.exporter import export_classifier
+    from keras_apinet.export.runtime.classifier import load_classifier
+    from keras_apinet.loading import build, load
     from keras_apinet.model import APINet
-
-_HOME = {
-    "APINet": "keras_apinet.model",
-    "build": "keras_apinet.building",
-    "load": "keras_apinet.loading",
-    "load_classifier": "keras_apinet.export.classifier",
-}
-_ROOMS = ("backbones", "data", "evaluate", "export", "layers", "losses", "train")
 
 __all__ = [
     "APINet",
@@ -37,6 +30,7 @@ __all__ = [
     "data",
     "evaluate",
     "export",
+    "export_classifier",
     "layers",
     "load",
     "load_classifier",
@@ -45,12 +39,37 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _ROOMS:
-        return importlib.import_module(f"keras_apinet.{name}")
-    raise AttributeError(f"module 'keras_apinet' has no attribute {name!r}")
+def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A package's `__getattr__`, which imports each name when it is first used.
+
+    Args:
+        package: The package's `__name__`.
+        homes: Where each name is, below the package; `""` if it is a module itself.
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if not homes[name]:
+            return importlib.import_module(f"{package}.{name}")
+        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+
+    return get
+
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "APINet": "model",
+        "build": "loading",
+        "export_classifier": "export.exporter",
+        "load": "loading",
+        "load_classifier": "export.runtime.classifier",
+        **dict.fromkeys(
+            ("backbones", "data", "evaluate", "export", "layers", "losses", "train"), ""
+        ),
+    },
+)
 
 
 def __dir__() -> list[str]:
@@ -74,13 +93,13 @@ class _AfterKeras(importlib.abc.MetaPathFinder):
 
             def exec_module(module: Any) -> None:
                 run(module)
-                importlib.import_module("keras_apinet.registered")
+                importlib.import_module("keras_apinet.loading")
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
 if "keras" in sys.modules:
-    importlib.import_module("keras_apinet.registered")
+    importlib.import_module("keras_apinet.loading")
 else:
     sys.meta_path.insert(0, _AfterKeras())

@@ -1,15 +1,62 @@
-"""Reading a trained model back."""
+"""A model by the name of its backbone, and a trained one read back.
+
+Importing this registers every class that a saved model may be made of.
+"""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 
-from keras_apinet.errors import APINetError
-from keras_apinet.registered import model
-from keras_apinet.sealing import check_model
+from keras_apinet import backbones, layers, losses, optimizers
+from keras_apinet.errors import APINetError, reason
+from keras_apinet.files.sealing import check_model
+from keras_apinet.model import APINet
+
+REGISTERED = (backbones, layers, losses, optimizers)
 
 
-def load(path: str | Path, which: str = "best") -> model.APINet:
+def build(
+    name: str | keras.Model,
+    num_classes: int,
+    image_size: int | None = None,
+    weights: str | None = "imagenet",
+    **options: Any,
+) -> APINet:
+    """An `APINet` on a backbone chosen by name.
+
+    Args:
+        name: A short name (`"efficientnet"`), a full one (`"resnet50"`), a preset or
+            preset folder (`"keras_hub:..."`, `"keras_cv:..."`), `"tiny"`, or any
+            `keras.Model`; `keras_apinet.backbones.available()` lists the names.
+        num_classes: Number of classes, at least 2.
+        image_size: Height and width of the images in px. Default: the backbone's own.
+        weights: `"imagenet"`, `None` (random), or a weights file. Not used when `name`
+            is a model.
+        **options: See `APINet`.
+
+    Returns:
+        An `APINet`, ready to `compile`.
+
+    Raises:
+        APINetError: For an unknown name, weights that do not fit, or a bad option.
+
+    Example:
+    >>> model = keras_apinet.build("tiny", num_classes=10, weights=None)
+    >>> model.feature_size > 0
+    True
+    """
+    if isinstance(name, keras.Model):
+        return APINet(name, num_classes, **options)
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise APINetError(
+            f"num_classes={num_classes!r} must be a whole number of at least 2."
+        )
+    backbone = backbones.create(name, image_size, weights)
+    return APINet(backbone.model, num_classes, scaling=backbone.scaling, **options)
+
+
+def load(path: str | Path, which: str = "best") -> APINet:
     """The trained `APINet` of a run folder or a `.keras` file.
 
     Args:
@@ -35,12 +82,11 @@ def load(path: str | Path, which: str = "best") -> model.APINet:
         check_model(file)
         loaded = keras.saving.load_model(file, safe_mode=True)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
         raise APINetError(
-            f"The model {str(file)!r} cannot be read ({reason}); it is damaged, or not "
-            "a .keras file of this package."
+            f"The model {str(file)!r} cannot be read ({reason(error)}); it is "
+            "damaged, or not a .keras file of this package."
         ) from error
-    if not isinstance(loaded, model.APINet):
+    if not isinstance(loaded, APINet):
         raise APINetError(
             f"{str(file)!r} holds a {type(loaded).__name__}, not an APINet; give a "
             "model that was saved by this package."

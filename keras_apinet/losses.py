@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_apinet.errors import APINetError
-from keras_apinet.mining import class_indices
+from keras_apinet.layers.mining import class_indices
 from keras_apinet.types import Tensor
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_apinet.distribute import whole_gradients
 from keras_apinet.errors import APINetError
-from keras_apinet.replicas import whole_gradients
 
 WEIGHT_DECAY_MODES = ("decoupled", "l2")
 

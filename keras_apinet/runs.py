@@ -36,14 +36,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_apinet import io, schema
 from keras_apinet.errors import APINetError, printable
-from keras_apinet.io import write_atomically
-from keras_apinet.run_shapes import remedy_for, shape_of
+from keras_apinet.files import io, schema
+from keras_apinet.files.io import write_atomically
+from keras_apinet.files.run_shapes import remedy_for, shape_of
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData
-    from keras_apinet.model import APINet
+    from keras_apinet.model.apinet import APINet
 
 DESCRIPTION, LOCK = "run.json", "run.lock"
 __all__ = ["Run", "check_new", "only_writer", "write_atomically"]

@@ -170,7 +170,7 @@ def test_the_child_resumes_what_is_there(tmp_path, monkeypatch):
 
 
 def test_variants_change_what_they_say(monkeypatch, rng):
-    from keras_apinet import interaction
+    from keras_apinet.layers import interaction
     from keras_apinet.losses import PairwiseLoss
 
     monkeypatch.setattr(interaction, "interact", interaction.interact)
@@ -269,7 +269,7 @@ def test_classes_that_look_alike_meet_as_often_as_others_would(monkeypatch):
     """Eight classes in two directions: a batch of four is of one of them."""
     from types import SimpleNamespace
 
-    from keras_apinet.train.job import Job
+    from keras_apinet.train.setup import Job
 
     labels = np.repeat(np.arange(8), 4)
     features = np.eye(2)[labels % 2] + 0.01 * np.eye(8)[labels, :2]

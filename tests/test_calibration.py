@@ -11,7 +11,7 @@ from keras_apinet.evaluate.calibration import (
     fit_temperature,
     negative_log_likelihood,
 )
-from keras_apinet.evaluate.measuring import (
+from keras_apinet.evaluate.measures import (
     calibration_words,
     disagreement,
     measure,

@@ -15,7 +15,7 @@ from keras_apinet.data import (
     read_photo,
 )
 from keras_apinet.data.birds import draw
-from keras_apinet.data.graph_preprocessing import _shrink_fast
+from keras_apinet.data.photos.graph_preprocessing import _shrink_fast
 
 pytestmark = pytest.mark.one_backend
 

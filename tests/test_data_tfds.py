@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_apinet.data import load, tfds_source
+from keras_apinet.data import load
+from keras_apinet.data.sources import tfds as tfds_source
 from keras_apinet.errors import APINetError
 
 pytestmark = [

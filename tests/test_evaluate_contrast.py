@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from keras_apinet import APINet, APINetError, build
-from keras_apinet.evaluate.contrasting import class_activation, contrast
-from keras_apinet.evaluate.levels import EvidenceLevels, as_grid
+from keras_apinet.evaluate.attribution.contrast import class_activation, contrast
+from keras_apinet.evaluate.attribution.feature_maps import EvidenceLevels, as_grid
 
 
 def painted(*squares):

@@ -10,15 +10,15 @@ from browser import Browser, chromium
 from evaluate_runs import COLOURS, NAMES, make_run, photos
 from PIL import Image
 
-import keras_apinet.evaluate.extras as extras
+import keras_apinet.evaluate.optional as extras
 from keras_apinet import APINetError, data
 from keras_apinet.cli import main
 from keras_apinet.evaluate import evaluate_run, plots
-from keras_apinet.evaluate.activation import write_maps
+from keras_apinet.evaluate.attribution.activation import write_maps
+from keras_apinet.evaluate.attribution.comparison import compare, page, save
 from keras_apinet.evaluate.card import as_text, license_tag, public, write_card
-from keras_apinet.evaluate.comparison import compare, page, save
-from keras_apinet.evaluate.flat_map import flat_map, spread
 from keras_apinet.evaluate.pictures import data_uri, square, with_heat, with_signs
+from keras_apinet.evaluate.projection import flat_map, spread
 from keras_apinet.evaluate.report import read_log, write_report
 
 pytestmark = pytest.mark.one_backend

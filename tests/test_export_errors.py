@@ -88,7 +88,7 @@ def test_a_run_without_a_model(tmp_path):
 
 
 def test_a_file_that_loses_too_much_is_not_handed_over(model, tmp_path, monkeypatch):
-    from keras_apinet.export import exporting
+    from keras_apinet.export import exporter as exporting
 
     def worse(runtime, images, expected, labels):
         return {"difference": 2e-5, "agreement": 1.0, "photos": 9}
@@ -256,7 +256,7 @@ def test_a_model_of_16_bits_is_exported_in_32(tmp_path):
 
 
 def test_several_exports_keep_what_was_good(model, tmp_path, monkeypatch):
-    from keras_apinet.export import exporting
+    from keras_apinet.export import exporter as exporting
 
     real = exporting.open_runtime
     opened = []

@@ -10,9 +10,13 @@ from PIL import Image
 import keras_apinet
 from keras_apinet import data
 from keras_apinet.data.birds import draw
-from keras_apinet.data.graph_preprocessing import crop_and_resize, decode, to_uint8
+from keras_apinet.data.photos.graph_preprocessing import (
+    crop_and_resize,
+    decode,
+    to_uint8,
+)
 from keras_apinet.errors import APINetError
-from keras_apinet.export.export_photos import (
+from keras_apinet.export.photos import (
     representative_photos,
     verification_photos,
 )

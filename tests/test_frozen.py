@@ -10,11 +10,12 @@ from PIL import Image
 
 import keras_apinet
 from keras_apinet import APINetError
-from keras_apinet.cutting import cut
 from keras_apinet.data.batches import stored_batches
-from keras_apinet.train import Devices, Recipe, frozen, resume, train
+from keras_apinet.model.freezing import cut
+from keras_apinet.train import Devices, Recipe, resume, train
+from keras_apinet.train import cached_views as frozen
 from keras_apinet.train.devices import place
-from keras_apinet.train.job import Speaker, prepare
+from keras_apinet.train.setup import Speaker, prepare
 
 
 def backbone(size=16):

@@ -19,10 +19,10 @@ from benchmarks import hostile
 from keras_apinet.cli import main
 from keras_apinet.errors import APINetError, printable
 from keras_apinet.export import Exporter, load_classifier
-from keras_apinet.export.classifier_info import ClassifierInfo
+from keras_apinet.export.runtime.classifier_info import ClassifierInfo
 from keras_apinet.export.targets import Target
+from keras_apinet.files.schema import to_json
 from keras_apinet.runs import Run
-from keras_apinet.schema import to_json
 
 pytestmark = pytest.mark.one_backend
 
@@ -175,7 +175,8 @@ def test_closed_streams(closed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["train", "--print-recipe"], 2), (["card", "x"], 2), (["--version"], 2)]
+    ("arguments", "code"),
+    [(["train", "--print-recipe"], 2), (["card", "x"], 2), (["--version"], 2)],
 )
 def test_a_full_device_and_a_pipe_that_ended(arguments, code):
     with open("/dev/full", "wb") as full:

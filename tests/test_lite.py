@@ -14,11 +14,11 @@ from PIL import Image, ImageOps
 
 import keras_apinet
 from keras_apinet import backbones
-from keras_apinet.cutting import cut
 from keras_apinet.errors import APINetError
+from keras_apinet.model.freezing import cut
 from keras_apinet.train import Devices, Recipe
 from keras_apinet.train.devices import place
-from keras_apinet.train.job import Speaker, prepare
+from keras_apinet.train.setup import Speaker, prepare
 
 WITH_WEIGHTS = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 

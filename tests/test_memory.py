@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_apinet
-from keras_apinet.memory import FeatureMemory
-from keras_apinet.mining import PairMiner
+from keras_apinet.layers.memory import FeatureMemory
+from keras_apinet.layers.mining import PairMiner
 
 
 def numpy(*tensors):

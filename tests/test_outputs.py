@@ -17,7 +17,7 @@ from PIL import Image
 from keras_apinet import data
 from keras_apinet.cli import main
 from keras_apinet.evaluate import card as cards
-from keras_apinet.io import partial_folder, replacing, sweep, write_atomically
+from keras_apinet.files.io import partial_folder, replacing, sweep, write_atomically
 
 pytestmark = pytest.mark.one_backend
 
@@ -248,7 +248,7 @@ def process(code, *arguments):
 
 WRITER = """
 import sys
-from keras_apinet.io import partial_folder, replacing
+from keras_apinet.files.io import partial_folder, replacing
 with replacing(sys.argv[1]) as file, partial_folder(file.parent) as folder:
     file.write_text("half")
     (folder / "part").write_text("half")

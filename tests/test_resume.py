@@ -21,8 +21,8 @@ from conftest import BACKEND
 
 from keras_apinet import APINetError
 from keras_apinet.cli import main
+from keras_apinet.files.sealing import seal
 from keras_apinet.runs import Run
-from keras_apinet.sealing import seal
 from keras_apinet.train import Recipe, checkpoints, resume, train
 from keras_apinet.train.callbacks import Keeper, StopSignals
 

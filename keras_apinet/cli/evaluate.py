@@ -3,9 +3,9 @@
 import argparse
 from typing import Any
 
-from keras_apinet.bounds import BATCH_SIZE, BOOTSTRAP
 from keras_apinet.errors import printable
-from keras_apinet.schema import to_json
+from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP
+from keras_apinet.files.schema import to_json
 
 HELP = "measure a trained model: accuracy, calibration, retrieval, confused pairs"
 
@@ -102,7 +102,7 @@ def show(result: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from keras_apinet.evaluate.measuring import calibration_words
+    from keras_apinet.evaluate.measures import calibration_words
     from keras_apinet.shares import decimal, interval, percent
 
     console = Console(highlight=False)

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from keras_apinet.bounds import IMAGE_SIZE, SHARE
 from keras_apinet.errors import printable
+from keras_apinet.files.bounds import IMAGE_SIZE, SHARE
 
 HELP = "write a trained model as TFLite, SavedModel, ONNX or a web page"
 
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         target.check(args.force)
         targets.append(target)
 
-    from keras_apinet.export.exporting import Exporter, tell
+    from keras_apinet.export.exporter import Exporter, tell
     from keras_apinet.export.verification import reports_table
 
     exporter = Exporter(

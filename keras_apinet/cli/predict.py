@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from keras_apinet.bounds import TOP
 from keras_apinet.errors import printable
-from keras_apinet.schema import to_json
+from keras_apinet.files.bounds import TOP
+from keras_apinet.files.schema import to_json
 
 HELP = "classify photos with a run or an exported file"
 # An exported file needs only its own runtime.
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0, or 2 if a photo could not be read; the others are answered.
     """
-    from keras_apinet.export.classifier import load_classifier
+    from keras_apinet.export.runtime.classifier import load_classifier
     from keras_apinet.shares import probability as as_shown
 
     model = Path(args.model)
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     classifier = load_classifier(args.model, trust=args.trust)
     answers = classifier.predict(args.photos, top=args.top, failed=failed)
     if args.map:
-        from keras_apinet.evaluate.activation import write_maps
+        from keras_apinet.evaluate.attribution.activation import write_maps
 
         read = [photo for i, photo in enumerate(args.photos) if i not in failed]
         write_maps(args.model, read, args.map, force=args.force)

@@ -5,9 +5,9 @@ import dataclasses
 import os
 from typing import Any
 
-from keras_apinet.bounds import DEVICES, PROCESS_INDEX, PROCESSES
 from keras_apinet.cli.startup import check_backend
 from keras_apinet.errors import printable
+from keras_apinet.files.bounds import DEVICES, PROCESS_INDEX, PROCESSES
 
 HELP = "train a model and leave everything in a run folder"
 # What is kept apart from the other settings in --help, as it is given most often.

@@ -4,34 +4,19 @@ Names are imported when they are first used: `import keras_apinet.data` loads ne
 TensorFlow nor Pillow.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from keras_apinet import lazily
 
 if TYPE_CHECKING:
-    from keras_apinet.data.augmentation import AUGMENTATIONS, RESIZES
+    from keras_apinet.data.batch_plan import CLASS_SAMPLING, BatchPlan
     from keras_apinet.data.batches import balanced_batches, evaluation_batches
     from keras_apinet.data.image_data import ImageData, Split
     from keras_apinet.data.loading import load
-    from keras_apinet.data.preprocessing import prepare, read_photo
-    from keras_apinet.data.python_sources import as_split
+    from keras_apinet.data.photos.augmentation import AUGMENTATIONS, RESIZES
+    from keras_apinet.data.photos.preprocessing import prepare, read_photo
     from keras_apinet.data.reading_report import ReadingReport
-    from keras_apinet.data.sampling import CLASS_SAMPLING, BatchPlan
-
-_HOME = {
-    "AUGMENTATIONS": "augmentation",
-    "CLASS_SAMPLING": "sampling",
-    "RESIZES": "augmentation",
-    "BatchPlan": "sampling",
-    "ImageData": "image_data",
-    "ReadingReport": "reading_report",
-    "Split": "image_data",
-    "as_split": "python_sources",
-    "balanced_batches": "batches",
-    "evaluation_batches": "batches",
-    "load": "loading",
-    "prepare": "preprocessing",
-    "read_photo": "preprocessing",
-}
+    from keras_apinet.data.sources.arrays import as_split
 
 __all__ = [
     "AUGMENTATIONS",
@@ -49,11 +34,24 @@ __all__ = [
     "read_photo",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(
+    __name__,
+    {
+        "AUGMENTATIONS": "photos.augmentation",
+        "CLASS_SAMPLING": "batch_plan",
+        "RESIZES": "photos.augmentation",
+        "BatchPlan": "batch_plan",
+        "ImageData": "image_data",
+        "ReadingReport": "reading_report",
+        "Split": "image_data",
+        "as_split": "sources.arrays",
+        "balanced_batches": "batches",
+        "evaluation_batches": "batches",
+        "load": "loading",
+        "prepare": "photos.preprocessing",
+        "read_photo": "photos.preprocessing",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -5,10 +5,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.bounds import BATCH_SIZE
-from keras_apinet.data.augmentation import augmenter, check_options
-from keras_apinet.data.graph_preprocessing import crop_and_resize, to_uint8
+from keras_apinet.data.batch_plan import BatchPlan
 from keras_apinet.data.image_data import Split
+from keras_apinet.data.photos.augmentation import augmenter, check_options
+from keras_apinet.data.photos.graph_preprocessing import crop_and_resize, to_uint8
 from keras_apinet.data.pipeline import (
     EpochClock,
     Finish,
@@ -16,10 +16,10 @@ from keras_apinet.data.pipeline import (
     load_batch,
     with_account,
 )
-from keras_apinet.data.python_sources import as_split
 from keras_apinet.data.reading_report import ReadingReport
-from keras_apinet.data.sampling import BatchPlan
+from keras_apinet.data.sources.arrays import as_split
 from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import BATCH_SIZE
 from keras_apinet.types import Dataset, Tensor
 
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.bounds import FRACTION, SEED
 from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.data.marks import photo_groups
-from keras_apinet.data.tables import number_groups
+from keras_apinet.data.sources.tables import number_groups
 from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import FRACTION, SEED
 
 # Beyond this, looking at every photo takes longer than most people wait.
 _MOST_PHOTOS = 100_000

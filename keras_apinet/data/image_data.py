@@ -58,8 +58,8 @@ class Split:
         Raises:
             APINetError: for an image that cannot be read, with its name and why.
         """
-        from keras_apinet.data.photo_files import unreadable
-        from keras_apinet.data.preprocessing import read_content
+        from keras_apinet.data.photos.files import unreadable
+        from keras_apinet.data.photos.preprocessing import read_content
 
         reference = self.reference(index)
         try:

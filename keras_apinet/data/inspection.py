@@ -10,8 +10,8 @@ import numpy as np
 
 from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.data.marks import nearest_twins, read_marks
-from keras_apinet.data.photo_files import check_file, unreadable
-from keras_apinet.data.preprocessing import read_content
+from keras_apinet.data.photos.files import check_file, unreadable
+from keras_apinet.data.photos.preprocessing import read_content
 from keras_apinet.errors import APINetError
 
 Place = tuple[str, int]

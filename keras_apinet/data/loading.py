@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from keras_apinet.data.archives import load_archive
-from keras_apinet.data.folders import load_folder
 from keras_apinet.data.holdout import check_group_by, hold_out
 from keras_apinet.data.image_data import ImageData, checked
-from keras_apinet.data.tables import load_table
+from keras_apinet.data.sources.archives import load_archive
+from keras_apinet.data.sources.folders import load_folder
+from keras_apinet.data.sources.tables import load_table
 from keras_apinet.errors import APINetError
 
 # A TensorFlow Datasets name: set, perhaps /config, perhaps :version.
@@ -93,7 +93,7 @@ def load(
         column = group_by.removeprefix("column:")
         data = load_table(path, None if column == group_by else column)
     elif _TFDS_NAME.fullmatch(text.removeprefix("tfds:")):
-        from keras_apinet.data.tfds_source import load_tfds
+        from keras_apinet.data.sources.tfds import load_tfds
 
         data = load_tfds(text.removeprefix("tfds:"), data_dir, download)
     else:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from keras_apinet.data.image_data import Split
 from keras_apinet.errors import APINetError
-from keras_apinet.io import write_atomically
+from keras_apinet.files.io import write_atomically
 
 MARKS = np.dtype(
     [

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.data.graph_preprocessing import decode
 from keras_apinet.data.image_data import Split
-from keras_apinet.data.photo_files import check_file
+from keras_apinet.data.photos.files import check_file
+from keras_apinet.data.photos.graph_preprocessing import decode
 from keras_apinet.data.readers import Contents, pack
 from keras_apinet.data.reading_report import ReadingReport
 from keras_apinet.errors import APINetError

@@ -9,7 +9,7 @@ from typing import Literal, NoReturn
 
 from keras_apinet.data.image_data import Split
 from keras_apinet.errors import APINetError
-from keras_apinet.io import write_atomically
+from keras_apinet.files.io import write_atomically
 
 _LOG = logging.getLogger("keras_apinet")
 _TOLERATED = 0.01

@@ -4,41 +4,28 @@ Names are imported when they are first used: metrics need NumPy alone, the repor
 plotting and templating libraries load with the report.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from keras_apinet import lazily
 
 if TYPE_CHECKING:
+    from keras_apinet.evaluate.attribution.comparison import compare
+    from keras_apinet.evaluate.attribution.contrast import (
+        Contrast,
+        class_activation,
+        contrast,
+    )
     from keras_apinet.evaluate.calibration import (
         calibration_error,
         fit_temperature,
         reliability,
     )
     from keras_apinet.evaluate.card import write_card
-    from keras_apinet.evaluate.comparison import compare
-    from keras_apinet.evaluate.contrasting import Contrast, class_activation, contrast
     from keras_apinet.evaluate.evaluation import calibrate_run, evaluate_run
-    from keras_apinet.evaluate.measuring import measure
+    from keras_apinet.evaluate.measures import measure
     from keras_apinet.evaluate.predictions import Predictions, predict_split
     from keras_apinet.evaluate.report import write_report
     from keras_apinet.evaluate.retrieval import retrieval_scores
-
-_HOME = {
-    "Contrast": "contrasting",
-    "Predictions": "predictions",
-    "calibrate_run": "evaluation",
-    "calibration_error": "calibration",
-    "class_activation": "contrasting",
-    "compare": "comparison",
-    "contrast": "contrasting",
-    "evaluate_run": "evaluation",
-    "fit_temperature": "calibration",
-    "measure": "measuring",
-    "predict_split": "predictions",
-    "reliability": "calibration",
-    "retrieval_scores": "retrieval",
-    "write_card": "card",
-    "write_report": "report",
-}
 
 __all__ = [
     "Contrast",
@@ -58,11 +45,26 @@ __all__ = [
     "write_report",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(
+    __name__,
+    {
+        "Contrast": "attribution.contrast",
+        "Predictions": "predictions",
+        "calibrate_run": "evaluation",
+        "calibration_error": "calibration",
+        "class_activation": "attribution.contrast",
+        "compare": "attribution.comparison",
+        "contrast": "attribution.contrast",
+        "evaluate_run": "evaluation",
+        "fit_temperature": "calibration",
+        "measure": "measures",
+        "predict_split": "predictions",
+        "reliability": "calibration",
+        "retrieval_scores": "retrieval",
+        "write_card": "card",
+        "write_report": "report",
+    },
+)
 
 
 def __dir__() -> list[str]:

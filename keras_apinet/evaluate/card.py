@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from keras_apinet.errors import APINetError, printable
-from keras_apinet.evaluate.extras import templates
-from keras_apinet.evaluate.measuring import calibration_words
-from keras_apinet.outputs import MARKDOWN_MARK, check_output, write_output
+from keras_apinet.evaluate.measures import calibration_words
+from keras_apinet.evaluate.optional import templates
+from keras_apinet.files.outputs import MARKDOWN_MARK, check_output, write_output
+from keras_apinet.files.schema import to_json
 from keras_apinet.runs import Run
-from keras_apinet.schema import to_json
 from keras_apinet.shares import decimal, interval, percent
 
 _TITLES = {

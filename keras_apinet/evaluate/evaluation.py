@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_apinet.bounds import BATCH_SIZE, BOOTSTRAP
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import (
     calibration_error,
@@ -12,10 +11,9 @@ from keras_apinet.evaluate.calibration import (
     negative_log_likelihood,
 )
 from keras_apinet.evaluate.intervals import with_intervals
-from keras_apinet.evaluate.measuring import disagreement, measure, raised_errors
+from keras_apinet.evaluate.measures import disagreement, measure, raised_errors
 from keras_apinet.evaluate.metrics import Scores
-from keras_apinet.evaluate.predictions import Predictions, predict_split
-from keras_apinet.evaluate.run_data import (
+from keras_apinet.evaluate.open_split import (
     data_groups,
     default_split,
     known_images,
@@ -23,12 +21,14 @@ from keras_apinet.evaluate.run_data import (
     open_judged_data,
     run_options,
 )
+from keras_apinet.evaluate.predictions import Predictions, predict_split
+from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP
 from keras_apinet.runs import Run, calibration_file, weights_fingerprint
 from keras_apinet.shares import few_images
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData, Split
-    from keras_apinet.model import APINet
+    from keras_apinet.model.apinet import APINet
 
 _METHOD = (
     "penalised likelihood with smoothed targets; below 1 only as far as the accuracy "

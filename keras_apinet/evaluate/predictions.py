@@ -13,7 +13,7 @@ from keras_apinet.evaluate.calibration import log_softmax
 
 if TYPE_CHECKING:
     from keras_apinet.data import ReadingReport, Split
-    from keras_apinet.model import APINet
+    from keras_apinet.model.apinet import APINet
 
 TTA = ("flip", "five_crop")
 _CROP = 7 / 8

@@ -8,18 +8,18 @@ import numpy as np
 
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate import plots
+from keras_apinet.evaluate.attribution.channels import evenly
+from keras_apinet.evaluate.attribution.gallery import Gallery
 from keras_apinet.evaluate.calibration import reliability
-from keras_apinet.evaluate.channels import evenly
 from keras_apinet.evaluate.confusions import confusion_matrix, look_alike_order
 from keras_apinet.evaluate.evaluation import Judged, judge
-from keras_apinet.evaluate.extras import need, templates
-from keras_apinet.evaluate.flat_map import flat_map, method, spread
-from keras_apinet.evaluate.gallery import Gallery
-from keras_apinet.evaluate.measuring import calibration_words
+from keras_apinet.evaluate.measures import calibration_words
+from keras_apinet.evaluate.open_split import known_images, open_data, run_options
+from keras_apinet.evaluate.optional import need, templates
 from keras_apinet.evaluate.pictures import square
 from keras_apinet.evaluate.predictions import predict_split
-from keras_apinet.evaluate.run_data import known_images, open_data, run_options
-from keras_apinet.outputs import check_output, write_output
+from keras_apinet.evaluate.projection import flat_map, method, spread
+from keras_apinet.files.outputs import check_output, write_output
 from keras_apinet.runs import Run
 
 if TYPE_CHECKING:

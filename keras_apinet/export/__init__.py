@@ -4,26 +4,16 @@ Names are imported when they are first used: `import keras_apinet.export` loads 
 Keras nor any runtime.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from keras_apinet import lazily
 
 if TYPE_CHECKING:
-    from keras_apinet.export.classifier import Classifier, load_classifier
-    from keras_apinet.export.classifier_info import ClassifierInfo
-    from keras_apinet.export.exporting import Exporter, export_classifier
+    from keras_apinet.export.exporter import Exporter, export_classifier
     from keras_apinet.export.formats import FORMATS, PRECISIONS
+    from keras_apinet.export.runtime.classifier import Classifier, load_classifier
+    from keras_apinet.export.runtime.classifier_info import ClassifierInfo
     from keras_apinet.export.verification import ExportReport
-
-_HOME = {
-    "FORMATS": "formats",
-    "PRECISIONS": "formats",
-    "Classifier": "classifier",
-    "ClassifierInfo": "classifier_info",
-    "ExportReport": "verification",
-    "Exporter": "exporting",
-    "export_classifier": "exporting",
-    "load_classifier": "classifier",
-}
 
 __all__ = [
     "FORMATS",
@@ -36,11 +26,19 @@ __all__ = [
     "load_classifier",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(
+    __name__,
+    {
+        "FORMATS": "formats",
+        "PRECISIONS": "formats",
+        "Classifier": "runtime.classifier",
+        "ClassifierInfo": "runtime.classifier_info",
+        "ExportReport": "verification",
+        "Exporter": "exporter",
+        "export_classifier": "exporter",
+        "load_classifier": "runtime.classifier",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -127,7 +127,7 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     _end_with_parent()
-    import keras_apinet.model  # noqa: F401  (registers the package's layers)
+    import keras_apinet.model.apinet  # noqa: F401  (registers the package's layers)
 
     for job_folder in sys.argv[1:]:
         attempt(Path(job_folder))

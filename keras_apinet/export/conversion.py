@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from keras_apinet.errors import APINetError
-from keras_apinet.export.classifier_info import (
+from keras_apinet.export.runtime.classifier_info import (
     INFO_FILE,
     LABELS_FILE,
     ClassifierInfo,
@@ -168,7 +168,7 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
     import keras
     import tensorflow as tf
 
-    from keras_apinet.data.graph_preprocessing import (
+    from keras_apinet.data.photos.graph_preprocessing import (
         crop_and_resize,
         prepare_or_blank,
         to_uint8,

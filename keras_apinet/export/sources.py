@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_apinet.errors import APINetError
-from keras_apinet.export.classifier_info import ClassifierInfo, recipe_hash
+from keras_apinet.export.runtime.classifier_info import ClassifierInfo, recipe_hash
 
 if TYPE_CHECKING:
-    from keras_apinet.model import APINet
+    from keras_apinet.model.apinet import APINet
     from keras_apinet.runs import Run
 
 
@@ -55,7 +55,7 @@ def open_source(
             another number than the model's classes.
     """
     from keras_apinet.loading import load
-    from keras_apinet.model import APINet
+    from keras_apinet.model.apinet import APINet
     from keras_apinet.runs import Run
 
     run: Run | None = None

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from keras_apinet.errors import APINetError
 from keras_apinet.export.formats import check_precision, format_of, known_format
-from keras_apinet.io import exists, unwritable
-from keras_apinet.outputs import check_output, strangers
+from keras_apinet.files.io import exists, unwritable
+from keras_apinet.files.outputs import check_output, strangers
 
 
 @dataclass(frozen=True)

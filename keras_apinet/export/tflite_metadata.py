@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.export.classifier_info import (
+from keras_apinet.export.runtime.classifier_info import (
     CHECKSUM_FILE,
     INFO_FILE,
     LABELS_FILE,

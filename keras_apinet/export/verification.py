@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.export.formats import TOLERANCES
-from keras_apinet.export.runtimes import Runtime, softmax
+from keras_apinet.export.runtime.runtimes import Runtime, softmax
 from keras_apinet.shares import interval, percent, wilson
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from keras_apinet.errors import APINetError
-from keras_apinet.export.classifier_info import (
+from keras_apinet.export.runtime.classifier_info import (
     INFO_FILE,
     LABELS_FILE,
     ClassifierInfo,

@@ -1,23 +1,21 @@
 """From a recipe to a run folder with a trained model."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from keras_apinet import lazily
 from keras_apinet.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from keras_apinet.train.devices import Devices
-    from keras_apinet.train.fitting import resume, train
+    from keras_apinet.train.loop import resume, train
 
 __all__ = ["Devices", "Recipe", "resume", "train"]
 
-_HOMES = {"Devices": "devices", "resume": "fitting", "train": "fitting"}
+# The loop needs Keras; the command line reads the recipe's settings without it.
+__getattr__ = lazily(
+    __name__, {"Devices": "devices", "resume": "loop", "train": "loop"}
+)
 
 
-def __getattr__(name: str) -> Any:
-    # Fitting needs Keras; the command line reads the recipe's settings without it.
-    if name in _HOMES:
-        import importlib
-
-        module = importlib.import_module(f"keras_apinet.train.{_HOMES[name]}")
-        return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted(__all__)

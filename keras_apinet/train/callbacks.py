@@ -16,9 +16,9 @@ import keras
 
 from keras_apinet.data import ReadingReport
 from keras_apinet.errors import APINetError
-from keras_apinet.io import write_atomically
+from keras_apinet.files.io import write_atomically
+from keras_apinet.files.sealing import save_atomically
 from keras_apinet.runs import Run
-from keras_apinet.sealing import save_atomically
 from keras_apinet.train import checkpoints
 from keras_apinet.train.devices import peak_memory
 from keras_apinet.train.recipe import Recipe

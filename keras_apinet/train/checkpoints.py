@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.io import replacing, unwritable
-from keras_apinet.sealing import check_members, check_seal, seal
+from keras_apinet.files.io import replacing, unwritable
+from keras_apinet.files.sealing import check_members, check_seal, seal
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"\d{5,}-\d{7,}\.npz")

@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_apinet.io import write_atomically
+from keras_apinet.files.io import write_atomically
 
 
 def draw(rows: Sequence[dict[str, float]], folder: Path) -> bool:

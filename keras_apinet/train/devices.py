@@ -14,8 +14,8 @@ from typing import Any
 
 import keras
 
-from keras_apinet.bounds import DEVICES, PROCESS_INDEX, PROCESSES
 from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import DEVICES, PROCESS_INDEX, PROCESSES
 from keras_apinet.types import Dataset, Tensor
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_apinet.model import APINet
+from keras_apinet.model.apinet import APINet
 from keras_apinet.optimizers import LayerwiseAdamW, LayerwiseSGD, OneCycle, Rising
 from keras_apinet.train.recipe import Recipe
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keras_apinet.bounds import (
+from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import (
     CLASSES_PER_BATCH,
     IMAGE_SIZE,
     IMAGES_PER_CLASS,
     SEED,
     STEPS,
 )
-from keras_apinet.errors import APINetError
 from keras_apinet.train.settings import check, setting
 
 # Pairs are sought among all images of a batch: the table of distances grows squarely.

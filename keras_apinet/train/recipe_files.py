@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from keras_apinet.bounds import shown
 from keras_apinet.errors import APINetError, printable
-from keras_apinet.schema import read_toml
+from keras_apinet.files.bounds import shown
+from keras_apinet.files.schema import read_toml
 from keras_apinet.train.recipe import Recipe, check_names, kind_of
 
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}

@@ -4,8 +4,8 @@ import dataclasses
 import difflib
 from typing import Any
 
-from keras_apinet.bounds import Number, shown
 from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import Number, shown
 
 
 def setting(

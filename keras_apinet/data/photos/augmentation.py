@@ -1,0 +1,135 @@
+"""What training does to images by chance, after the crop.
+
+Everything random is drawn from a seed that belongs to one image of one step, so that a
+step can be drawn again. The operations are Keras layers, except for the crop and the
+flip in `graph_preprocessing`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import IMAGE_SIZE
+from keras_apinet.types import Tensor
+
+AUGMENTATIONS = ("paper", "light", "strong", "none")
+RESIZES = ("fit", "squash")
+
+
+def check_options(image_size: int, augmentation: str, resize: str) -> None:
+    """Checks what the user chose.
+
+    Raises:
+        APINetError: for a size below 1 or an unknown name.
+    """
+    IMAGE_SIZE.check("image_size", image_size)
+    if augmentation not in AUGMENTATIONS:
+        raise APINetError(
+            f"augmentation={augmentation!r} is not known: use one of "
+            f"{', '.join(AUGMENTATIONS)}."
+        )
+    if resize not in RESIZES:
+        raise APINetError(
+            f"resize={resize!r} is not known: use one of {', '.join(RESIZES)}."
+        )
+
+
+def augmenter(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The part of an augmentation that follows the random crop.
+
+    Args:
+        name: `"paper"` adds nothing to crop and flip; `"light"` turns by up to 10
+            degrees and varies brightness and contrast a little; `"strong"` adds colour
+            jitter, two random operations per image as RandAugment does, and random
+            erasing; `"none"` is for images that are not cropped at random either.
+
+    Returns:
+        A function of a float32 `[s, s, 3]` image in 0..255 and an int32 `[2]` seed.
+    """
+    import keras
+    import tensorflow as tf
+
+    if name in ("paper", "none"):
+        return lambda image, seed: image
+    make = keras.layers
+    pixels: dict[str, Any] = {"value_range": (0, 255), "dtype": "float32"}
+    place = {"fill_mode": "reflect", "dtype": "float32"}
+    always: list[Any] = []
+    one_of: list[Any] = []
+    last: list[Any] = []
+    if name == "light":
+        always += [
+            make.RandomRotation(10 / 360, **place),
+            make.RandomBrightness(0.1, **pixels),
+            make.RandomContrast(0.1, **pixels),
+        ]
+    if name == "strong":
+        always += [
+            make.RandomColorJitter(
+                brightness_factor=0.2,
+                contrast_factor=0.2,
+                saturation_factor=(0.4, 0.6),
+                hue_factor=0.02,
+                **pixels,
+            )
+        ]
+        # keras.layers.RandAugment computes all its operations for every image and keeps
+        # two; choosing first does the same for a tenth of the time. Equalization is not
+        # among them: with JAX, Keras 3.15 counts its histogram in 256 steps a channel,
+        # which takes ten times as long to build as all the others together.
+        one_of = [
+            make.RandomRotation(30 / 360, **place),
+            make.RandomShear(0.3, 0.3, **place),
+            make.RandomTranslation(0.15, 0.15, **place),
+            make.RandomBrightness(0.3, **pixels),
+            make.RandomContrast(0.3, **pixels),
+            make.RandomColorDegeneration((0.0, 0.5), **pixels),
+            make.RandomSharpness((0.2, 0.8), **pixels),
+            make.RandomPosterization((4, 7), **pixels),
+            make.Solarization(0.0, (0.7, 1.0), **pixels),
+            make.AutoContrast(**pixels),
+        ]
+        last = [make.RandomErasing(0.25, scale=(0.02, 0.2), **pixels)]
+
+    def augment(image: Tensor, seed: Tensor) -> Tensor:
+        seeds = _step_seeds(seed)
+        for layer in (*always, *one_of, *last):
+            _draw_from(layer, seeds)
+        for layer in always:
+            image = layer(image, training=True)
+        for _ in range(2 if one_of else 0):
+            choice = tf.random.stateless_uniform(
+                [], seeds.next(), 0, len(one_of), tf.int32
+            )
+            image = tf.switch_case(
+                choice,
+                [functools.partial(layer, image, training=True) for layer in one_of],
+            )
+        for layer in last:
+            image = layer(image, training=True)
+        return tf.clip_by_value(image, 0.0, 255.0)
+
+    return augment
+
+
+def _step_seeds(seed: Tensor) -> Any:
+    """A Keras seed generator whose seeds follow from `seed` and have no state."""
+    import keras
+    import tensorflow as tf
+
+    class StepSeeds(keras.random.SeedGenerator):
+        def __init__(self) -> None:
+            self.drawn = 0
+
+        def next(self, ordered: bool = True) -> Tensor:
+            self.drawn += 1
+            return tf.random.experimental.stateless_fold_in(seed, self.drawn)
+
+    return StepSeeds()
+
+
+def _draw_from(layer: Any, seeds: Any) -> None:
+    """Makes a preprocessing layer, and those inside it, take its seeds from `seeds`."""
+    for part in layer._flatten_layers():
+        part._get_seed_generator = lambda backend=None: seeds

@@ -1,0 +1,250 @@
+"""Any TensorFlow Datasets set of images and labels, with random access to its records.
+
+Sets stored as ArrayRecord are read through TFDS' own random access; sets stored as
+TFRecord (the default of TFDS) through an index of the record offsets. A set whose test
+images have no labels (iNaturalist) or that has none (Food-101) is tested on its
+`validation` split, as published results are.
+"""
+
+import contextlib
+import difflib
+import os
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet.data.image_data import ImageData, Split
+from keras_apinet.data.readers import Contents, as_objects
+from keras_apinet.data.sources.folders import SPLIT_NAMES
+from keras_apinet.data.sources.tfrecords import TFRecords
+from keras_apinet.errors import APINetError
+from keras_apinet.files.io import replacing
+
+# Where sets keep the box of the labelled object.
+_BOX_FEATURES = ("bbox", "objects/bbox")
+
+
+class RecordReader:
+    """Encoded images out of serialized examples.
+
+    Args:
+        records: gives the bytes of examples by number.
+        image_key: the feature that holds the image.
+        name: what a reference starts with.
+    """
+
+    kind: Literal["encoded"] = "encoded"
+
+    def __init__(self, records: Any, image_key: str, name: str) -> None:
+        self._records, self._image_key, self._name = records, image_key, name
+
+    def reference(self, index: int) -> str:
+        """`tfds:name/split#index`."""
+        return f"{self._name}#{index}"
+
+    def examples(self, indices: NDArray[np.int64]) -> list[Any]:
+        """The parsed examples: feature name -> values."""
+        import tensorflow as tf
+
+        read = getattr(self._records, "read", None)
+        data = read(indices) if read else self._records.__getitems__(indices.tolist())
+        return [tf.train.Example.FromString(d).features.feature for d in data]
+
+    def fetch(self, indices: NDArray[np.int64]) -> Contents:
+        """The bytes of the images, as they were before TFDS took them in."""
+        contents = [
+            example[self._image_key].bytes_list.value[0]
+            for example in self.examples(indices)
+        ]
+        return as_objects(contents), np.zeros((len(indices), 2), np.int32)
+
+
+def load_tfds(
+    name: str, data_dir: str | os.PathLike[str] | None, download: bool
+) -> ImageData:
+    """Opens a prepared TensorFlow Datasets set, or prepares it if that is asked for.
+
+    Args:
+        name: as for `tfds.load`, without `tfds:`.
+        data_dir: where the sets lie. Default: TFDS' own default.
+        download: whether TFDS may download and prepare the set.
+
+    Raises:
+        APINetError: for an unknown name, a set that is not there or not whole, or one
+            without images and class labels.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
+
+    folder = None if data_dir is None else os.fspath(data_dir)
+    try:
+        builder = read_only_builder.builder_from_files(name, data_dir=folder)
+    except tfds.core.DatasetNotFoundError as error:
+        if not download:
+            raise APINetError(_why_missing(name, folder)) from error
+        builder = _prepare(name, folder)
+    except Exception as error:
+        raise APINetError(
+            f"The data set tfds:{name} cannot be opened ({error}): check its folder."
+        ) from error
+    info = builder.info
+    image_key, label_key = _keys(name, info)
+    splits: dict[str, Split] = {}
+    for split_name in info.splits:
+        if (ours := SPLIT_NAMES.get(split_name)) and ours not in splits:
+            reader = RecordReader(
+                _records(builder, split_name), image_key, f"tfds:{name}/{split_name}"
+            )
+            count = info.splits[split_name].num_examples
+            index = Path(builder.data_dir, f"keras_apinet_{split_name}_{label_key}.npz")
+            splits[ours] = _labelled(_index(reader, count, label_key, index), reader)
+    if "val" in splits and not len(splits.get("test", ())):
+        # What results are published on must not choose the model.
+        splits["test"] = splits.pop("val")
+    return ImageData(
+        f"tfds:{name}",
+        tuple(info.features[label_key].names),
+        splits,
+        description=" ".join((info.description or "").split())[:200],
+    )
+
+
+def _records(builder: Any, split: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    paths = [os.fspath(path) for path in builder.info.splits[split].filepaths]
+    for path in paths:
+        if not os.path.exists(path):
+            raise APINetError(
+                f"The prepared data set in {os.fspath(builder.data_dir)!r} is not "
+                f"whole: {os.path.basename(path)} is missing; delete that folder and "
+                "prepare it again with --download."
+            )
+    try:
+        if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
+            return TFRecords(paths)
+        return builder.as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+    except (OSError, NotImplementedError, ValueError) as error:
+        raise APINetError(
+            f"The prepared data set in {os.fspath(builder.data_dir)!r} cannot be read "
+            f"({error}): delete that folder and prepare it again with --download."
+        ) from error
+
+
+def _index(reader: RecordReader, count: int, label_key: str, file: Path) -> Split:
+    """The labels and boxes of a split.
+
+    They lie among the images, so finding them reads the whole set. That is done once:
+    they are kept in `file` beside it, if that folder can be written to.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            labels, boxes = kept["labels"], kept["boxes"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        labels, boxes = np.empty(0, np.int32), np.empty((0, 4), np.float32)
+    if labels.shape != (count,) or boxes.shape != (count, 4):
+        labels, boxes = _read_labels(reader, count, label_key)
+        with contextlib.suppress(APINetError), replacing(file) as unfinished:
+            np.savez_compressed(unfinished, labels=labels, boxes=boxes)
+    if np.isnan(boxes).all():
+        return Split.of(reader, labels)
+    boxes[np.isnan(boxes).any(axis=1)] = 0, 0, 1, 1
+    return Split.of(reader, labels, boxes=boxes, boxes_are_fractions=True)
+
+
+def _read_labels(
+    reader: RecordReader, count: int, label_key: str
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Labels, and boxes as left, top, right, bottom; NaN where there is none."""
+    labels = np.empty(count, np.int32)
+    boxes = np.full((count, 4), np.nan, np.float32)
+    for start in range(0, count, 256):
+        indices = np.arange(start, min(start + 256, count))
+        for i, example in zip(indices, reader.examples(indices), strict=True):
+            labels[i] = example[label_key].int64_list.value[0]
+            for key in _BOX_FEATURES:
+                if key in example and example[key].float_list.value:
+                    corners = np.array(example[key].float_list.value).reshape(-1, 4)
+                    # TFDS says top, left, bottom, right.
+                    low, high = corners.min(axis=0), corners.max(axis=0)
+                    boxes[i] = low[1], low[0], high[3], high[2]
+    return labels, boxes
+
+
+def _labelled(split: Split, reader: RecordReader) -> Split:
+    """Leaves out images without a label, which TFDS marks with -1."""
+    known = split.labels >= 0
+    if not known.all():
+        warnings.warn(
+            f"{np.count_nonzero(~known)} of {len(known)} images of "
+            f"{reader.reference(0).partition('#')[0]} have no label and are left out.",
+            stacklevel=2,
+        )
+    return split if known.all() else split.take(known)
+
+
+def _keys(name: str, info: Any) -> tuple[str, str]:
+    """The names of the image and the label among the features."""
+    import tensorflow_datasets as tfds
+
+    features = info.features
+    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    supervised: tuple[str, ...] = tuple(info.supervised_keys or ())
+    if len(supervised) == 2 and supervised[0] in images and supervised[1] in labels:
+        return supervised[0], supervised[1]
+    if "image" in images and "label" in labels:
+        return "image", "label"
+    if len(images) == 1 and len(labels) == 1:
+        return images[0], labels[0]
+    raise APINetError(
+        f"The data set tfds:{name} has no single image with a class label (features: "
+        f"{', '.join(features)}): choose an image classification set."
+    )
+
+
+def _prepare(name: str, folder: str | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+        builder.download_and_prepare()
+    except tfds.core.DatasetNotFoundError as error:
+        raise APINetError(_why_missing(name, folder)) from error
+    except Exception as error:
+        raise APINetError(
+            f"The data set tfds:{name} could not be prepared ({error}): try again, or "
+            "unpack its archive by hand and give the folder."
+        ) from error
+    return builder
+
+
+def _why_missing(name: str, folder: str | None) -> str:
+    import tensorflow_datasets as tfds
+
+    base = name.split("/")[0].split(":")[0]
+    root = Path(folder or tfds.core.constants.DATA_DIR).expanduser()
+    half = sorted(root.glob(f"{base}/**/*incomplete*"))
+    if half:
+        return (
+            f"The data set tfds:{name} is only half prepared ({half[0]} was left by an "
+            "interrupted download): delete that, and run again with --download."
+        )
+    known = tfds.list_builders(with_community_datasets=False)
+    if base not in known:
+        near = difflib.get_close_matches(base, known, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "check the spelling"
+        return (
+            f"data={name!r} is neither a folder, a table, nor a set that TensorFlow "
+            f"Datasets knows: {hint}"
+        )
+    return (
+        f"The data set tfds:{name} is not prepared in {os.fspath(root)!r}: add "
+        "--download to fetch it (it can be large), or --data-dir where it is."
+    )

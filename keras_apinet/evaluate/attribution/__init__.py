@@ -1,0 +1,1 @@
+"""Which places and channels of the features decide between two classes."""

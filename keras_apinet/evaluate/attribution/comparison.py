@@ -1,0 +1,299 @@
+"""`keras-apinet compare`: two photos, what tells them apart, on one page or picture."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet.errors import APINetError
+from keras_apinet.evaluate.attribution.channels import channel_patches
+from keras_apinet.evaluate.attribution.contrast import Contrast, contrast
+from keras_apinet.evaluate.open_split import known_images, open_data, run_options
+from keras_apinet.evaluate.optional import need, templates
+from keras_apinet.evaluate.pictures import data_uri, with_heat, with_signs
+from keras_apinet.files.outputs import (
+    check_output,
+    picture_bytes,
+    picture_kind,
+    write_output,
+)
+from keras_apinet.runs import Run
+from keras_apinet.shares import probability as as_shown
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A contrast with the names and training patches that explain it.
+
+    Attributes:
+        contrast: Maps, scores and channels.
+        photos: Names of the two photos.
+        class_names: Names of the two classes that are told apart.
+        taken_for: What the model takes each photo for, and its probability.
+        patches: Patches that fire a channel most, of training images of the two
+            classes; empty without training data.
+    """
+
+    contrast: Contrast
+    photos: tuple[str, str]
+    class_names: tuple[str, str]
+    taken_for: tuple[tuple[str, float], tuple[str, float]]
+    patches: dict[int, list[NDArray[np.uint8]]]
+
+    @property
+    def channel_rows(self) -> list[tuple[str, list[int]]]:
+        """What channels stand for, and the channels."""
+        a, b = self.class_names
+        for_a, for_b = (row.tolist() for row in self.contrast.distinguishing)
+        return [
+            (f"speak for {a}", for_a),
+            (f"speak for {b}", for_b),
+            ("speak for both", self.contrast.shared.tolist()),
+        ]
+
+
+def compare(
+    run: Run | str | Path,
+    photo_a: str | Path,
+    photo_b: str | Path,
+    *,
+    which: str = "best",
+    classes: tuple[str, str] | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+    patches: bool = True,
+) -> Comparison:
+    """Compares two photos with the model of a run.
+
+    Args:
+        run: A run, or its folder.
+        photo_a: Image file.
+        photo_b: Image file.
+        which: `"best"` (default) or `"last"`.
+        classes: Names of the classes to tell apart. Default: what the photos are taken
+            for.
+        data: Where the training data is now, if it moved.
+        data_dir: Where TensorFlow Datasets data is now, if it moved.
+        patches: Whether to look for training patches, which needs the training data.
+            Default True.
+
+    Returns:
+        The comparison; `save` writes it.
+
+    Raises:
+        APINetError: For a photo that cannot be read, or an unknown class.
+    """
+    from keras_apinet.data import prepare, read_photo
+
+    run = run if isinstance(run, Run) else Run.open(run)
+    names = run.class_names
+    pair = None
+    if classes is not None:
+        for name in classes:
+            if name not in names:
+                raise APINetError(f"The model has no class {name!r}; see its labels.")
+        pair = (names.index(classes[0]), names.index(classes[1]))
+    size, resize = run.image_size, run.settings.get("resize", "fit")
+    images = [prepare(read_photo(p), size, resize=resize) for p in (photo_a, photo_b)]
+    model = run.model(which)
+    calibration = run.calibration(which, model) or {}
+    result = contrast(
+        model, *images, classes=pair, temperature=calibration.get("temperature", 1.0)
+    )
+    found: dict[int, list[NDArray[np.uint8]]] = {}
+    if patches:
+        options = run_options(run, 32)
+        wanted = [*result.distinguishing.ravel().tolist(), *result.shared.tolist()]
+        source = open_data(run, data, data_dir)
+        train = known_images(source, "train", names, ignore_unknown=True)
+        # Of other classes some fire them more, and say nothing about these two.
+        train = train.take(np.isin(train.labels, result.classes))
+        found = channel_patches(model, train, wanted, **options)
+    top = result.probabilities.argmax(axis=1)
+    first, second = (
+        (names[int(c)], float(p[c]))
+        for c, p in zip(top, result.probabilities, strict=True)
+    )
+    return Comparison(
+        result,
+        (Path(photo_a).name, Path(photo_b).name),
+        (names[result.classes[0]], names[result.classes[1]]),
+        (first, second),
+        found,
+    )
+
+
+def check_path(path: str | Path, force: bool = False) -> Path:
+    """Checks that `save` may write to a path.
+
+    Raises:
+        APINetError: If it does not end in `.html` or as a picture, or if something is
+            there: with `force`, only what this package wrote is replaced.
+    """
+    path = Path(path)
+    is_page = path.suffix.lower() in (".html", ".htm")
+    kind = "page" if is_page else picture_kind(path, drawn=True)
+    check_output(path, kind, force)
+    return path
+
+
+def save(comparison: Comparison, path: str | Path, *, force: bool = False) -> Path:
+    """Writes a comparison: a page for `.html`, else a picture by its ending (`.png`).
+
+    Raises:
+        APINetError: As `check_path`, or if an optional package is missing.
+    """
+    path = check_path(path, force)
+    if path.suffix.lower() in (".html", ".htm"):
+        write_output(path, page(comparison), force)
+    else:
+        write_output(path, picture_bytes(_figure(comparison), path, dpi=130), force)
+    return path
+
+
+def page(comparison: Comparison) -> str:
+    """The comparison as one HTML page that needs no other file."""
+    found = comparison.contrast
+    sides = []
+    for i, j in ((0, 1), (1, 0)):
+        image = found.images[i]
+        own, other = comparison.class_names[i], comparison.class_names[j]
+        photo = comparison.photos[i]
+        sides.append(
+            {
+                "photo": photo,
+                "class": own,
+                "taken_for": comparison.taken_for[i],
+                "scores": _scores(comparison, i),
+                "maps": [
+                    (data_uri(picture, 320), title, f"{title}: {photo}")
+                    for picture, title in (
+                        (image, "The photo as the model sees it"),
+                        (with_heat(image, found.where[i]), "What tells them apart"),
+                        (with_signs(image, found.own[i]), f"For and against {own}"),
+                        (with_signs(image, found.other[i]), f"For and against {other}"),
+                        (
+                            with_signs(image, found.difference[i]),
+                            f"{own} rather than {other}",
+                        ),
+                    )
+                ],
+            }
+        )
+    rows = [
+        (
+            title,
+            [
+                (
+                    channel,
+                    [data_uri(p, 96) for p in comparison.patches.get(channel, [])],
+                )
+                for channel in channels
+            ],
+        )
+        for title, channels in comparison.channel_rows
+    ]
+    return str(
+        templates()
+        .get_template("comparison.html")
+        .render(names=comparison.class_names, sides=sides, channel_rows=rows)
+    )
+
+
+def _scores(comparison: Comparison, i: int) -> list[tuple[str, float]]:
+    probabilities = comparison.contrast.probabilities[i]
+    return [
+        (name, float(probabilities[c]))
+        for name, c in zip(
+            comparison.class_names, comparison.contrast.classes, strict=True
+        )
+    ]
+
+
+def _figure(comparison: Comparison) -> Any:
+    need("matplotlib")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    found, names = comparison.contrast, [_short(n) for n in comparison.class_names]
+    with_patches = bool(comparison.patches)
+    with mpl.rc_context({"text.parse_math": False, "font.size": 9}):
+        figure = Figure(
+            figsize=(13, 8.6 if with_patches else 5.6), layout="constrained"
+        )
+        upper, *lower = figure.subfigures(
+            2 if with_patches else 1,
+            1,
+            height_ratios=[5.4, 3.1] if with_patches else [1],
+            squeeze=False,
+        )[:, 0]
+        upper.suptitle(f"What tells {names[0]} from {names[1]}", fontsize=14)
+        grid = upper.subplots(2, 6, width_ratios=[1, 1, 1, 1, 1, 0.9])
+        for i, axes in enumerate(grid):
+            image, own, other = found.images[i], names[i], names[1 - i]
+            name, sure = comparison.taken_for[i]
+            pictures = (
+                (
+                    image,
+                    f"{_short(comparison.photos[i])}\n{_short(name)} {as_shown(sure)}",
+                ),
+                (
+                    with_heat(image, found.where[i]),
+                    "what tells them apart\n(ring: peak)",
+                ),
+                (with_signs(image, found.own[i]), f"orange for, blue against\n{own}"),
+                (
+                    with_signs(image, found.other[i]),
+                    f"orange for, blue against\n{other}",
+                ),
+                (with_signs(image, found.difference[i]), f"{own}\nrather than {other}"),
+            )
+            for axis, (picture, title) in zip(axes, pictures, strict=False):
+                axis.imshow(picture)
+                axis.set_title(title, fontsize=9)
+                axis.axis("off")
+            _bars(axes[-1], _scores(comparison, i))
+        if with_patches:
+            _patch_rows(lower[0], comparison)
+    return figure
+
+
+def _bars(axis: Any, scores: list[tuple[str, float]]) -> None:
+    labels = [_short(name, 18) for name, _ in scores]
+    values = [value for _, value in scores]
+    axis.barh([1, 0], values, color=["#e07b00", "#2f6fd6"], height=0.5)
+    for y, label, value in zip((1, 0), labels, values, strict=True):
+        axis.text(0, y + 0.3, f"{label} {as_shown(value)}", va="bottom")
+    axis.set(xlim=(0, 1), ylim=(-0.5, 1.8), title="probability")
+    axis.axis("off")
+
+
+def _patch_rows(figure: Any, comparison: Comparison) -> None:
+    rows = comparison.channel_rows
+    most = max(len(channels) for _, channels in rows)
+    figure.suptitle(
+        "Channels, and the patches that fire them most in training images of the two",
+        fontsize=11,
+    )
+    grid = figure.subplots(len(rows), most + 1, squeeze=False)
+    for (title, channels), axes in zip(rows, grid, strict=True):
+        for axis in axes:
+            axis.axis("off")
+        axes[0].text(0, 0.5, _wrapped(title), va="center")
+        for axis, channel in zip(axes[1:], channels, strict=False):
+            patches = comparison.patches.get(channel, [])
+            if patches:
+                axis.imshow(np.concatenate(patches, axis=1))
+                axis.set_title(f"channel {channel}", fontsize=8)
+
+
+def _short(text: str, length: int = 26) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _wrapped(text: str) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(_short(text, 60), 22))

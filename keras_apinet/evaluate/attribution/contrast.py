@@ -1,0 +1,217 @@
+"""Contrast maps: which places of two photos tell their two classes apart."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from keras_apinet.errors import APINetError
+from keras_apinet.evaluate.attribution.feature_maps import EvidenceLevels, fused
+from keras_apinet.evaluate.calibration import log_softmax
+
+if TYPE_CHECKING:
+    from keras_apinet.model.apinet import APINet
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """What a model compares in two photos a and b; axis 0 is (a, b) throughout.
+
+    Attributes:
+        images: `[2, S, S, 3]` uint8, the photos as the model saw them.
+        classes: The two classes that are told apart, of a and of b.
+        probabilities: `[2, C]` float, single-image predictions, rows add up to 1.
+        gates: `[2, D]` float32 in 0..1: how far the mutual vector opens each channel.
+        own: `[2, S, S]` float32 in -1..1: places that speak for the photo's own class,
+            in the gated features `x_i + x_i * g_i`.
+        other: The same for the class of the other photo.
+        difference: `[2, S, S]` float32 in -1..1: positive where a place speaks for the
+            photo's own class rather than the other's, negative where against it.
+        where: `[2, S, S]` float32 in 0..1: how far the decision between two classes
+            hangs on a place; its peak, 1, is the place to look at.
+        contributions: `[2, D]` float32: each channel's part in the difference of the
+            two classes' scores, own minus other.
+        distinguishing: `[2, k]` int, channels that speak most for a, and for b.
+        shared: `[k]` int, channels that speak most for both classes in both photos.
+    """
+
+    images: NDArray[np.uint8]
+    classes: tuple[int, int]
+    probabilities: NDArray[np.float64]
+    gates: NDArray[np.float32]
+    own: NDArray[np.float32]
+    other: NDArray[np.float32]
+    difference: NDArray[np.float32]
+    where: NDArray[np.float32]
+    contributions: NDArray[np.float32]
+    distinguishing: NDArray[np.int64]
+    shared: NDArray[np.int64]
+
+
+def contrast(
+    model: "APINet",
+    image_a: ArrayLike,
+    image_b: ArrayLike,
+    *,
+    classes: tuple[int, int] | None = None,
+    temperature: float = 1.0,
+    channels: int = 4,
+    levels: EvidenceLevels | None = None,
+) -> Contrast:
+    """Compares two photos as the model does, and says where it looks.
+
+    The mutual vector of the two opens gates `g_i` on the channels of each photo. The
+    difference of the two classes' scores of `x_i + x_i * g_i` is split over the places
+    of the photo: on the last feature map exactly (gate-weighted class activation), on
+    finer maps by activation times gradient. `where` is the mean of all resolutions.
+
+    Args:
+        model: A trained model.
+        image_a: `[h, w, 3]`, 0..255. Photos of another size than the model's are
+            prepared as for prediction: centre crop, then resized.
+        image_b: The same.
+        classes: The classes to tell apart, of a and of b. Default: what the model takes
+            the photos for; if that is one class, b stands for the runner-up of both.
+        temperature: For the probabilities. Default 1.
+        channels: Channels to name in `distinguishing` and `shared`, k. Default 4.
+        levels: `EvidenceLevels(model)`, to make it once for many pairs.
+
+    Returns:
+        Maps, scores and channels.
+
+    Raises:
+        APINetError: If the features have no places, or `classes` are not two classes of
+            the model.
+
+    ```python
+    result = keras_apinet.evaluate.contrast(model, photo_a, photo_b)
+    y, x = np.unravel_index(result.where[0].argmax(), result.where[0].shape)
+    ```
+    """
+    from keras import ops
+
+    levels = levels or EvidenceLevels(model)
+    images = _sized(model, image_a, image_b)
+    activations = levels.activations(ops.convert_to_tensor(images))
+    features = model.pool(activations[-1])
+    logits = _array(model.classifier(features))
+    log_p = log_softmax(logits / temperature)
+    pair = _two_classes(classes, log_p, model.num_classes)
+
+    x = _array(features)
+    a_self, _, b_self, _ = model.interaction(features[:1], features[1:], training=False)
+    gated = np.concatenate([_array(a_self), _array(b_self)])
+    # x_i_self = x_i (1 + g_i); where x_i is 0 the gate is sigmoid(0).
+    factors = np.divide(gated, x, out=np.full_like(x, 1.5), where=np.abs(x) > 1e-12)
+    kernel = _array(model.classifier.kernel)
+    own_weights = factors * kernel[:, list(pair)].T
+    other_weights = factors * kernel[:, list(pair[::-1])].T
+
+    size = images.shape[1]
+    own = levels.evidence(activations, own_weights)
+    other = levels.evidence(activations, other_weights)
+    differences = [p - q for p, q in zip(own, other, strict=True)]
+    where = fused([np.abs(d) for d in differences], size)
+    peak = where.max(axis=(1, 2), keepdims=True)
+
+    contributions = x * (own_weights - other_weights)
+    both = np.minimum(*(x * factors)) * np.minimum(*kernel[:, list(pair)].T)
+    k = min(channels, x.shape[1])
+    return Contrast(
+        images=images,
+        classes=pair,
+        probabilities=np.exp(log_p),
+        gates=np.clip(factors - 1, 0, 1),
+        own=fused(own, size),
+        other=fused(other, size),
+        difference=fused(differences, size),
+        where=np.clip(where / np.maximum(peak, 1e-12), 0, 1),
+        contributions=contributions,
+        distinguishing=np.argsort(-contributions, axis=1, kind="stable")[:, :k],
+        shared=np.argsort(-both, kind="stable")[:k],
+    )
+
+
+def class_activation(
+    model: "APINet",
+    image: ArrayLike,
+    class_index: int | None = None,
+    *,
+    levels: EvidenceLevels | None = None,
+) -> NDArray[np.float32]:
+    """Where one photo looks like a class, against the average of all classes.
+
+    Args:
+        model: A trained model.
+        image: `[h, w, 3]`, 0..255, prepared as for prediction if it is not of the
+            model's size.
+        class_index: The class. Default: the predicted one.
+        levels: `EvidenceLevels(model)`, to make it once for many photos.
+
+    Returns:
+        `[S, S]` float32 in 0..1; its peak is 1, unless no place speaks for the class.
+    """
+    from keras import ops
+
+    levels = levels or EvidenceLevels(model)
+    images = _sized(model, image)
+    activations = levels.activations(ops.convert_to_tensor(images))
+    if class_index is None:
+        logits = _array(model.classifier(model.pool(activations[-1])))
+        class_index = int(logits[0].argmax())
+    kernel = _array(model.classifier.kernel)
+    weights = kernel[:, class_index] - kernel.mean(axis=1)
+    evidence = levels.evidence(activations, weights[None])
+    positive = fused([np.maximum(one, 0) for one in evidence], images.shape[1])[0]
+    shown: NDArray[np.float32] = np.clip(
+        positive / max(float(positive.max()), 1e-12), 0, 1
+    )
+    return shown
+
+
+def _two_classes(
+    classes: tuple[int, int] | None, log_p: NDArray[np.float64], count: int
+) -> tuple[int, int]:
+    if classes is not None:
+        a, b = (int(c) for c in classes)
+        if a == b or not (0 <= a < count and 0 <= b < count):
+            raise APINetError(
+                f"classes={classes!r} are not two different classes; give numbers from "
+                f"0 to {count - 1}."
+            )
+        return a, b
+    a, b = (int(c) for c in log_p.argmax(axis=1))
+    if a == b:
+        # Probabilities themselves may all be 0 beside the first.
+        others = np.logaddexp(*log_p)
+        others[a] = -np.inf
+        b = int(others.argmax())
+    return a, b
+
+
+def _sized(model: "APINet", *images: ArrayLike) -> NDArray[np.uint8]:
+    """Photos as the model sees them, `[n, S, S, 3]` uint8."""
+    from keras_apinet.data import prepare
+
+    arrays = [np.asarray(image) for image in images]
+    for array in arrays:
+        if array.ndim != 3 or array.shape[-1] != 3:
+            raise APINetError(
+                f"A photo must be [h, w, 3] of pixels 0..255; got shape={array.shape}."
+            )
+    size = model.image_size or min(arrays[0].shape[:2])
+    return np.stack(
+        [
+            np.clip(np.rint(a), 0, 255).astype(np.uint8)
+            if a.shape[:2] == (size, size)
+            else prepare(a, size)
+            for a in arrays
+        ]
+    )
+
+
+def _array(x: object) -> NDArray[np.float32]:
+    from keras import ops
+
+    return np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), np.float32)

@@ -1,0 +1,190 @@
+"""Where in an image a score comes from: maps at several depths of a backbone."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet.errors import APINetError
+from keras_apinet.model.freezing import onwards
+from keras_apinet.types import Tensor
+
+if TYPE_CHECKING:
+    from keras_apinet.model.apinet import APINet
+
+# Finer maps than this share of the image's side show edges rather than parts.
+_FINEST = 1 / 4
+
+
+class EvidenceLevels:
+    """Splits weighted sums of a model's pooled features over places of the image.
+
+    The sum `w . x` of pooled features x is, place by place, `w . f(place) / places` on
+    the last feature map: class activation. Earlier maps are finer; there the evidence
+    of a place is its activations times the gradient of the sum. One map is taken for
+    each resolution from a quarter of the image's side down to the last.
+
+    Args:
+        model: The model; its backbone must give a feature map or a square of tokens.
+
+    Raises:
+        APINetError: If its features have no places.
+    """
+
+    def __init__(self, model: "APINet") -> None:
+        import keras
+
+        backbone = model.backbone
+        rank = len(backbone.output_shape)
+        if rank == 2 or (rank == 3 and model.pooling == "token"):
+            raise APINetError(
+                f"The features of {backbone.name!r} (output_shape="
+                f"{backbone.output_shape}, pooling={model.pooling!r}) have no places, "
+                "so there is no map; use a backbone that gives a feature map."
+            )
+        self.model = model
+        cuts, self._rest = _cuts(backbone)
+        self._maps = keras.Model(backbone.inputs, [*cuts, backbone.output])
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """Feature maps of images `[N, S, S, 3]`, finest first, as backend tensors."""
+        scaling = self.model.scaling
+        pixels = images if scaling is None else scaling(images)
+        outputs = self._maps(pixels, training=False)
+        return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+    def evidence(
+        self, activations: list[Tensor], weights: NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]:
+        """Signed evidence of every place, one map for each level.
+
+        Args:
+            activations: Of `activations`, for N images.
+            weights: `[N, D]`, what the pooled features are weighted with.
+
+        Returns:
+            `[N, h, w]` for each level, finest first. On the last level the maps add up
+            to `w . x`.
+        """
+        from keras import ops
+
+        result = []
+        for maps, rest in zip(activations[:-1], self._rest, strict=True):
+
+            def weighted(x: Tensor, rest: Any = rest) -> Tensor:
+                features = ops.cast(self.model.pool(rest(x, training=False)), "float32")
+                return ops.sum(features * ops.convert_to_tensor(weights))
+
+            slope = _gradient(weighted, maps)
+            result.append((_numpy(maps) * slope).sum(axis=-1))
+        last = as_grid(_numpy(activations[-1]))
+        places = last.shape[1] * last.shape[2]
+        result.append(np.einsum("nhwd,nd->nhw", last, weights) / places)
+        return result
+
+
+def as_grid(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Feature maps `[N, h, w, D]`; tokens `[N, T, D]` laid out as the square they are.
+
+    Tokens that do not fill a square (class and register tokens) stand in front and are
+    left out.
+    """
+    if maps.ndim == 4:
+        return maps
+    side = int(np.sqrt(maps.shape[1]))
+    return maps[:, maps.shape[1] - side * side :].reshape(len(maps), side, side, -1)
+
+
+def fused(levels: list[NDArray[np.float32]], size: int) -> NDArray[np.float32]:
+    """One signed map of all levels: the mean of each level scaled to its extreme.
+
+    Args:
+        levels: `[N, h, w]` each.
+        size: Height and width of the result, px.
+
+    Returns:
+        `[N, size, size]` float32 in -1..1.
+    """
+    scaled = []
+    for level in levels:
+        extreme = np.abs(level).max(axis=(1, 2), keepdims=True)
+        scaled.append(enlarged(level / np.maximum(extreme, 1e-12), size))
+    # Smooth enlargement overshoots a little; clipping would cut the peaks flat.
+    result = np.mean(scaled, axis=0)
+    extreme = np.abs(result).max(axis=(1, 2), keepdims=True)
+    return np.asarray(result / np.maximum(extreme, 1), np.float32)
+
+
+def enlarged(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Smoothly resized maps, `[N, size, size]`."""
+    from PIL import Image
+
+    result = [
+        np.asarray(
+            Image.fromarray(one.astype(np.float32)).resize(
+                (size, size), Image.Resampling.BICUBIC
+            )
+        )
+        for one in maps
+    ]
+    return np.stack(result)
+
+
+def _cuts(backbone: Any) -> tuple[list[Any], list[Any]]:
+    """Tensors that all of a backbone passes through, and the model from each on."""
+    side = backbone.input_shape[1] or 224
+    by_size: dict[int, list[Any]] = {}
+    for layer in getattr(backbone, "layers", []):
+        output = getattr(layer, "output", None)
+        shape: tuple[int | None, ...] = getattr(output, "shape", ())
+        if len(shape) == 4 and shape[1]:
+            by_size.setdefault(int(shape[1]), []).append(output)
+    cuts: list[Any] = []
+    rest: list[Any] = []
+    known = len(backbone.output_shape) == 4 and backbone.output_shape[1]
+    coarser = int(known) if known else side
+    for size in sorted(by_size):
+        # The next resolution; sizes between are paddings of the one before.
+        if size < 1.8 * coarser or size > side * _FINEST:
+            continue
+        for output in reversed(by_size[size]):
+            after = onwards(backbone, output)
+            if after is None:
+                continue
+            cuts.insert(0, output)
+            rest.insert(0, after)
+            coarser = size
+            break
+    return cuts, rest
+
+
+def _gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> NDArray[np.float32]:
+    """Gradient of a scalar function of one tensor, on the active backend."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.convert_to_tensor(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = function(x)
+        return _numpy(tape.gradient(value, x))
+    if backend == "jax":
+        import jax
+
+        return _numpy(jax.grad(function)(x))
+    import torch
+
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(function(x), x)
+    return _numpy(slope)
+
+
+def _numpy(x: Tensor) -> NDArray[np.float32]:
+    from keras import ops
+
+    return np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), np.float32)

@@ -1,0 +1,305 @@
+"""`export_classifier`: convert, prove, then hand over."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet.errors import APINetError, printable
+from keras_apinet.export import child, conversion
+from keras_apinet.export.float32 import in_float32
+from keras_apinet.export.formats import FORMATS
+from keras_apinet.export.photos import (
+    Photos,
+    representative_photos,
+    verification_photos,
+)
+from keras_apinet.export.runtime.classifier_info import ClassifierInfo
+from keras_apinet.export.runtime.runtimes import open_runtime
+from keras_apinet.export.sources import Source, open_source
+from keras_apinet.export.targets import Target
+from keras_apinet.export.verification import ExportReport, check, measure
+from keras_apinet.files.bounds import IMAGE_SIZE, PHOTOS, SHARE, TEMPERATURE
+from keras_apinet.files.io import hand_over, partial_folder
+from keras_apinet.files.outputs import MARKDOWN_MARK, write_manifest, write_output
+
+
+def export_classifier(
+    source: Any,
+    path: str | Path,
+    format: str | None = None,
+    *,
+    precision: str = "float32",
+    force: bool = False,
+    verify: bool = True,
+    runtime: str | Path | None = None,
+    **options: Any,
+) -> ExportReport:
+    """Writes a trained model's single-image classifier for a phone, server or browser.
+
+    The file takes raw RGB pixels 0..255 and gives probabilities, says what its classes
+    are, and is compared with the Keras model in its own runtime before it appears at
+    `path`. The model may have been trained on any backend.
+
+    Args:
+        source: An `APINet`, a run folder, or a `.keras` file.
+        path: Where to write: `.tflite`, `.onnx`, or a folder for a SavedModel.
+        format: `"tflite"`, `"saved_model"`, `"onnx"` or `"web"` (a page that classifies
+            photos in the browser). Default: by the path's ending.
+        precision: `"float32"` (default); for tflite and web also `"float16"`,
+            `"dynamic"` (int8 weights) or `"int8"` (integers throughout, uint8 pixels in
+            and uint8 probabilities out).
+        force: Whether to replace what is at `path`. Default False.
+        verify: Whether to compare the file with the Keras model and to refuse to write
+            it if it loses more than its precision may. Default True.
+        runtime: For `"web"`: folder with the runtime's npm packages; without it they
+            are fetched by `npm`.
+        **options: See `Exporter`.
+
+    Returns:
+        The figures, which also lie beside the file as `<name>.report.md`.
+
+    Raises:
+        APINetError: For a model, format or photos that do not fit, a target that
+            exists, a converter that refuses, or a file that loses too much.
+
+    ```python
+    report = keras_apinet.export.export_classifier("runs/birds", "birds.tflite")
+    print(report.table())
+    ```
+    """
+    target = Target.of(path, format, precision, runtime)
+    target.check(force)
+    (report,) = Exporter(source, verify=verify, **options).write([target], force=force)
+    return report
+
+
+class Exporter:
+    """Writes one model in several formats; photos are read and predicted once.
+
+    Args:
+        source: An `APINet`, a run folder, or a `.keras` file.
+        which: In a run folder, `"best"` (default) or `"last"`.
+        photos: Folder (anything `keras_apinet.data.load` takes), or images
+            `[N, h, w, 3]`, in place of the run's own: for the comparison, and for the
+            ranges of int8; no photo serves both.
+        class_names: Names of the classes, where the model has none.
+        image_size: px, for a backbone that takes any size.
+        temperature: What to divide the logits by. Default: the run's own, else 1.
+        licence: Of the trained model; it is written into the file.
+        verify: Whether to compare each file with the Keras model. Default True.
+        min_agreement: Smallest share of photos with the Keras model's top-1 class.
+            Default: 0.98 for `"dynamic"` and `"int8"`, none for the others.
+        max_difference: Largest difference of a probability. Default: 1e-5 for
+            `"float32"`, 1e-2 for `"float16"`, none for the others.
+        max_logit_difference: Largest difference of a logit, as a share of the largest
+            logit. Default: 1e-3 for `"float32"`, 5e-2 for `"float16"`, none for the
+            others.
+        max_photos: Photos of the comparison at most. Default 1000.
+        say: Is told what goes on. Default: nothing is said.
+
+    Raises:
+        APINetError: If there is no such model, or names or photos do not fit it.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        which: str = "best",
+        photos: Any = None,
+        class_names: Any = None,
+        image_size: int | None = None,
+        temperature: float | None = None,
+        licence: str | None = None,
+        verify: bool = True,
+        min_agreement: float | None = None,
+        max_difference: float | None = None,
+        max_logit_difference: float | None = None,
+        max_photos: int = 1000,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        for name, limit, value in (
+            ("image_size", IMAGE_SIZE, image_size),
+            ("min_agreement", SHARE, min_agreement),
+            ("max_difference", SHARE, max_difference),
+            ("max_photos", PHOTOS, max_photos),
+            ("temperature", TEMPERATURE, temperature),
+        ):
+            if value is not None:
+                limit.check(name, value)
+        self.source: Source = open_source(
+            source,
+            which=which,
+            image_size=image_size,
+            class_names=class_names,
+            temperature=temperature,
+            licence=licence,
+        )
+        self.info = self.source.info
+        self._say, self._given, self._verify = say, photos, verify
+        self._limits = (min_agreement, max_difference, max_logit_difference)
+        self._max_photos = max_photos
+        self._logits = in_float32(
+            self.source.model.classifier_model(probabilities=False)
+        )
+        self._reference: tuple[Photos, NDArray[np.float32]] | None = None
+        self.representative: Photos | None = None
+        self._apart = False
+
+    def write(
+        self, targets: Sequence[Target], *, force: bool = False
+    ) -> list[ExportReport]:
+        """Writes some files and folders; what fails leaves the earlier ones there.
+
+        Args:
+            targets: What to write.
+            force: Whether to replace what exists. Default False.
+
+        Returns:
+            The figures of each.
+
+        Raises:
+            APINetError: See `export_classifier`.
+        """
+        for target in targets:
+            target.check(force)
+        int8 = any(target.precision == "int8" for target in targets)
+        if self._verify and int8 and not self._apart:
+            # What sets the ranges of int8 must not prove it as well.
+            self._apart, self._reference = True, None
+        with contextlib.ExitStack() as stack:
+            folders = []
+            for target in targets:
+                try:
+                    folders.append(self._job(target, stack))
+                except OSError as error:
+                    raise _unwritable(target, error) from error
+            self._convert(folders, targets)
+            reports = []
+            for target, folder in zip(targets, folders, strict=True):
+                try:
+                    reports.append(self._handed_over(target, folder, force))
+                except OSError as error:
+                    raise _unwritable(target, error) from error
+        return reports
+
+    def _job(self, target: Target, stack: contextlib.ExitStack) -> Path:
+        # Beside the target: the last step is a rename, which cannot fail halfway.
+        folder = stack.enter_context(partial_folder(target.path.parent))
+        if target.precision == "int8":
+            if self.representative is None:
+                self.representative = representative_photos(
+                    self.source, self._given, self._apart
+                )
+            np.save(folder / conversion.PHOTOS, self.representative.images)
+        self._logits.save(folder / conversion.MODEL)
+        job = {
+            "format": "tflite" if target.format == "web" else target.format,
+            "info": asdict(self._described(target)),
+            "modules": sorted({_module(x) for x in self._logits._flatten_layers()}),
+        }
+        (folder / conversion.JOB).write_text(json.dumps(job), "utf-8")
+        return folder
+
+    def _described(self, target: Target) -> ClassifierInfo:
+        info = replace(self.info, precision=target.precision)
+        if not self._verify:
+            return info
+        photos, expected = self._compared()
+        if photos.labels is None:
+            return info
+        top1 = float(np.mean(expected.argmax(-1) == photos.labels))
+        accuracy = {"top1": top1, "photos": len(photos), "of": photos.origin}
+        return replace(info, accuracy=accuracy)
+
+    def _handed_over(self, target: Target, folder: Path, force: bool) -> ExportReport:
+        result = child.converted(folder)
+        # Its ending tells the runtime what it is.
+        result = result.rename(
+            folder / f"model{FORMATS['tflite' if target.is_web else target.format]}"
+        )
+        report = ExportReport(target.path, target.format, target.precision, 0)
+        origin = "nothing, by request"
+        if self._verify:
+            photos, expected = self._compared()
+            origin = photos.origin
+            self._say(f"Comparing {target.path.name} with the Keras model ...")
+            measured = measure(
+                open_runtime(result, trust=True), photos.images, expected, photos.labels
+            )
+            report = replace(report, **measured)
+            check(report, self.info.backbone, *self._limits)
+        if target.is_web:
+            from keras_apinet.export.web import write_page
+
+            info = self._described(target)
+            result = write_page(result, info, folder, target.runtime, self._say)
+        report = replace(report, size=_size(result))
+        if target.is_folder:
+            write_manifest(result)
+        # Converting takes its time, in which other files may have come there.
+        target.check(force)
+        hand_over(result, target.path)
+        notes = f"Compared on: {origin}.\n"
+        if target.precision == "int8" and self.representative is not None:
+            notes += f"Int8 ranges: {self.representative.origin}"
+            notes += "; none of them was compared.\n" if self._verify else ".\n"
+        told = f"{report.table()}\n\n{notes}\n{MARKDOWN_MARK}\n"
+        write_output(target.report, told, force)
+        return report
+
+    def _compared(self) -> tuple[Photos, NDArray[np.float32]]:
+        if self._reference is None:
+            photos = verification_photos(
+                self.source, self._given, self._max_photos, self._apart
+            )
+            self._say(f"Keras model on {len(photos)} photos ({photos.origin}) ...")
+            logits = self._logits.predict(photos.images, verbose=0, batch_size=32)
+            self._reference = photos, logits / np.float32(self.info.temperature)
+        return self._reference
+
+    def _convert(self, folders: list[Path], targets: Sequence[Target]) -> None:
+        backend = keras.backend.backend()
+        names = ", ".join(f"{t.format} {t.precision}" for t in targets)
+        if backend != "tensorflow":
+            self._say(
+                f"Converting to {names} in a TensorFlow process (this one runs "
+                f"{backend}) ..."
+            )
+            child.convert_in_child(folders)
+            return
+        self._say(f"Converting to {names} ...")
+        for folder in folders:
+            child.attempt(folder)
+
+
+def tell(text: str) -> None:
+    """Says what goes on where it does not mix with results."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def _unwritable(target: Target, error: OSError) -> APINetError:
+    return APINetError(
+        f"{str(target.path)!r} cannot be written ({error.strerror or error}); free "
+        "some space or give another path."
+    )
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _module(layer: keras.layers.Layer) -> str:
+    """The module to import for a layer to be known."""
+    module = type(layer).__module__
+    root = module.split(".")[0]
+    return root if root in ("keras", "keras_cv", "keras_hub") else module

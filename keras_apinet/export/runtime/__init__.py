@@ -1,0 +1,1 @@
+"""Exported files, opened and run."""

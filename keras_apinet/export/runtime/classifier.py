@@ -1,0 +1,159 @@
+"""One small predictor over every format, each with only its own runtime installed."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from keras_apinet.data.photos import preprocessing
+from keras_apinet.errors import APINetError
+from keras_apinet.export.runtime.classifier_info import ClassifierInfo
+from keras_apinet.export.runtime.runtimes import Runtime, open_runtime
+from keras_apinet.files.bounds import TOP
+from keras_apinet.pixels import as_rgb, check_pixels
+
+Photo = str | os.PathLike[str] | NDArray[Any]
+
+
+def load_classifier(path: str | os.PathLike[str], trust: bool = False) -> "Classifier":
+    """Opens a trained or exported classifier of any format.
+
+    Args:
+        path: A `.tflite` file (needs `ai-edge-litert`, `numpy` and `pillow` only), an
+            `.onnx` file (`onnxruntime`), a SavedModel folder (`tensorflow`), or a
+            `.keras` file or run folder (`keras`).
+        trust: Load a SavedModel even if its graph has operations that could do more
+            than compute, such as read and write files. Default False.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        APINetError: For a path that is missing, damaged, of another format, or not
+            written by this package; if its runtime is not installed; or for a
+            SavedModel that needs `trust`.
+
+    ```python
+    classifier = keras_apinet.load_classifier("birds.tflite")
+    for name, probability in classifier.predict("sparrow.jpg")[0]:
+        print(f"{probability:.1%} {name}")
+    ```
+    """
+    return Classifier(open_runtime(Path(path), trust), Path(path))
+
+
+class Classifier:
+    """A classifier of photos, whatever file it came from.
+
+    Attributes:
+        info: What the file says about itself.
+        path: Where it lies.
+
+    Args:
+        runtime: What runs the file.
+        path: Where it lies.
+    """
+
+    def __init__(self, runtime: Runtime, path: Path) -> None:
+        self._runtime = runtime
+        self.info: ClassifierInfo = runtime.info
+        self.path = path
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the probabilities."""
+        return list(self.info.class_names)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the model's images, px."""
+        return self.info.image_size
+
+    def predict(
+        self,
+        photos: Photo | Iterable[Photo],
+        top: int = 5,
+        failed: dict[int, str] | None = None,
+    ) -> list[list[tuple[str, float]]]:
+        """The most probable classes of each photo.
+
+        Args:
+            photos: Paths of image files, or arrays `[h, w, 3]` of pixels 0..255 of any
+                size; one or several. They are cropped and resized as in evaluation,
+                except arrays of the model's image size, which are taken as they are.
+            top: How many classes. Default 5.
+            failed: Is told the position and the reason of each photo that cannot be
+                read, whose answer is then empty. Default: such a photo is an error.
+
+        Returns:
+            For each photo, in order, its `(class name, probability)`, the most
+            probable first.
+
+        Raises:
+            APINetError: For a photo that cannot be read, with its name, or another
+                `top` than a whole number above 0.
+        """
+        TOP.check("top", top)
+        listed = _listed(photos)
+        answers: list[list[tuple[str, float]]] = [[] for _ in listed]
+        for start in range(0, len(listed), 32):
+            images = {}
+            for i, photo in enumerate(listed[start : start + 32], start):
+                try:
+                    images[i] = self._image(photo)
+                except APINetError as error:
+                    if failed is None:
+                        raise
+                    failed[i] = str(error)
+            if not images:
+                continue
+            scores = self.probabilities(np.stack(list(images.values())))
+            for i, row in zip(images, scores, strict=True):
+                order = np.argsort(-row, kind="stable")[:top]
+                answers[i] = [(self.class_names[c], float(row[c])) for c in order]
+        return answers
+
+    def probabilities(self, images: ArrayLike) -> NDArray[np.float32]:
+        """The probabilities of images that are ready for the model.
+
+        Args:
+            images: `[N, image_size, image_size, 3]` of pixels 0..255, as
+                `keras_apinet.data.prepare` makes them.
+
+        Returns:
+            float32 `[N, C]`.
+
+        Raises:
+            APINetError: For images of another shape, or pixels that were scaled.
+        """
+        batch = np.asarray(images)
+        side = self.image_size
+        if batch.ndim != 4 or batch.shape[1:] != (side, side, 3):
+            raise APINetError(
+                f"{str(self.path)!r} takes images [N, {side}, {side}, 3]; got "
+                f"shape={batch.shape}. `predict` takes photos of any size."
+            )
+        check_pixels(batch, f"The images for {str(self.path)!r}")
+        if not len(batch):
+            return np.zeros((0, len(self.info.class_names)), np.float32)
+        return self._runtime.probabilities(batch)
+
+    def _image(self, photo: Photo) -> NDArray[np.uint8]:
+        if isinstance(photo, (str, os.PathLike)):
+            pixels = preprocessing.read_photo(photo)
+        else:
+            pixels = as_rgb(photo)
+            if pixels.shape[:2] == (self.image_size, self.image_size):
+                return pixels
+        return preprocessing.prepare(pixels, self.image_size, resize=self.info.resize)
+
+
+def _listed(photos: Photo | Iterable[Photo]) -> Sequence[Photo]:
+    if isinstance(photos, (str, os.PathLike)):
+        return [photos]
+    if isinstance(photos, np.ndarray) and photos.ndim < 4:
+        return [photos]
+    return list(photos)

@@ -1,0 +1,104 @@
+"""What an exported file says about itself."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keras_apinet.errors import distinct_names
+from keras_apinet.files import schema
+from keras_apinet.files.bounds import COUNT, IMAGE_SIZE, SHARE, TEMPERATURE
+from keras_apinet.version import __version__
+
+# Names of the two parts inside TFLite files, SavedModel folders, ONNX properties and
+# web pages.
+INFO_FILE = "classifier.json"
+LABELS_FILE = "labels.txt"
+# TFLite files only: SHA-256 of the model before the archive.
+CHECKSUM_FILE = "sha256.txt"
+_SHAPE = {
+    "class_names": schema.names_of_classes,
+    "image_size": IMAGE_SIZE,
+    "resize?": ("fit", "squash"),
+    "pixels?": str,
+    "backbone?": str,
+    "temperature?": TEMPERATURE,
+    "precision?": ("float32", "float16", "dynamic", "int8"),
+    "recipe_hash?": (None, str),
+    "accuracy?": (None, {"top1": SHARE, "photos": COUNT, "of": str}),
+    "licence?": (None, str),
+    "version?": str,
+}
+
+
+@dataclass(frozen=True)
+class ClassifierInfo:
+    """Everything a program needs to use a classifier, and where it came from.
+
+    Attributes:
+        class_names: Names of the classes, in the order of the probabilities; see
+            `keras_apinet.errors.printable` for what becomes of line breaks in them.
+        image_size: Height and width of the images, px.
+        resize: How a photo becomes such an image: `"fit"` or `"squash"`, see
+            `keras_apinet.data.prepare`.
+        pixels: What the pixels are.
+        backbone: Name of the backbone.
+        temperature: What the logits were divided by before the softmax; 1 if the run
+            was not calibrated.
+        precision: Of the file's numbers: `"float32"`, `"float16"`, `"dynamic"` or
+            `"int8"`.
+        recipe_hash: 16 hexadecimal digits that change with any setting of the training.
+        accuracy: Top-1 accuracy of the Keras model before conversion, with the split
+            and the number of photos.
+        licence: Of the trained model.
+        version: Of this package.
+    """
+
+    class_names: tuple[str, ...]
+    image_size: int
+    resize: str = "fit"
+    pixels: str = "RGB 0..255"
+    backbone: str = ""
+    temperature: float = 1.0
+    precision: str = "float32"
+    recipe_hash: str | None = None
+    accuracy: Mapping[str, Any] | None = None
+    licence: str | None = None
+    version: str = __version__
+
+    def __post_init__(self) -> None:
+        names = distinct_names(self.class_names)
+        object.__setattr__(self, "class_names", names)
+
+    def to_json(self) -> str:
+        """As JSON text."""
+        return schema.to_json(dataclasses.asdict(self), indent=1)
+
+    @property
+    def labels(self) -> str:
+        """The class names, one on each line; no line is empty, so that none is lost."""
+        names = (name if name.strip() else "(no name)" for name in self.class_names)
+        return "\n".join(names) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> "ClassifierInfo":
+        """Reads what `to_json` wrote; unknown keys of later versions are left out.
+
+        Args:
+            text: The JSON.
+            where: The file it came from, for the error.
+
+        Raises:
+            APINetError: For something else, with what is wrong.
+        """
+        content = schema.parse_json(text, _SHAPE, where)
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{k: v for k, v in content.items() if k in known})
+
+
+def recipe_hash(settings: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of a run's settings."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,328 @@
+"""What runs each format: images in, probabilities out."""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet.errors import APINetError, reason
+from keras_apinet.export.runtime.classifier_info import (
+    CHECKSUM_FILE,
+    INFO_FILE,
+    ClassifierInfo,
+)
+from keras_apinet.files.schema import LARGEST_FILE, read_content
+from keras_apinet.files.sealing import check_members
+
+Answer = Callable[[NDArray[Any]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """An opened file.
+
+    Attributes:
+        info: What the file says about itself.
+        probabilities: From images `[N, S, S, 3]` of pixels 0..255 to float32 `[N, C]`.
+        open_logits: Opens the same file so that it gives what its softmax is given:
+            for its proof, as the probabilities of a sure model are all 0 or 1.
+    """
+
+    info: ClassifierInfo
+    probabilities: Answer
+    open_logits: Callable[[], Answer]
+
+
+def open_runtime(path: Path, trust: bool = False) -> Runtime:
+    """Opens a file or folder in the runtime of its format.
+
+    Args:
+        path: The file or folder.
+        trust: Whether to load a SavedModel whose graph could do more than compute.
+
+    Raises:
+        APINetError: For a path that is missing, damaged or of no known format, if
+            the runtime is not installed, or for a graph that is not to be trusted.
+    """
+    if not path.exists():
+        raise APINetError(
+            f"There is no model at {str(path)!r}; give a .tflite, .onnx or .keras "
+            "file, a SavedModel folder or a run folder."
+        )
+    if path.is_dir():
+        is_run = not (path / "saved_model.pb").is_file()
+        opener = _open_keras if is_run else _open_saved_model
+        if not is_run and not trust:
+            opener = _open_checked
+    else:
+        openers = {".tflite": _open_tflite, ".onnx": _open_onnx, ".keras": _open_keras}
+        if path.suffix.lower() not in openers or not path.is_file():
+            raise APINetError(
+                f"{str(path)!r} is of no known format; give a .tflite, .onnx or .keras "
+                "file, a SavedModel folder or a run folder."
+            )
+        opener = openers[path.suffix.lower()]
+    try:
+        runtime = opener(path)
+    except (APINetError, MemoryError):
+        raise
+    except ImportError as error:
+        raise APINetError(
+            f"{str(path)!r} needs the package {error.name!r}, which is not installed: "
+            f"pip install {_PACKAGES.get(error.name or '', error.name)}"
+        ) from error
+    except Exception as error:
+        raise _damaged(path, error) from error
+    return replace(runtime, probabilities=_answering(path, runtime))
+
+
+_PACKAGES = {
+    "ai_edge_litert": "ai-edge-litert",
+    "ai_edge_litert.interpreter": "ai-edge-litert",
+}
+
+
+def _damaged(path: Path, error: BaseException | str) -> APINetError:
+    why = reason(error) if isinstance(error, BaseException) else error
+    return APINetError(
+        f"{str(path)!r} cannot be opened ({why}); it is damaged or not what its "
+        "name says, export it again."
+    )
+
+
+def _answering(
+    path: Path, runtime: Runtime
+) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    """The file's probabilities, or an error that names it: a file can open and fail."""
+
+    def probabilities(images: NDArray[Any]) -> NDArray[np.float32]:
+        expected = (len(images), len(runtime.info.class_names))
+        try:
+            found = np.asarray(runtime.probabilities(images))
+        except (APINetError, MemoryError):
+            raise
+        except Exception as error:
+            raise APINetError(
+                f"{str(path)!r} fails when it runs ({type(error).__name__}: "
+                f"{reason(error)}); export it again."
+            ) from error
+        if found.shape != expected or found.dtype.kind != "f":
+            raise APINetError(
+                f"{str(path)!r} answers with {found.dtype} {list(found.shape)}, not "
+                f"with float32 {list(expected)}; export it again."
+            )
+        if not np.isfinite(found).all():
+            raise APINetError(
+                f"{str(path)!r} answers with values that are not finite numbers; its "
+                "weights are damaged, or the training has diverged."
+            )
+        return found.astype(np.float32, copy=False)
+
+    return probabilities
+
+
+def _foreign(path: Path) -> APINetError:
+    return APINetError(
+        f"{str(path)!r} does not say what its classes are; export it with "
+        "`keras-apinet export`."
+    )
+
+
+def _open_tflite(path: Path) -> Runtime:
+    content = path.read_bytes()
+    # The interpreter checks little of what it is given, and a file that was cut off
+    # could crash it; the archive at the end is missing in such a file.
+    if content[4:8] != b"TFL3":
+        raise _damaged(path, "this is no TFLite file")
+    if b"PK\x05\x06" not in content[-65558:]:
+        raise APINetError(
+            f"{str(path)!r} is cut off, or was not written by `keras-apinet export`: "
+            "the class names at its end are missing; export it again."
+        )
+    with zipfile.ZipFile(path) as archive:
+        check_members(archive, len(content))
+        if INFO_FILE not in archive.namelist():
+            raise _foreign(path)
+        for name in (INFO_FILE, CHECKSUM_FILE):
+            if archive.getinfo(name).file_size > LARGEST_FILE:
+                raise _damaged(path, f"{name!r} in it is too large")
+        info = ClassifierInfo.from_json(archive.read(INFO_FILE), str(path))
+        model = content[: archive.infolist()[0].header_offset]
+        if archive.read(CHECKSUM_FILE).decode() != hashlib.sha256(model).hexdigest():
+            raise _damaged(path, "its checksum is another")
+    answer, sizes = _interpreted(content)
+    _check_shape(path, info, *sizes)
+    return Runtime(info, answer, lambda: _interpreted(_without_softmax(model))[0])
+
+
+def _without_softmax(model: bytes) -> bytes:
+    """A TFLite model that ends where its softmax begins."""
+    from ai_edge_litert import schema_py_generated as schema
+    from flatbuffers import Builder
+
+    content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(model), 0))
+    graph = content.subgraphs[0]
+    codes = [code.builtinCode for code in content.operatorCodes]
+    kinds = [codes[operator.opcodeIndex] for operator in graph.operators]
+    last = len(kinds) - 1 - kinds[::-1].index(schema.BuiltinOperator.SOFTMAX)
+    graph.outputs = graph.operators[last].inputs[:1]
+    graph.operators = graph.operators[:last]
+    content.signatureDefs, content.metadata = None, None
+    builder = Builder(len(model) + 65536)
+    builder.Finish(content.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _interpreted(content: bytes) -> tuple[Answer, tuple[Any, Any]]:
+    """What a TFLite model answers, and the shapes of its images and its answer."""
+    interpreter = _interpreter()(
+        model_content=content, num_threads=min(4, os.cpu_count() or 1)
+    )
+    interpreter.allocate_tensors()
+    taken, given = (
+        interpreter.get_input_details()[0],
+        interpreter.get_output_details()[0],
+    )
+
+    def answer(images: NDArray[Any]) -> NDArray[np.float32]:
+        rows = []
+        for image in images:
+            if taken["dtype"] == np.uint8 and image.dtype != np.uint8:
+                image = np.clip(np.round(image), 0, 255)
+            interpreter.set_tensor(taken["index"], image[None].astype(taken["dtype"]))
+            interpreter.invoke()
+            row = interpreter.get_tensor(given["index"])[0].astype(np.float32)
+            scale, zero = given["quantization"]
+            rows.append((row - zero) * np.float32(scale) if scale else row)
+        return np.stack(rows)
+
+    return answer, (taken["shape"][1:], given["shape"][-1])
+
+
+def _interpreter() -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        try:
+            # The same interpreter, inside TensorFlow.
+            from tensorflow.lite.python.interpreter import Interpreter
+        except ImportError:
+            raise error from None
+    return Interpreter
+
+
+def _open_onnx(path: Path) -> Runtime:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    options = onnxruntime.SessionOptions()
+    # Weights outside the file would be read from any path that it names.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
+    session = onnxruntime.InferenceSession(
+        path.read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
+    properties = session.get_modelmeta().custom_metadata_map
+    if INFO_FILE not in properties:
+        raise _foreign(path)
+    info = ClassifierInfo.from_json(properties[INFO_FILE], str(path))
+    if len(session.get_inputs()) != 1:
+        raise _damaged(path, "it takes more than one input")
+    taken, given = session.get_inputs()[0], session.get_outputs()[0]
+    _check_shape(path, info, taken.shape[1:], given.shape[-1])
+
+    def answer(opened: Any, name: str) -> Answer:
+        return lambda images: np.asarray(
+            opened.run([name], {taken.name: images.astype(np.float32)})[0]
+        )
+
+    def open_logits() -> Answer:
+        import onnx
+
+        content = onnx.load(str(path))
+        last = [node for node in content.graph.node if node.op_type == "Softmax"][-1]
+        name = last.input[0]
+        kind = onnx.TensorProto.FLOAT
+        content.graph.output.append(
+            onnx.helper.make_tensor_value_info(name, kind, None)
+        )
+        opened = onnxruntime.InferenceSession(
+            content.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        return answer(opened, name)
+
+    return Runtime(info, answer(session, given.name), open_logits)
+
+
+def _open_checked(path: Path) -> Runtime:
+    from keras_apinet.export.runtime.trust import check_saved_model
+
+    check_saved_model(path)
+    return _open_saved_model(path)
+
+
+def _open_saved_model(path: Path) -> Runtime:
+    description = path / "assets.extra" / INFO_FILE
+    if not description.exists():
+        raise _foreign(path)
+    info = ClassifierInfo.from_json(read_content(description), str(path))
+    import tensorflow as tf
+
+    with tf.device("cpu"):
+        model = tf.saved_model.load(str(path))
+    serve = model.signatures["serve"]
+    taken = next(iter(serve.structured_input_signature[1].values()))
+    given = next(iter(serve.structured_outputs.values()))
+    _check_shape(path, info, taken.shape[1:], given.shape[-1])
+
+    def answer(endpoint: str) -> Answer:
+        def of_images(images: NDArray[Any]) -> NDArray[np.float32]:
+            with tf.device("cpu"):
+                batch = tf.constant(images, tf.float32)
+                # Called by keyword: the model object stays alive with this function.
+                given = model.signatures[endpoint](**{taken.name: batch})
+            return np.asarray(next(iter(given.values())))
+
+        return of_images
+
+    return Runtime(info, answer("serve"), lambda: answer("logits"))
+
+
+def _open_keras(path: Path) -> Runtime:
+    from keras_apinet.export.sources import open_source
+
+    source = open_source(path)
+    model = source.model.classifier_model(probabilities=False)
+
+    def logits(images: NDArray[Any]) -> NDArray[np.float32]:
+        given = np.asarray(model.predict(images, verbose=0), np.float32)
+        return given / np.float32(source.info.temperature)
+
+    return Runtime(source.info, lambda images: softmax(logits(images)), lambda: logits)
+
+
+def softmax(logits: Any) -> NDArray[np.float32]:
+    """Probabilities of logits `[N, C]`, in float64 on the way."""
+    # Imported when it is needed: exported files run without SciPy.
+    from scipy import special
+
+    shares = special.softmax(np.asarray(logits, np.float64), axis=-1)
+    return np.asarray(shares, np.float32)
+
+
+def _check_shape(path: Path, info: ClassifierInfo, image: Any, classes: Any) -> None:
+    if [int(side) for side in image] != [info.image_size, info.image_size, 3] or (
+        int(classes) != len(info.class_names)
+    ):
+        raise APINetError(
+            f"{str(path)!r} gives {classes} classes for images {list(image)}, but its "
+            f"description says {len(info.class_names)} classes and image_size="
+            f"{info.image_size}; export it again."
+        )

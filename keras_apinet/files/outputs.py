@@ -1,0 +1,193 @@
+"""The one rule for what commands may replace.
+
+Nothing that exists is replaced without `--force`, and `--force` replaces only what this
+package wrote. That is recognised by content: every file has a mark of the package in
+it, and every exported folder a manifest with the digests of its files.
+"""
+
+import io
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from keras_apinet.errors import APINetError
+from keras_apinet.files.io import (
+    digest_of,
+    exists,
+    files_of,
+    unwritable,
+    write_atomically,
+)
+
+GENERATOR = "keras-apinet"
+# In Markdown, and in the folders that are exported.
+MARKDOWN_MARK = f"<!-- generator: {GENERATOR} -->"
+MANIFEST = "keras-apinet.json"
+# Kind of file -> how it begins, and what only this package puts near an end of it.
+_KINDS = {
+    "page": (b"<!doctype html>", b'<meta name="generator" content="keras-apinet">'),
+    "PNG picture": (b"\x89PNG\r\n\x1a\n", b"tEXtSoftware\0keras-apinet"),
+    "JPEG picture": (b"\xff\xd8\xff", b"\xff\xfe\x00\x0ekeras-apinet"),
+    "SVG picture": (b"<?xml", b"<dc:title>keras-apinet</dc:title>"),
+    "PDF picture": (b"%PDF", b"/Creator (keras-apinet)"),
+    "ONNX model": (b"\x08", b"\x12\x0ckeras-apinet"),
+    "Markdown file": (b"", MARKDOWN_MARK.encode()),
+}
+_ENDS = 1 << 16  # bytes at either end of a file in which its mark lies
+
+
+def write_output(path: str | Path, content: str | bytes, force: bool) -> None:
+    """Writes what a command makes, under the rule of this module.
+
+    Args:
+        path: Where.
+        content: It bears the mark of its kind.
+        force: Whether a file of the same kind that this package wrote is replaced.
+
+    Raises:
+        APINetError: As `check_output`, and if it cannot be written.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    kind = _kind(data)
+    if kind is None:
+        raise TypeError("The content bears no mark of this package.")
+    check_output(path, kind, force)
+    # Without force, a file that came up meanwhile is not replaced either.
+    write_atomically(path, data, exclusive=not force)
+
+
+def check_output(path: str | Path, kind: str, force: bool) -> None:
+    """Checks, before any work is done, that an output may be written.
+
+    Args:
+        path: Where.
+        kind: What will be written, a key of `_KINDS` or `"TFLite model"`.
+        force: Whether what this package wrote may be replaced.
+
+    Raises:
+        APINetError: If something else is there, or anything without `force`.
+    """
+    path = Path(path)
+    with unwritable(path):
+        found = path.lstat() if os.path.lexists(path) else None
+    if found is None:
+        return  # its folder may be missing, which writing tells
+    if not stat.S_ISREG(found.st_mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link"}
+        what = kinds.get(stat.S_IFMT(found.st_mode), "no regular file")
+        raise APINetError(
+            f"{str(path)!r} is {what}, which is never replaced; give another path."
+        )
+    with unwritable(path):
+        ours = written_as(path) == kind
+    if not ours:
+        raise APINetError(
+            f"{str(path)!r} exists and was not written by this package (as {kind}), so "
+            "not even --force replaces it; give another path."
+        )
+    if not found.st_mode & 0o222:
+        raise APINetError(f"{str(path)!r} is read-only; give another path.")
+    if not force:
+        raise exists(path)
+
+
+_PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_DRAWINGS = {".svg": "SVG", ".pdf": "PDF"}
+
+
+def picture_kind(path: str | Path, drawn: bool = False) -> str:
+    """The kind of picture that a path's ending stands for.
+
+    Args:
+        path: The file.
+        drawn: Whether it may be a drawing (SVG, PDF).
+
+    Raises:
+        APINetError: If it is no picture of these.
+    """
+    kinds = {**_PICTURES, **(_DRAWINGS if drawn else {})}
+    ending = Path(path).suffix.lower()
+    if ending not in kinds:
+        raise APINetError(
+            f"{str(path)!r} must end in {'.html or ' * drawn}one of {', '.join(kinds)}."
+        )
+    return f"{kinds[ending]} picture"
+
+
+def picture_bytes(picture: Any, path: str | Path, **options: Any) -> bytes:
+    """A picture in the format of a path's ending, with the mark of the package.
+
+    Args:
+        picture: A `PIL.Image.Image`, or a Matplotlib figure.
+        path: What it will be called.
+        **options: Of `savefig`, for a figure.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    buffer = io.BytesIO()
+    form = picture_kind(path, drawn=True).split()[0]
+    marks: dict[str, Any] = {"comment": GENERATOR.encode()}
+    if form == "PNG":
+        marks = {"pnginfo": PngInfo()}
+        marks["pnginfo"].add_text("Software", GENERATOR)
+    if not hasattr(picture, "savefig"):
+        picture.save(buffer, form, **marks)
+    elif form in ("PNG", "JPEG"):
+        picture.savefig(buffer, format=form.lower(), pil_kwargs=marks, **options)
+    else:
+        metadata = {"Creator": GENERATOR}
+        picture.savefig(buffer, format=form.lower(), metadata=metadata, **options)
+    return buffer.getvalue()
+
+
+def written_as(path: Path) -> str | None:
+    """The kind of a file that this package wrote, `None` for any other."""
+    with path.open("rb") as file:
+        head = file.read(_ENDS)
+        file.seek(max(0, path.stat().st_size - _ENDS))
+        return _kind(head, file.read(_ENDS))
+
+
+def _kind(head: bytes, tail: bytes = b"") -> str | None:
+    ends = head[:_ENDS] + (tail or head[-_ENDS:])
+    if head[4:8] == b"TFL3" and b"classifier.json" in ends:
+        return "TFLite model"
+    for kind, (start, mark) in _KINDS.items():
+        if head.startswith(start) and mark in ends:
+            return kind
+    return None
+
+
+def write_manifest(folder: Path) -> None:
+    """Writes down what an exported folder holds, so that `--force` may replace it."""
+    files = {name: digest_of(folder / name) for name in files_of(folder)}
+    text = json.dumps({"generator": GENERATOR, "files": files}, indent=1)
+    (folder / MANIFEST).write_text(text + "\n", "utf-8")
+
+
+def strangers(folder: Path) -> list[str] | None:
+    """What lies in an exported folder that this package did not write.
+
+    Returns:
+        Files that were added or changed since; `None` if the folder has no manifest of
+        this package.
+    """
+    try:
+        content = json.loads((folder / MANIFEST).read_text("utf-8"))
+        if content["generator"] != GENERATOR:
+            return None
+        known = dict(content["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return [
+        name
+        for name in files_of(folder)
+        if name != MANIFEST
+        and (
+            name not in known
+            or (folder / name).is_symlink()
+            or known[name] != digest_of(folder / name)
+        )
+    ]

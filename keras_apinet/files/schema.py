@@ -1,0 +1,255 @@
+"""What JSON and TOML files may hold: shapes, and a reader that checks them.
+
+A shape is written with plain Python values:
+
+```
+str, bool, int, float        a value of this type; numbers are finite
+Number(int, 1, 4096)         a number within bounds
+"fit"                        this text
+None                         null
+(None, str)                  one of these
+[str]                        a list of these
+{"name": str, "size?": int}  an object; keys with ? may be absent, others are ignored
+{"name": str, ...: str}      an object whose other keys all hold this
+```
+"""
+
+import json
+import math
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from keras_apinet.errors import APINetError, printable, reason
+from keras_apinet.files.bounds import Number, shown
+
+Shape = Any
+# The files are lists of classes and figures: a megabyte for ten thousand classes.
+LARGEST_FILE = 64 * 2**20
+# Of a file that nothing can make again; errors of others say what can.
+DAMAGED = "it is damaged"
+
+
+def names_of_classes(value: Any) -> str | None:
+    """A shape: a list of different texts, at least one."""
+    if not isinstance(value, list) or not value:
+        return "a list of names"
+    if not all(isinstance(name, str) for name in value):
+        return "a list of texts"
+    twice = len(value) - len({printable(name) for name in value})
+    return "a list without repetitions" if twice else None
+
+
+def check(value: Any, shape: Shape, where: str, remedy: str = DAMAGED) -> None:
+    """Checks what a file holds.
+
+    Args:
+        value: That.
+        shape: What it must be.
+        where: The file.
+        remedy: How an error ends: what to do about it.
+
+    Raises:
+        APINetError: With the file, the key, its value and what it must be.
+    """
+    wrong = _wrong(value, shape, "")
+    if wrong:
+        raise APINetError(f"{where!r} cannot be used: {wrong}; {remedy}.")
+
+
+def _wrong(value: Any, shape: Shape, at: str) -> str | None:
+    """What is wrong at the first place that is."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return _must_be(at, value, "an object")
+        rest = dict(value)
+        for key, inner in shape.items():
+            if key is ...:
+                continue
+            name = key.removesuffix("?")
+            if name not in rest:
+                if key == name:
+                    return f"{_key(at, name)} is missing"
+                continue
+            wrong = _wrong(rest.pop(name), inner, _key(at, name))
+            if wrong:
+                return wrong
+        inner = shape.get(..., object)
+        found = (_wrong(item, inner, _key(at, name)) for name, item in rest.items())
+        return next(filter(None, found), None)
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return _must_be(at, value, "a list")
+        items = enumerate(value)
+        found = (_wrong(item, shape[0], f"{at}[{i}]") for i, item in items)
+        return next(filter(None, found), None)
+    if isinstance(shape, tuple):
+        tried = [_wrong(value, inner, at) for inner in shape]
+        if None in tried:
+            return None
+        nested = [
+            w for w, inner in zip(tried, shape, strict=True) if _alike(value, inner)
+        ]
+        return next(iter(nested), None) or _must_be(
+            at, value, " or ".join(map(_words, shape)) or "absent"
+        )
+    if callable(shape) and not isinstance(shape, (type, Number)):
+        words = shape(value)
+        return _must_be(at, value, words) if words else None
+    return None if _fits(value, shape) else _must_be(at, value, _words(shape))
+
+
+def _alike(value: Any, shape: Shape) -> bool:
+    return isinstance(shape, (dict, list)) and isinstance(value, type(shape))
+
+
+def _fits(value: Any, shape: Shape) -> bool:
+    if isinstance(shape, Number):
+        return shape.fits(value)
+    if shape in (int, float):
+        return Number(shape).fits(value)
+    if shape is str:
+        return isinstance(value, str) and "\0" not in value
+    if isinstance(shape, type):
+        return isinstance(value, shape)
+    return bool(value == shape) and type(value) is type(shape)
+
+
+def _words(shape: Shape) -> str:
+    words = {None: "null", bool: "true or false", str: "a text", dict: "an object"}
+    if isinstance(shape, (dict, list)):
+        return "an object" if isinstance(shape, dict) else "a list"
+    if shape in (int, float):
+        shape = Number(shape)
+    return words[shape] if shape in words else str(shape)
+
+
+def _key(at: str, name: str) -> str:
+    return printable(f"{at}.{name}" if at else name)[:200]
+
+
+def _must_be(at: str, value: Any, words: str) -> str:
+    return f"{at + '=' if at else 'it holds '}{shown(value)} must be {words}"
+
+
+def read_json(path: Path, shape: Shape, remedy: str = DAMAGED) -> Any:
+    """The content of a JSON file, see `check`.
+
+    Raises:
+        APINetError: If it cannot be read, is too large, is no JSON in UTF-8, or holds
+            something else.
+    """
+    return parse_json(read_content(path), shape, str(path), remedy)
+
+
+def parse_json(
+    content: bytes | str, shape: Shape, where: str, remedy: str = DAMAGED
+) -> Any:
+    """The content of JSON text, see `read_json`."""
+    options: dict[str, Any] = {
+        "object_pairs_hook": _without_repetitions,
+        "parse_constant": _no_number,
+    }
+    value = _parsed(
+        content, lambda text: json.loads(text, **options), "JSON", where, remedy
+    )
+    check(value, shape, where, remedy)
+    return value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        APINetError: If it cannot be read, is too large, or is no TOML in UTF-8.
+    """
+    content: dict[str, Any] = _parsed(
+        read_content(path), tomllib.loads, "TOML", str(path)
+    )
+    return content
+
+
+def to_json(content: Any, indent: int | None = 2) -> str:
+    """JSON text of plain values, in which no character steers a terminal.
+
+    Figures that are not finite become `null`, which every reader understands.
+    """
+    text = json.dumps(_finite(content), indent=indent, ensure_ascii=False)
+    # Line breaks are those of the layout: `json` has escaped those in texts.
+    return re.sub(
+        r"[^\n -~]",
+        lambda c: c[0] if printable(c[0]) == c[0] else json.dumps(c[0])[1:-1],
+        text,
+    ).replace("\x7f", "\\u007f")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a small file.
+
+    Raises:
+        APINetError: If it is not a regular file, cannot be read or is too large.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise APINetError(f"{str(path)!r} is not a file that can be read.")
+        if status.st_size > LARGEST_FILE:
+            raise APINetError(
+                f"{str(path)!r} has {status.st_size:,} bytes, and such a file has at "
+                f"most {LARGEST_FILE:,}: it is damaged or something else."
+            )
+        with path.open("rb") as file:
+            return file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, APINetError):
+            raise
+        raise APINetError(
+            f"{os.fspath(path)!r} cannot be read ({reason(error)}); give another."
+        ) from error
+
+
+def _parsed(
+    content: bytes | str,
+    parse: Callable[[str], Any],
+    language: str,
+    where: str,
+    remedy: str = DAMAGED,
+) -> Any:
+    try:
+        if isinstance(content, bytes):
+            content = content.decode("utf-8-sig")
+        return parse(content)
+    except UnicodeDecodeError as error:
+        why = f"it is not UTF-8 text, at byte {error.start}"
+    except RecursionError:
+        why = "it is nested too deeply"
+    except ValueError as error:
+        why = reason(error)
+    raise APINetError(f"{where!r} cannot be read as {language} ({why}); {remedy}.")
+
+
+def _without_repetitions(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {shown(key)} stands there twice")
+        content[key] = value
+    return content
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is not a number of JSON")

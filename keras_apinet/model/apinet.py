@@ -1,0 +1,416 @@
+"""APINet: an image backbone that learns from pairs and predicts from single images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_apinet.distribute import whole_batch
+from keras_apinet.errors import APINetError, distinct_names
+from keras_apinet.layers.interaction import AttentivePairwiseInteraction
+from keras_apinet.layers.memory import FeatureMemory
+from keras_apinet.layers.mining import PairMiner
+from keras_apinet.layers.pooling import pooling_layer
+from keras_apinet.model.freezing import cut
+from keras_apinet.model.inputs import wrong_shape
+from keras_apinet.model.training import PairwiseTraining
+from keras_apinet.types import Shape, Tensor
+
+BATCH_NORM_POLICIES = ("train", "inference")
+POOLINGS = ("average", "token")
+
+
+@keras.saving.register_keras_serializable(package="keras_apinet")
+class APINet(PairwiseTraining):
+    """Backbone, pooling, pairwise interaction and one classifier.
+
+    In training every image is paired inside its batch with its nearest neighbour of the
+    same class and of another; the four gated features of each pair go through the one
+    classifier (`PairwiseLoss`). Everywhere else the model is backbone, pooling and
+    classifier: `softmax(W x + b)` on one image.
+
+    `compile` needs nothing but an optimizer. With the default `loss=PairwiseLoss()`
+    `fit` trains on pairs and logs `loss`, `cross_entropy`, `ranking_loss`, `accuracy`
+    (single-image top-1) and `valid_pairs` (share of the 2N pairs that exist). Any other
+    loss trains the same backbone and classifier on single images: the plain baseline.
+
+    Args:
+        backbone: Any `keras.Model` from images `[N, H, W, 3]` to a feature map
+            `[N, h, w, D]`, tokens `[N, T, D]` or a vector `[N, D]`.
+        num_classes: Number of classes, at least 2.
+        scaling: Layer applied to the raw pixels (0..255) before the backbone; `None`
+            when the backbone takes raw pixels.
+        pooling: `"average"` over places or tokens, or `"token"`: the first token of
+            `[N, T, D]`. Default `"average"`.
+        strategy: Mining strategy, see `PairMiner`.
+        partners: Partners of each image, see `PairMiner`.
+        distance: What near and far mean in mining, see `PairMiner`. Default
+            `"euclidean"`.
+        memory: Features of recent training images that are kept, M, so that partners
+            are looked for beyond the batch; see `FeatureMemory`. Default 0.
+        mutual_units: Width of the mutual MLP. Default 512.
+        dropout_rate: Dropout inside the mutual MLP and before the classifier.
+            Default 0.5.
+        frozen: Share of the backbone's layers, from the images on, that stay as they
+            came: they get no gradient and their batch-norm keeps its statistics. The
+            cut is at the last place up to there that everything flows through.
+            Default 0.
+        batch_norm: `"train"`: the backbone runs in training mode while fitting;
+            `"inference"`: it always runs in inference mode, so that batch-norm keeps
+            the statistics it came with (and its own dropout is off). Default
+            `"train"`.
+        batch_norm_momentum: Momentum of the moving statistics under `"train"`, set on
+            every batch-norm of the backbone; `None` leaves them as they are. Backbones
+            come with 0.99 to 0.999, whose statistics lag behind a run of a few hundred
+            steps. Default 0.9.
+        class_names: Names of the classes, in the order of the labels.
+        seed: Seed of the dropout and of random mining.
+
+    Call arguments:
+        inputs: Images `[N, H, W, 3]`, float or uint8, 0..255; or, for training,
+            `(images, labels)`. In place of images it takes what was computed from them
+            before, if it is told what that is: `{"frozen": x}` with what the frozen
+            layers give (`frozen_model`), or `{"features": x}` with pooled features
+            `[N, D]` (`feature_model`). `fit` and `predict` take these as well.
+        training: Whether dropout and batch statistics are active.
+
+    Returns:
+        Logits `[N, C]`, float32 under any dtype policy. For `(images, labels)` a
+        dictionary: `logits` `[N, C]`, `pair_logits` `[4N, 2, C]` (first images of all
+        pairs, then second images; self, other), for each of its rows `images` (row of
+        the batch, from N on of the memory) and `valid`, and the `labels` of batch and
+        memory.
+
+    Raises:
+        APINetError: For settings or inputs that do not fit, naming the value.
+
+    Example:
+    >>> model = keras_apinet.build("tiny", num_classes=3, image_size=32)
+    >>> model.compile(optimizer="adam")
+    >>> images, labels = np.zeros((4, 32, 32, 3), "uint8"), np.array([0, 0, 1, 2])
+    >>> history = model.fit(images, labels, verbose=0)
+    >>> model.predict(images, verbose=0).shape
+    (4, 3)
+
+    Reference:
+        Zhuang, Wang, Qiao: Learning Attentive Pairwise Interaction for Fine-Grained
+        Classification, AAAI 2020 (arXiv 2002.10191).
+    """
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_classes: int,
+        *,
+        scaling: keras.layers.Layer | None = None,
+        pooling: str = "average",
+        strategy: str | tuple[str, str] = "nearest",
+        partners: int | tuple[int, int] = 1,
+        distance: str = "euclidean",
+        memory: int = 0,
+        mutual_units: int = 512,
+        dropout_rate: float = 0.5,
+        frozen: float = 0.0,
+        batch_norm: str = "train",
+        batch_norm_momentum: float | None = 0.9,
+        class_names: Sequence[str] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        _check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
+        _check_choice("pooling", pooling, POOLINGS)
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise APINetError(
+                f"num_classes={num_classes!r} must be a whole number of at least 2."
+            )
+        if not isinstance(memory, int) or memory < 0:
+            raise APINetError(
+                f"memory={memory!r} must be a whole number of at least 0."
+            )
+        if class_names is not None and len(class_names) != num_classes:
+            raise APINetError(
+                f"There are {len(class_names)} class_names for "
+                f"num_classes={num_classes}; give one name for each class."
+            )
+        if class_names is not None:
+            distinct_names(class_names)
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.scaling = scaling
+        self.pooling = pooling
+        self.frozen = frozen
+        # The layers are the backbone's; Keras would count them twice if it saw these.
+        self._cut = cut(backbone, frozen) if frozen else None
+        self._freeze()
+        self.batch_norm = batch_norm
+        self.batch_norm_momentum = batch_norm_momentum
+        if batch_norm == "train" and batch_norm_momentum is not None:
+            _set_momentum(backbone, batch_norm_momentum)
+        self.class_names = None if class_names is None else list(class_names)
+        self.memory = FeatureMemory(memory, name="memory") if memory else None
+        self.seed = seed
+        dtype = self.dtype_policy
+        self.pool = pooling_layer(backbone, pooling)
+        self.miner = PairMiner(strategy, partners, seed, distance, name="miner")
+        self.interaction = AttentivePairwiseInteraction(
+            mutual_units, dropout_rate, seed=seed, dtype=dtype, name="interaction"
+        )
+        self.dropout = keras.layers.Dropout(
+            dropout_rate, seed=seed, dtype=dtype, name="dropout"
+        )
+        # What users see is float32 under any policy.
+        self.classifier = keras.layers.Dense(
+            num_classes, dtype="float32", name="classifier"
+        )
+        # Everything is built at once: a sublayer left unbuilt would reload with wrong
+        # weights and no error.
+        self.build(backbone.input_shape)
+
+    def build(self, input_shape: Shape) -> None:
+        """Makes the weights of the interaction and the classifier."""
+        if self.classifier.built:
+            return
+        features = (None, self.feature_size)
+        self.interaction.build(features, features)
+        self.dropout.build(features)
+        self.classifier.build(features)
+        if self.memory is not None:
+            self.memory.build(features)
+        self.built = True
+
+    @property
+    def feature_size(self) -> int:
+        """Channels D of a feature."""
+        return int(self.backbone.output_shape[-1])
+
+    @property
+    def image_size(self) -> int | None:
+        """Height and width of the images in px; `None` if the backbone takes any."""
+        size = self.backbone.input_shape[1]
+        return None if size is None else int(size)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Logits of single images, or everything the pairwise loss needs."""
+        if isinstance(inputs, (tuple, list)):
+            images, labels = inputs
+            return self._pairwise(_finite(images, training), labels, training)
+        features = self.features(_finite(inputs, training), training=training)
+        return self.classifier(self.dropout(features, training=training))
+
+    def features(self, inputs: Any, training: bool | None = False) -> Tensor:
+        """Pooled backbone features, the x of the paper.
+
+        Args:
+            inputs: Images `[N, H, W, 3]`, float or uint8, 0..255, or what stands for
+                them: `{"frozen": x}` or `{"features": x}`, see the class.
+            training: Whether the backbone runs in training mode.
+
+        Returns:
+            `[N, D]`, in the compute dtype.
+        """
+        self._check_inputs(inputs)
+        if isinstance(inputs, dict) and "features" in inputs:
+            return ops.cast(inputs["features"], self.compute_dtype)
+        return self.pool(self.feature_map(inputs, training=training))
+
+    def feature_map(self, inputs: Any, training: bool | None = False) -> Tensor:
+        """What the backbone gives before pooling, for inputs as in `features`."""
+        if self.batch_norm == "inference":
+            training = False
+        self._check_inputs(inputs, maps=True)
+        if self._cut is None:
+            return self.backbone(self._scaled(inputs), training=training)
+        if isinstance(inputs, dict):
+            given = inputs["frozen"]
+        else:
+            given = self._cut.frozen(self._scaled(inputs), training=False)
+        return self._cut.rest(given, training=training)
+
+    def _check_inputs(self, inputs: Any, maps: bool = False) -> None:
+        """Checks images, or what stands for them; with `maps`, no pooled features."""
+        if not isinstance(inputs, dict):
+            shape = tuple(inputs.shape)
+            if not _fits(shape, (*self.backbone.input_shape[1:3], 3)):
+                raise wrong_shape(shape, self.image_size)
+            return
+        names = [*inputs]
+        if names == ["features"] and not maps:
+            expected: Shape = (self.feature_size,)
+        elif names == ["frozen"] and self._cut is not None:
+            expected = self._cut.frozen.output_shape[1:]
+        elif names == ["frozen"]:
+            raise APINetError(
+                "{'frozen': x} is for a model with frozen layers, and here frozen=0; "
+                "give images."
+            )
+        else:
+            raise APINetError(
+                f"In place of images there are {names}; give images, {{'frozen': x}} "
+                "or, where no map is needed, {'features': x}."
+            )
+        shape = tuple(inputs[names[0]].shape)
+        if not _fits(shape, expected):
+            sides = ", ".join("S" if side is None else str(side) for side in expected)
+            raise APINetError(
+                f"The model needs {{{names[0]!r}: x}} with x [N, {sides}]; got "
+                f"shape={shape}."
+            )
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        return images if self.scaling is None else self.scaling(images)
+
+    def train_backbone(self, learns: bool) -> None:
+        """Lets the backbone learn, but for its frozen layers; or nothing of it."""
+        self.backbone.trainable = learns
+        self._freeze()
+
+    def _freeze(self) -> None:
+        for layer in () if self._cut is None else self._cut.frozen.layers:
+            layer.trainable = False
+
+    def _pairwise(
+        self, images: Any, labels: Tensor, training: bool | None
+    ) -> dict[str, Tensor]:
+        # All replicas of a step mine and learn from the whole batch.
+        features = whole_batch(self.features(images, training=training))
+        labels = whole_batch(ops.convert_to_tensor(labels))
+        recent = None if self.memory is None else self.memory.recent()
+        anchors, partners, valid = self.miner(features, labels, memory=recent)
+        logits = self.classifier(ops.stop_gradient(features))
+        if self.memory is not None:
+            features, labels = self.memory(features, labels, training=training)
+        gated = self.interaction(features, pairs=(anchors, partners), training=training)
+        # Rows: first images of all pairs, then second images; axis 1: self, other.
+        stacked = ops.concatenate(
+            [ops.stack(gated[:2], axis=1), ops.stack(gated[2:], axis=1)]
+        )
+        return {
+            "logits": logits,
+            "pair_logits": self.classifier(self.dropout(stacked, training=training)),
+            "images": ops.concatenate([anchors, partners]),
+            "valid": ops.concatenate([valid, valid]),
+            "labels": labels,
+        }
+
+    # What is shipped.
+
+    def classifier_model(self, probabilities: bool = True) -> keras.Model:
+        """The plain single-image model: scaling, backbone, pooling, classifier.
+
+        It shares its layers, and so its weights, with this model.
+
+        Args:
+            probabilities: Whether the output is softmax probabilities or logits.
+                Default `True`.
+
+        Returns:
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, C]`
+            float32.
+        """
+        features = self.feature_model()
+        outputs = self.classifier(features.output)
+        if probabilities:
+            outputs = keras.layers.Activation(
+                "softmax", dtype="float32", name="probabilities"
+            )(outputs)
+        return keras.Model(features.input, outputs, name=f"{self.name}_classifier")
+
+    def frozen_model(self) -> keras.Model:
+        """The plain model of scaling and frozen layers.
+
+        It shares its layers with this model, which takes what it gives, x, in place of
+        the images: as `{"frozen": x}`.
+
+        Returns:
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to what the
+            frozen layers give.
+
+        Raises:
+            APINetError: If no layer is frozen.
+        """
+        if self._cut is None:
+            raise APINetError("No layer is frozen (frozen=0); build with frozen=0.7.")
+        inputs = keras.Input(self.backbone.input_shape[1:], name="image")
+        return keras.Model(inputs, self._cut.frozen(self._scaled(inputs)))
+
+    def feature_model(self) -> keras.Model:
+        """The plain model of pooled features: scaling, backbone, pooling.
+
+        It shares its layers, and so its weights, with this model.
+
+        Returns:
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, D]`
+            float32.
+        """
+        inputs = keras.Input(self.backbone.input_shape[1:], name="image")
+        outputs = self.pool(self.backbone(self._scaled(inputs)))
+        if outputs.dtype != "float32":
+            outputs = keras.layers.Activation("linear", dtype="float32")(outputs)
+        return keras.Model(inputs, outputs, name=f"{self.name}_features")
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; layers in Keras's serialized form."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "backbone": serialize(self.backbone),
+            "num_classes": self.num_classes,
+            "scaling": None if self.scaling is None else serialize(self.scaling),
+            "pooling": self.pooling,
+            "strategy": list(self.miner.strategies),
+            "partners": list(self.miner.partners),
+            "distance": self.miner.distance,
+            "memory": 0 if self.memory is None else self.memory.size,
+            "mutual_units": self.interaction.mutual_units,
+            "dropout_rate": self.interaction.dropout_rate,
+            "frozen": self.frozen,
+            "batch_norm": self.batch_norm,
+            "batch_norm_momentum": self.batch_norm_momentum,
+            "class_names": self.class_names,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """The model of a `get_config()`, with new weights."""
+        config = dict(config)
+        for key in ("backbone", "scaling"):
+            if isinstance(config.get(key), dict):
+                config[key] = keras.saving.deserialize_keras_object(
+                    config[key], custom_objects=custom_objects
+                )
+        return cls(**config)
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise APINetError(f"{key}={value!r} is not one of {choices}.")
+
+
+def _fits(shape: Shape, expected: Shape) -> bool:
+    """Whether all dimensions but the first are as expected; `None` fits anything."""
+    pairs = zip(shape[1:], expected, strict=False)
+    alike = all(None in pair or pair[0] == pair[1] for pair in pairs)
+    return alike and len(shape) == len(expected) + 1
+
+
+def _finite(images: Any, training: bool | None) -> Any:
+    """Images without NaN in training, where the step refuses the batch anyway.
+
+    One NaN would otherwise reach the statistics of every batch-norm.
+    """
+    if isinstance(images, dict) or not training:
+        return images
+    if not keras.backend.is_float_dtype(images.dtype):
+        return images
+    return ops.where(ops.isfinite(images), images, ops.zeros_like(images))
+
+
+def _set_momentum(backbone: keras.Model, momentum: float) -> None:
+    if not 0 <= momentum < 1:
+        raise APINetError(f"batch_norm_momentum={momentum!r} must lie in [0, 1).")
+    for layer in backbone._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum

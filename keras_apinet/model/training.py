@@ -1,0 +1,384 @@
+"""How Keras trains a model on pairs: its own step, with the labels as an input."""
+
+import inspect
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_apinet.distribute import whole_batch
+from keras_apinet.errors import APINetError
+from keras_apinet.layers.interaction import AttentivePairwiseInteraction
+from keras_apinet.layers.memory import FeatureMemory
+from keras_apinet.layers.mining import PairMiner
+from keras_apinet.losses import PairwiseLoss
+from keras_apinet.model.compiling import (
+    Accuracy,
+    PairMean,
+    check_form,
+    logits_loss,
+    logits_metrics,
+)
+from keras_apinet.model.faults import (
+    NAME,
+    Faults,
+    Watch,
+    outside,
+    pixel_fault,
+    wrong_label,
+)
+from keras_apinet.model.inputs import check_images, check_labels_shape
+from keras_apinet.pixels import check_pixels, wrong_pixels
+from keras_apinet.types import Tensor
+
+# Names of the arguments after x and y, which may be given by position.
+_FIT = tuple(inspect.signature(keras.Model.fit).parameters)[3:]
+_EVALUATE = tuple(inspect.signature(keras.Model.evaluate).parameters)[3:]
+
+
+class PairwiseTraining(keras.Model):
+    """A model whose `call((images, labels))` gives pairs, as Keras trains it.
+
+    Keras's own step does the work on every backend; it only has to see the labels as an
+    input, because pairs are chosen by class.
+    """
+
+    num_classes: int
+    interaction: AttentivePairwiseInteraction
+    memory: FeatureMemory | None
+    miner: PairMiner
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.faults = Faults()
+        self._judging = False
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """As `keras.Model.compile`.
+
+        Args:
+            optimizer: As in Keras.
+            loss: Default: `PairwiseLoss()`. Cross-entropies of Keras are told that they
+                get logits.
+            loss_weights: As in Keras.
+            metrics: As in Keras; `accuracy` is always there, and metrics of
+                probabilities get the softmax.
+            weighted_metrics: Likewise.
+            **kwargs: As in Keras.
+
+        Raises:
+            APINetError: For a loss of probabilities.
+        """
+        loss = logits_loss(loss, self.num_classes)
+        pairwise = isinstance(loss, PairwiseLoss)
+        # The baseline never meets the interaction: its weights would have no gradient.
+        self.interaction.trainable = pairwise
+        plain = logits_metrics(metrics, self.num_classes)
+        plain = [m for m in plain if m != "accuracy"]  # it is there already
+        weighted = logits_metrics(weighted_metrics, self.num_classes)
+        # Weighted, so that they see the weights of 0 that fill a batch up.
+        own = [] if "accuracy" in _names(plain) else [Accuracy()]
+        self._compiled = _Compiled((loss, *plain, *weighted))
+        weighted = [*own, *(self._compiled.pairs if pairwise else ()), *weighted]
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=plain or None,
+            weighted_metrics=weighted or None,
+            **kwargs,
+        )
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as a saved model was compiled."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def build_metrics(self) -> None:
+        """Makes the variables of the metrics for integer labels.
+
+        Keras makes them with the first batch; a checkpoint has to be put in before.
+        """
+        metrics = self._compile_metrics
+        if metrics is not None and not metrics.built:
+            logits = keras.KerasTensor((None, self.num_classes), "float32")
+            metrics.build(keras.KerasTensor((None,), "int32"), logits)
+
+    # What comes in.
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.fit`, for arrays or a data set of `(images, labels)`.
+
+        Raises:
+            APINetError: For images or labels that do not fit, before the step with
+                them in arrays, soon after it in data sets; the weights are kept.
+        """
+        # Keras would warn that it cannot shuffle a data set; nobody asked it to.
+        arrays = y is not None or isinstance(x, keras.utils.PyDataset)
+        kwargs.update(zip(_FIT, args, strict=False))
+        kwargs.setdefault("shuffle", arrays)
+        y = self._checked(x, y)
+        held = kwargs.get("validation_data")
+        if isinstance(held, (tuple, list)) and len(held) in (2, 3):
+            kwargs["validation_data"] = (held[0], self._checked(*held[:2]), *held[2:])
+        return super().fit(x, y, **self._watched(kwargs))
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`; raises as `fit` does."""
+        kwargs.update(zip(_EVALUATE, args, strict=False))
+        y = self._checked(x, y)
+        before, self._judging = self._judging, True
+        try:
+            return super().evaluate(x, y, **self._watched(kwargs))
+        finally:
+            self._judging = before
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.predict`: float32 logits `[N, C]` of images.
+
+        Raises:
+            APINetError: For anything but images `[N, H, W, 3]` of pixels 0..255.
+        """
+        self._checked(x)
+        return _sound(super().predict(x, *args, **kwargs))
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """As `keras.Model.predict_on_batch`; raises as `predict` does."""
+        self._checked(x)
+        return _sound(super().predict_on_batch(x))
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.train_on_batch`; raises as `fit` does."""
+        return super().train_on_batch(x, self._checked(x, y), *args, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.test_on_batch`; raises as `fit` does."""
+        before, self._judging = self._judging, True
+        try:
+            return super().test_on_batch(x, self._checked(x, y), *args, **kwargs)
+        finally:
+            self._judging = before
+
+    def _watched(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        callbacks = kwargs.get("callbacks")
+        if not self.compiled or isinstance(callbacks, keras.callbacks.CallbackList):
+            return kwargs
+        given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+        # First, so that nothing is saved of what a fault made.
+        watch = Watch(self.faults, self.num_classes)
+        return {**kwargs, "callbacks": [watch, *(c for c in given if c is not None)]}
+
+    def _checked(self, images: Any, labels: Any = None) -> Any:
+        """Labels as an array, after a look at what is an array already."""
+        check_images(images)
+        if isinstance(images, np.ndarray):
+            self._check_inputs(images)
+            check_pixels(images)
+        if isinstance(labels, (list, tuple)):
+            labels = np.asarray(labels)
+        if isinstance(labels, np.ndarray):
+            check_labels_shape(labels, self.num_classes)
+            wrong = ops.convert_to_numpy(outside(labels, self.num_classes))
+            if wrong.any():
+                value = float(labels.reshape(-1)[wrong][0])
+                raise wrong_label(value, self.num_classes)
+        return labels
+
+    def _check_inputs(self, inputs: Any) -> None:
+        """Checks images, or what stands for them."""
+        raise NotImplementedError
+
+    # The steps. JAX passes its state first, the others pass only data.
+
+    def train_step(self, *args: Any) -> Any:
+        """One step on a batch `(images, labels)` or `(images, labels, weights)`."""
+        *state, data = args
+        images, labels, weights = self._batch(data)
+        if isinstance(self.loss, PairwiseLoss):
+            images = (images, labels)
+        return super().train_step(*state, (images, labels, weights))
+
+    def test_step(self, *args: Any) -> Any:
+        """The loss and metrics of a batch of single images."""
+        *state, data = args
+        return super().test_step(*state, self._batch(data))
+
+    def predict_step(self, *args: Any) -> Any:
+        """Logits of a batch; see `_sound` for what wrong pixels give."""
+        *state, data = args
+        images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self._check_inputs(images)
+        outputs = super().predict_step(*state, data)
+        if isinstance(images, dict):
+            return outputs
+        fault = pixel_fault(images)
+        logits = outputs[0] if state else outputs
+        first = ops.arange(self.num_classes) == 0
+        told = ops.where(first, float("nan"), ops.cast(fault, logits.dtype))
+        logits = ops.where(fault == 0, logits, told)
+        return (logits, *outputs[1:]) if state else logits
+
+    def _batch(self, data: Any) -> tuple[Any, Any, Any]:
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        _check_given(labels)
+        self._check_inputs(images)
+        check_labels_shape(labels, self.num_classes)
+        return images, labels, weights
+
+    def _check_form(self, labels: Any) -> None:
+        # Keras calls loss and metrics on JAX before the first step.
+        _check_given(labels)
+        for given in self._compiled.judged:
+            check_form(given, labels)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Mean loss over the images of valid pairs, or over single images.
+
+        A batch with a fault has the loss NaN and no gradient.
+        """
+        self._check_form(y)
+        images = x[0] if isinstance(x, (tuple, list)) else x
+        pairwise = isinstance(y_pred, dict)
+        given = y_pred["labels"][: ops.shape(y_pred["logits"])[0]] if pairwise else y
+        sound = ops.logical_not(ops.any(outside(given, self.num_classes)))
+        if not isinstance(images, dict):
+            sound = ops.logical_and(sound, pixel_fault(images) == 0)
+        if pairwise:
+            y, y_pred, sample_weight = self._pair_rows(y_pred, sample_weight)
+        y = self._inside(y)
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        told = ops.where(sound, 0.0, float("nan"))
+        return loss * ops.cast(sound, loss.dtype) + ops.cast(told, loss.dtype)
+
+    def _inside(self, labels: Tensor) -> Tensor:
+        """Labels in the form that came, with class 0 in place of what is no class."""
+        if len(labels.shape) == 2 and labels.shape[-1] != 1:
+            return labels
+        wrong = ops.reshape(outside(labels, self.num_classes), ops.shape(labels))
+        return ops.where(wrong, ops.zeros_like(labels), labels)
+
+    def _pair_rows(
+        self, outputs: dict[str, Tensor], sample_weight: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        valid = ops.cast(outputs["valid"], "float32")
+        # Keras divides by the number of rows: the factor turns that into a mean over
+        # the valid ones, and a batch without a single pair has loss 0.
+        weights = valid / ops.maximum(ops.mean(valid), 1e-7)
+        if sample_weight is not None:
+            sample_weight = whole_batch(ops.reshape(sample_weight, (-1,)))
+            sample_weight = ops.cast(sample_weight, "float32")
+            if self.memory is not None:
+                ones = ops.ones((self.memory.size,), "float32")
+                sample_weight = ops.concatenate([sample_weight, ones])
+            weights = weights * ops.take(sample_weight, outputs["images"], axis=0)
+        return (
+            ops.take(outputs["labels"], outputs["images"], axis=0),
+            outputs["pair_logits"],
+            weights,
+        )
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Tensor]:
+        """Updates what is logged; metrics given to `compile` see single images."""
+        self._check_form(y)
+        images = x[0] if isinstance(x, (tuple, list)) else x
+        seen = None if isinstance(images, dict) else images
+        lacks: tuple[Any, ...] = (False, False)
+        pairwise = isinstance(y_pred, dict)
+        if pairwise:
+            labels, logits, _ = self._pair_rows(y_pred)
+            logits = ops.stop_gradient(logits)  # torch would keep what a gradient needs
+            cross, ranking = self.loss.terms(self._inside(labels), logits)
+            valid = ops.cast(y_pred["valid"], "float32")
+            self._compiled.cross_entropy.record(cross, valid)
+            self._compiled.ranking_loss.record(ranking, valid)
+            self._compiled.valid_pairs.record(valid)
+            logits = y_pred["logits"]
+            # A memory has partners from its second batch on; NaN is another fault.
+            if self.memory is None:
+                sound = ops.all(ops.isfinite(logits))
+                found = self._lacks(y_pred["valid"], ops.shape(logits)[0])
+                lacks = tuple(ops.logical_and(sound, lack) for lack in found)
+            y, y_pred = y_pred["labels"][: ops.shape(logits)[0]], logits
+            if sample_weight is not None:
+                sample_weight = whole_batch(sample_weight)
+        self.faults.update_state(seen, y, outside(y, self.num_classes), lacks)
+        y = self._inside(y)
+        logs: dict[str, Tensor] = super().compute_metrics(x, y, y_pred, sample_weight)
+        return _shown(logs, pairwise)
+
+    def _lacks(self, valid: Tensor, images: Any) -> tuple[Any, Any]:
+        """Whether no image of a batch has a partner of its class, and of another."""
+        intra, inter = self.miner.partners
+        ends = intra * images, (intra + inter) * images
+        first, second = valid[: ends[0]], valid[ends[0] : ends[1]]
+        return (
+            ops.logical_not(ops.any(first)) if intra else False,
+            ops.logical_not(ops.any(second)) if inter else False,
+        )
+
+    def get_metrics_result(self) -> dict[str, Tensor]:
+        """What is logged; without pairs, only what single images have."""
+        logs: dict[str, Tensor] = super().get_metrics_result()
+        return _shown(logs, not self._judging)
+
+
+def _check_given(labels: Any) -> None:
+    if labels is None:
+        raise APINetError(
+            "Training and evaluation need labels: give (images, labels) batches, or x "
+            "and y."
+        )
+
+
+class _Compiled:
+    """What belongs to one `compile`; Keras tracks the metrics, but not from here.
+
+    Attributes:
+        judged: Loss and metrics that were given.
+        pairs: What is measured of pairs.
+    """
+
+    def __init__(self, judged: tuple[Any, ...]) -> None:
+        self.judged = judged
+        self.cross_entropy = PairMean("cross_entropy")
+        self.ranking_loss = PairMean("ranking_loss")
+        self.valid_pairs = PairMean("valid_pairs")
+        self.pairs = (self.cross_entropy, self.ranking_loss, self.valid_pairs)
+
+
+def _names(metrics: Any) -> set[str]:
+    return {m if isinstance(m, str) else m.name for m in metrics}
+
+
+def _shown(logs: dict[str, Tensor], pairwise: bool) -> dict[str, Tensor]:
+    """What is logged of all figures."""
+    hidden = {NAME}
+    if not pairwise:
+        hidden |= {"cross_entropy", "ranking_loss", "valid_pairs"}
+    return {name: value for name, value in logs.items() if name not in hidden}
+
+
+def _sound(logits: Any) -> Any:
+    """Logits, unless the step found wrong pixels: then [NaN, what was wrong, ...]."""
+    told = np.isnan(logits[:, 0]) & ~np.isnan(logits[:, 1])
+    if told.any():
+        raise wrong_pixels(float(logits[told][0, 1]))
+    return logits

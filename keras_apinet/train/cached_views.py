@@ -1,0 +1,212 @@
+"""What the frozen layers give for several views of every image, computed once.
+
+A training whose first layers stand still would compute the same again and again. With
+`views=8` it draws eight augmented views of each training image, keeps what the frozen
+layers give for them in a file (float16), and trains what is left on that.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet import data
+from keras_apinet.data.batches import stored_batches
+from keras_apinet.data.pipeline import with_account
+from keras_apinet.errors import APINetError
+from keras_apinet.files import schema
+from keras_apinet.files.bounds import COUNT
+from keras_apinet.files.io import replacing, unwritable, write_atomically
+from keras_apinet.types import Dataset
+
+if TYPE_CHECKING:
+    from keras_apinet.train.setup import Job
+
+# What the file beside the arrays holds.
+_SHAPE = {"sha256": str, "failed": {...: str}, "rows": [COUNT]}
+# What the stored arrays depend on; all else may differ between runs that share them.
+_SETTINGS = [
+    "backbone",
+    "frozen",
+    "augmentation",
+    "views",
+    "resize",
+    "box_crop",
+    "dtype",
+]
+_NOTES = re.compile(r"views-[0-9a-f]{16}\.json")
+_ADVICE = "make room, lower --views, or set --views 0"
+
+
+@dataclass(frozen=True)
+class StoredViews:
+    """Views that a training draws its batches from.
+
+    Attributes:
+        job: The training.
+        arrays: `[V, n, ...]` float16, in a file.
+        labels: `[n]`, the classes of the images that could be read.
+        failed: Images that could not, with the reason.
+    """
+
+    job: "Job"
+    arrays: NDArray[np.float16]
+    labels: NDArray[np.int32]
+    failed: dict[str, str]
+
+    def batches(self, start_step: int = 0) -> Dataset:
+        """The training batches from a step on, as `Job.batches` gives them."""
+        split = self.job.images.splits["train"]
+        report = data.ReadingReport(split, "skip")
+        report.failed.update(self.failed)
+        plan = self.job.plan(self.labels)
+        batches = stored_batches(self.arrays, self.labels, plan, report, start_step)
+        named = batches.map(lambda arrays, labels: ({"frozen": arrays}, labels))
+        return with_account(named, plan=plan, report=report)
+
+
+def stored_views(job: "Job", folder: Path) -> StoredViews:
+    """The views of a job: computed now, or before by a run that needed the same.
+
+    Args:
+        job: What is to be trained.
+        folder: Where the file is, or will be.
+
+    Raises:
+        APINetError: For several processes, values that float16 does not hold, or a
+            file that cannot be written.
+    """
+    if job.placement.processes > 1:
+        raise APINetError(
+            f"views={job.recipe.views} are computed by one process, and there are "
+            f"{job.placement.processes}; set views=0."
+        )
+    model = job.model.frozen_model()
+    path = folder / f"views-{_key(job, model)}.npy"
+    notes = path.with_suffix(".json")
+    found = _notes(notes)
+    arrays = _opened(path, found, model)
+    if found is None or arrays is None:
+        if notes.exists():
+            job.say(f"The views in {path.name} are damaged; they are computed anew.")
+        with unwritable(path, _ADVICE):
+            folder.mkdir(parents=True, exist_ok=True)
+            failed, rows = _compute(job, model, path)
+            found = {"failed": failed, "rows": rows, "sha256": _digest(path)}
+            write_atomically(notes, schema.to_json(found, None), advice=_ADVICE)
+            arrays = np.load(path, mmap_mode="r", allow_pickle=False)
+    labels = job.images.splits["train"].labels[np.array(found["rows"])]
+    return StoredViews(job, arrays, labels, found["failed"])
+
+
+def remove_views(folder: Path) -> None:
+    """Removes the views that trainings left in a run folder, and nothing else."""
+    for notes in folder.glob("views-*.json"):
+        if _NOTES.fullmatch(notes.name) and _notes(notes) is not None:
+            notes.with_suffix(".npy").unlink(missing_ok=True)
+            notes.unlink(missing_ok=True)
+
+
+def _notes(path: Path) -> dict[str, Any] | None:
+    """What is known about stored views; `None` if that is not what the file holds."""
+    try:
+        found: dict[str, Any] = schema.read_json(path, _SHAPE)
+    except (APINetError, OSError):
+        return None
+    return found
+
+
+def _opened(
+    path: Path, notes: dict[str, Any] | None, model: keras.Model
+) -> NDArray[np.float16] | None:
+    """Stored views, `None` if they are not what their notes say."""
+    try:
+        if notes is None or _digest(path) != notes["sha256"]:
+            return None
+        arrays: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    shape = (len(notes["rows"]), *model.output_shape[1:])
+    return arrays if arrays.shape[1:] == shape and arrays.dtype == "<f2" else None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _compute(
+    job: "Job", model: keras.Model, path: Path
+) -> tuple[dict[str, str], list[int]]:
+    """Writes the file; gives the unreadable images, and the places of the others."""
+    recipe, split = job.recipe, job.images.splits["train"]
+    shape = (len(split), *model.output_shape[1:])
+    size = recipe.views * int(np.prod(shape)) * 2
+    job.say(
+        f"Frozen layers: {recipe.views} views of {len(split):,} images, "
+        f"{size / 1e6:,.0f} MB"
+    )
+    if size > shutil.disk_usage(path.parent).free:
+        raise OSError(28, "No space left on device")
+    failed: dict[str, str] = {}
+    rows = list(range(len(split)))
+    with replacing(path, advice=_ADVICE) as partial:
+        # Images that cannot be read are found on the way; then it begins again.
+        while found := _write(job, model, split.take(np.array(rows)), partial):
+            failed.update(found)
+            rows = [i for i in rows if split.reference(i) not in found]
+    return failed, rows
+
+
+def _write(
+    job: "Job", model: keras.Model, split: data.Split, path: Path
+) -> dict[str, str]:
+    """Writes all views of all images, or ends early and gives the unreadable ones."""
+    recipe = job.recipe
+    bar = keras.utils.Progbar(recipe.views * len(split), verbose=int(job.say.bar))
+    with path.open("wb") as file:
+        # Not a mapped file: writing to one that the disk has no room for kills the
+        # program.
+        shape = (recipe.views, len(split), *model.output_shape[1:])
+        described = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, described)
+        for view in range(recipe.views):
+            batches, size = job.in_order(
+                split, on_error="skip", augmentation=recipe.augmentation, seed=view
+            )
+            with batches.report:
+                for found, labels in job.outputs(model, batches, size):
+                    file.write(_half(found).tobytes())
+                    bar.add(len(labels))
+            if batches.report.failed:
+                return dict(batches.report.failed)
+    return {}
+
+
+def _half(values: NDArray[Any]) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        half = values.astype("<f2")
+    if not np.isfinite(half).all():
+        raise APINetError(
+            f"The frozen layers give values up to {np.abs(values).max():.3g}, which "
+            "float16 does not hold; set --views 0."
+        )
+    return half
+
+
+def _key(job: "Job", model: keras.Model) -> str:
+    """16 hexadecimal digits that change with anything that the views depend on."""
+    settings = {name: getattr(job.recipe, name) for name in _SETTINGS}
+    facts = {**settings, "image_size": job.image_size, "shape": model.output_shape[1:]}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest.update(job.images.fingerprint().encode())
+    for values in model.get_weights():
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:16]

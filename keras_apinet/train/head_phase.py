@@ -1,0 +1,123 @@
+"""Head warm-up: interaction and classifier learn while the backbone stands still."""
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet import data
+from keras_apinet.train.optimization import optimizer
+
+if TYPE_CHECKING:
+    from keras_apinet.train.callbacks import Keeper
+    from keras_apinet.train.setup import Job
+
+
+def warm_up(job: "Job", epochs: int, keeper: "Keeper") -> None:
+    """Trains interaction and classifier on a frozen backbone.
+
+    The backbone runs in inference mode and gets no gradient. If the recipe allows it,
+    its features of the un-augmented images are computed once, so that an epoch costs
+    what the head costs.
+
+    Args:
+        job: What to train.
+        epochs: Passes over the training images.
+        keeper: Asked whether to stop, and told about unreadable images; nothing is
+            kept before the end.
+    """
+    model, recipe = job.model, job.recipe
+    # Features cannot be collected from other processes' devices.
+    cached = recipe.warmup_cached and job.placement.processes == 1
+    batches = _cached(job, epochs, keeper) if cached else job.batches()
+    report = contextlib.nullcontext() if cached else batches.report
+    # Statistics that other data will move are not what the head should learn from.
+    policy, model.batch_norm = model.batch_norm, "inference"
+    model.train_backbone(False)
+    try:
+        steps = epochs * batches.plan.epoch_steps
+        execution = job.execution()
+        # Keras runs whole groups of steps: what does not fill one is left out.
+        each = execution["steps_per_execution"] = min(
+            execution["steps_per_execution"], steps
+        )
+        steps -= steps % each
+        rate = keras.optimizers.schedules.CosineDecay(recipe.head_learning_rate, steps)
+        with job.placement.scope():
+            model.compile(
+                optimizer(recipe, model, rate, warmup=True),
+                loss=job.loss(),
+                **execution,
+            )
+        with report:
+            model.fit(
+                batches,
+                steps_per_epoch=steps,
+                shuffle=False,
+                verbose=0,
+                callbacks=[_Watch(keeper)],
+            )
+        if not cached:
+            keeper.note(batches.report)
+    finally:
+        model.train_backbone(True)
+        model.batch_norm = policy
+
+
+class _Watch(keras.callbacks.Callback):
+    """Stops a warm-up if asked to, or when its loss is NaN or infinite."""
+
+    def __init__(self, keeper: "Keeper") -> None:
+        super().__init__()
+        self.keeper = keeper
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Looks after every step."""
+        self.keeper.look(batch + 1, logs)
+        if self.keeper.stop_asked:
+            # Nothing to keep yet: a run that goes on begins with the warm-up.
+            raise KeyboardInterrupt
+
+
+def _cached(job: "Job", epochs: int, keeper: "Keeper") -> "_FeatureBatches":
+    split = job.images.splits["train"]
+    batches, size = job.in_order(split, on_error="skip")
+    features, labels = [], []
+    progress = keras.utils.Progbar(len(split), verbose=1 if job.say.bar else 0)
+    with batches.report:
+        model = job.model.feature_model()
+        for found, batch_labels in job.outputs(model, batches, size):
+            features.append(found)
+            labels.append(batch_labels)
+            progress.add(len(batch_labels))
+    keeper.note(batches.report)
+    plan = job.plan(np.concatenate(labels))
+    return _FeatureBatches(
+        np.concatenate(features), np.concatenate(labels), plan, epochs
+    )
+
+
+class _FeatureBatches(keras.utils.PyDataset):
+    """Balanced batches of features that lie in memory, of all epochs in a row."""
+
+    def __init__(
+        self,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int32],
+        plan: data.BatchPlan,
+        epochs: int,
+    ) -> None:
+        super().__init__()
+        self.features, self.labels, self.plan = features, labels, plan
+        self.epochs = epochs
+
+    def __len__(self) -> int:
+        return self.epochs * self.plan.epoch_steps
+
+    def __getitem__(self, step: int) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+        rows = self.plan.indices(0, step)
+        return {"features": self.features[rows]}, self.labels[rows]

