@@ -175,7 +175,8 @@ def test_closed_streams(closed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["train", "--print-recipe"], 2), (["card", "x"], 2), (["--version"], 2)]
+    ("arguments", "code"),
+    [(["train", "--print-recipe"], 2), (["card", "x"], 2), (["--version"], 2)],
 )
 def test_a_full_device_and_a_pipe_that_ended(arguments, code):
     with open("/dev/full", "wb") as full:
