@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 DEMO := build/demo
+# One more than there are cores: tests wait for processes that they start.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: help test lint docs demo benchmarks clean
 
@@ -20,7 +22,7 @@ test: $(VENV)/.installed
 	@set -e; for backend in tensorflow jax $$($(VENV)/bin/python -c \
 	"import importlib.util as u; print('torch' if u.find_spec('torch') else '')"); do \
 	  echo "== tests on $$backend"; \
-	  KERAS_BACKEND=$$backend $(VENV)/bin/python -m pytest --numprocesses auto; \
+	  KERAS_BACKEND=$$backend $(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal; \
 	done
 
 lint: $(VENV)/.installed

@@ -332,14 +332,6 @@ def test_a_full_disk_and_too_large_values_are_said(settings, tmp_path, monkeypat
         frozen._half(np.array([1.0, 7e4]))
 
 
-def test_unreadable_images_are_listed_in_the_run_folder(settings, tmp_path):
-    (tmp_path / "photos" / "b" / "7.png").write_bytes(b"no image")
-    changes = {"frozen": 0.0, "views": 0, "validation": 0.0}
-    run = train(Recipe(**{**settings, **changes}), tmp_path / "run", "quiet")
-    (name,) = run.read("training.json")["unreadable"]
-    assert name.endswith("b/7.png")
-
-
 @pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("changes", "words"),

@@ -30,6 +30,8 @@ from keras_apinet.files.bounds import Number, shown
 Shape = Any
 # The files are lists of classes and figures: a megabyte for ten thousand classes.
 LARGEST_FILE = 64 * 2**20
+# A recipe is a page of text, and the time to parse keys grows with their depth squared.
+LARGEST_TOML = 2**16
 # Of a file that nothing can make again; errors of others say what can.
 DAMAGED = "it is damaged"
 
@@ -168,7 +170,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         APINetError: If it cannot be read, is too large, or is no TOML in UTF-8.
     """
     content: dict[str, Any] = _parsed(
-        read_content(path), tomllib.loads, "TOML", str(path)
+        read_content(path, LARGEST_TOML), tomllib.loads, "TOML", str(path)
     )
     return content
 
@@ -197,8 +199,8 @@ def _finite(content: Any) -> Any:
     return content
 
 
-def read_content(path: Path) -> bytes:
-    """The bytes of a small file.
+def read_content(path: Path, largest: int = LARGEST_FILE) -> bytes:
+    """The bytes of a small file, of at most `largest`.
 
     Raises:
         APINetError: If it is not a regular file, cannot be read or is too large.
@@ -207,13 +209,13 @@ def read_content(path: Path) -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise APINetError(f"{str(path)!r} is not a file that can be read.")
-        if status.st_size > LARGEST_FILE:
+        if status.st_size > largest:
             raise APINetError(
                 f"{str(path)!r} has {status.st_size:,} bytes, and such a file has at "
-                f"most {LARGEST_FILE:,}: it is damaged or something else."
+                f"most {largest:,}: it is damaged or something else."
             )
         with path.open("rb") as file:
-            return file.read(LARGEST_FILE + 1)
+            return file.read(largest + 1)
     except (OSError, ValueError) as error:
         if isinstance(error, APINetError):
             raise
