@@ -15,8 +15,7 @@ from keras_apinet.evaluate.confusions import (
 )
 from keras_apinet.evaluate.intervals import with_intervals
 from keras_apinet.evaluate.measures import class_rows
-from keras_apinet.evaluate.metrics import Scores, class_scores
-from keras_apinet.evaluate.retrieval import retrieval_scores
+from keras_apinet.evaluate.metrics import Scores, class_scores, retrieval_scores
 from keras_apinet.shares import share_interval
 
 pytestmark = pytest.mark.one_backend

@@ -16,10 +16,14 @@ from keras_apinet.cli import main
 from keras_apinet.evaluate import evaluate_run, plots
 from keras_apinet.evaluate.attribution.activation import write_maps
 from keras_apinet.evaluate.attribution.comparison import compare, page, save
+from keras_apinet.evaluate.attribution.pictures import (
+    data_uri,
+    square,
+    with_heat,
+    with_signs,
+)
 from keras_apinet.evaluate.card import as_text, license_tag, public, write_card
-from keras_apinet.evaluate.pictures import data_uri, square, with_heat, with_signs
-from keras_apinet.evaluate.projection import flat_map, spread
-from keras_apinet.evaluate.report import read_log, write_report
+from keras_apinet.evaluate.report import projection, read_log, spread, write_report
 
 pytestmark = pytest.mark.one_backend
 needs_chromium = pytest.mark.skipif(chromium() is None, reason="there is no Chromium")
@@ -288,15 +292,15 @@ def test_a_log_is_read_by_column(tmp_path):
         read_log(log)
 
 
-def test_flat_map_keeps_the_two_widest_directions(rng):
+def test_the_projection_keeps_the_two_widest_directions(rng):
     """Points on a plane in five dimensions keep their distances."""
     plane = rng.normal(size=(30, 2)) * (3, 1)
     axes, _ = np.linalg.qr(rng.normal(size=(5, 2)))
-    flat = flat_map((plane @ axes.T).astype("float32"))
+    flat = projection((plane @ axes.T).astype("float32"))
     gaps = np.linalg.norm(plane[:, None] - plane, axis=-1)
     found = np.linalg.norm(flat[:, None] - flat, axis=-1)
     np.testing.assert_allclose(found, gaps, atol=1e-4)
-    assert flat_map(np.ones((1, 5), "float32")).tolist() == [[0, 0]]
+    assert projection(np.ones((1, 5), "float32")).tolist() == [[0, 0]]
 
 
 def test_thumbnails_are_spread_over_the_map(rng):

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from keras_apinet.evaluate.card import write_card
     from keras_apinet.evaluate.evaluation import calibrate_run, evaluate_run
     from keras_apinet.evaluate.measures import measure
+    from keras_apinet.evaluate.metrics import retrieval_scores
     from keras_apinet.evaluate.predictions import Predictions, predict_split
     from keras_apinet.evaluate.report import write_report
-    from keras_apinet.evaluate.retrieval import retrieval_scores
 
 __all__ = [
     "Contrast",
@@ -60,7 +60,7 @@ __getattr__ = lazily(
         "measure": "measures",
         "predict_split": "predictions",
         "reliability": "calibration",
-        "retrieval_scores": "retrieval",
+        "retrieval_scores": "metrics",
         "write_card": "card",
         "write_report": "report",
     },

@@ -8,7 +8,7 @@ import numpy as np
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.attribution.contrast import class_activation
 from keras_apinet.evaluate.attribution.feature_maps import EvidenceLevels
-from keras_apinet.evaluate.pictures import with_heat
+from keras_apinet.evaluate.attribution.pictures import with_heat
 from keras_apinet.files.io import unwritable
 from keras_apinet.files.outputs import check_output, picture_bytes, write_output
 from keras_apinet.runs import Run

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.attribution.channels import channel_patches
 from keras_apinet.evaluate.attribution.contrast import Contrast, contrast
+from keras_apinet.evaluate.attribution.pictures import data_uri, with_heat, with_signs
 from keras_apinet.evaluate.open_split import known_images, open_data, run_options
 from keras_apinet.evaluate.optional import need, templates
-from keras_apinet.evaluate.pictures import data_uri, with_heat, with_signs
 from keras_apinet.files.outputs import (
     check_output,
     picture_bytes,

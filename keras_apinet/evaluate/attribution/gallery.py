@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.attribution.contrast import contrast
 from keras_apinet.evaluate.attribution.feature_maps import EvidenceLevels
-from keras_apinet.evaluate.pictures import data_uri, with_heat
+from keras_apinet.evaluate.attribution.pictures import data_uri, with_heat
 from keras_apinet.evaluate.predictions import Predictions
 from keras_apinet.runs import Run
 

@@ -1,0 +1,180 @@
+"""The rules of the house, read from the syntax tree; imports inside functions count."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.one_backend
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "keras_apinet"
+# From the ground up: a room imports from its own floor or those before it.
+FLOORS = (
+    {"errors", "types", "version", "files", "pixels", "shares", "distribute"},
+    {"layers", "losses", "backbones", "optimizers", "data"},
+    {"model"},
+    {"loading"},
+    {"runs"},
+    {"train", "evaluate", "export"},
+    {"cli"},
+)
+
+
+def _name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def _trees() -> dict[str, ast.Module]:
+    files = sorted(PACKAGE.rglob("*.py"))
+    return {_name(file): ast.parse(file.read_text("utf-8")) for file in files}
+
+
+@cache
+def _imports() -> dict[str, frozenset[str]]:
+    """Which modules of the package each module imports, types aside."""
+    trees = _trees()
+    found = {}
+    for name, tree in trees.items():
+        inside: set[str] = set()
+        for node in _running(tree):
+            if isinstance(node, ast.Import):
+                inside |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    inside.add(whole if whole in trees else node.module)
+        found[name] = frozenset(m for m in inside if m in trees and m != name)
+    return found
+
+
+def _running(tree: ast.AST):
+    """Every node that is run: not those under `if TYPE_CHECKING`."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        yield child
+        yield from _running(child)
+
+
+def _room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def _floor(module: str) -> int:
+    room = _room(module)
+    return next((i for i, rooms in enumerate(FLOORS) if room in rooms), len(FLOORS))
+
+
+def test_every_room_stands_on_a_floor():
+    rooms = {_room(name) for name in _trees()} - {"", "__main__"}
+    assert rooms == set().union(*FLOORS)
+
+
+def test_imports_run_down():
+    up = [
+        f"{importer} -> {imported}"
+        for importer, modules in _imports().items()
+        for imported in modules
+        if _room(importer) and _room(imported) and _floor(imported) > _floor(importer)
+    ]
+    assert up == []
+
+
+def test_data_needs_no_layer_and_no_model():
+    above = {"layers", "losses", "backbones", "optimizers", "model", "loading"}
+    found = [
+        f"{importer} -> {imported}"
+        for importer, modules in _imports().items()
+        for imported in modules
+        if _room(importer) == "data" and _room(imported) in above
+    ]
+    assert found == []
+
+
+def test_no_circle():
+    imports = {
+        name: {m for m in modules if m != "keras_apinet"}
+        for name, modules in _imports().items()
+    }
+    left = dict(imports)
+    while True:
+        free = [name for name, modules in left.items() if not modules & left.keys()]
+        if not free:
+            break
+        for name in free:
+            del left[name]
+    assert sorted(left) == []
+
+
+def test_small_modules_serve_several():
+    alone = []
+    for name in _trees():
+        file = ROOT / (name.replace(".", "/") + ".py")
+        if not file.is_file() or name.endswith("__main__") or _room(name) == "cli":
+            continue
+        lines = len(file.read_text("utf-8").splitlines())
+        importers = [n for n, modules in _imports().items() if name in modules]
+        if lines < 80 and len(importers) < 2:
+            alone.append(f"{name}: {lines} lines, {len(importers)} importers")
+    assert alone == []
+
+
+def test_folders_hold_at_most_twelve_modules():
+    for folder in {file.parent for file in PACKAGE.rglob("*.py")}:
+        modules = [f for f in folder.glob("*.py") if not f.name.startswith("__")]
+        assert len(modules) <= (14 if folder == PACKAGE else 12), folder
+
+
+def test_files_are_short():
+    long = {
+        file.name: count
+        for file in PACKAGE.rglob("*.py")
+        if (count := len(file.read_text("utf-8").splitlines())) > 300
+    }
+    # A table: one row for each setting.
+    long.pop("recipe.py", None)
+    assert long == {}
+
+
+def test_private_names_of_keras_stand_in_one_file():
+    private = re.compile(
+        r"\._(get_seed_generator|backend_update_step|clip_gradients|flatten_layers|"
+        r"model_variables_moving_average|trainable_variables|overwrite_variables)"
+        r"|keras\.src|keras\._|from keras\.src"
+    )
+    found = [
+        f"{file.name}: {line.strip()}"
+        for file in PACKAGE.rglob("*.py")
+        if file.name != "compat.py"
+        for line in file.read_text("utf-8").splitlines()
+        if private.search(line)
+    ]
+    assert found == []
+
+
+def test_one_place_renames_files():
+    users = [
+        name
+        for name, tree in _trees().items()
+        if any(
+            isinstance(node, ast.Attribute)
+            and node.attr == "replace"
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "os"
+            for node in ast.walk(tree)
+        )
+    ]
+    assert users == ["keras_apinet.io"]
+
+
+@pytest.mark.parametrize("word", ["get_close_matches", "ImageOps", "exif_transpose"])
+def test_one_copy_of_each_helper(word):
+    users = [
+        file.name for file in PACKAGE.rglob("*.py") if word in file.read_text("utf-8")
+    ]
+    assert len(users) == 1
