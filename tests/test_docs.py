@@ -16,7 +16,7 @@ import pytest
 
 import keras_apinet
 from keras_apinet.cli import main, parser
-from keras_apinet.data.birds import dataset
+from keras_apinet.data import birds
 from keras_apinet.train import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +76,7 @@ def commands(text):
 def few_birds(monkeypatch, tmp_path):
     """`synthetic_birds` with a few pictures, and a folder to work in."""
     few = {"train": 4, "val": 1, "test": 1}
-    monkeypatch.setattr(dataset, "PER_SPECIES", few)
+    monkeypatch.setattr(birds, "PER_SPECIES", few)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     return tmp_path
@@ -144,7 +144,7 @@ def test_own_backbone(few_birds):
 
 def test_the_notebook_runs(few_birds, monkeypatch, capsys):
     """Its code cells in order, with a quarter of its pictures and one epoch."""
-    monkeypatch.setattr(dataset, "PER_SPECIES", {"train": 100, "val": 20, "test": 1})
+    monkeypatch.setattr(birds, "PER_SPECIES", {"train": 100, "val": 20, "test": 1})
     notebook = json.loads((DOCS / "tour.ipynb").read_text("utf-8"))
     cells = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     assert all(not cell["outputs"] for cell in cells)

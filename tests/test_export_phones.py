@@ -6,7 +6,7 @@ from export_models import clear_classifier
 
 from keras_apinet.data import prepare, read_photo
 from keras_apinet.export import Exporter, load_classifier
-from keras_apinet.export.targets import Target
+from keras_apinet.export.formats import Target
 
 pytestmark = pytest.mark.one_backend
 SIDE = 96

@@ -9,13 +9,7 @@ from keras_apinet.data.batch_plan import BatchPlan
 from keras_apinet.data.image_data import Split
 from keras_apinet.data.photos.augmentation import augmenter, check_options
 from keras_apinet.data.photos.graph_preprocessing import crop_and_resize, to_uint8
-from keras_apinet.data.pipeline import (
-    EpochClock,
-    Finish,
-    in_order,
-    load_batch,
-    with_account,
-)
+from keras_apinet.data.pipeline import BatchLoader, EpochClock, Finish, with_account
 from keras_apinet.data.reading_report import ReadingReport
 from keras_apinet.data.sources.arrays import as_split
 from keras_apinet.errors import APINetError
@@ -52,7 +46,7 @@ def balanced_batches(
     Args:
         source: a `Split`, a pair of NumPy arrays, a `tf.data.Dataset`, a
             `keras.utils.PyDataset`, or anything with images and labels that
-            `python_sources.as_split` takes.
+            `as_split` takes.
         classes_per_batch: P.
         images_per_class: K.
         image_size: px of the square images.
@@ -115,20 +109,10 @@ def balanced_batches(
 
     finish = _finisher(image_size, augmentation, resize, seed, first)
 
-    def batch(step: Tensor) -> Dataset:
-        return load_batch(split, step, draw, finish, report, box_crop)
-
-    def shaped(images: Tensor, labels: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        shape = [batch_size, image_size, image_size, 3]
-        return (
-            tf.ensure_shape(images, shape),
-            tf.ensure_shape(labels, [batch_size]),
-            step,
-        )
-
     clock = EpochClock(plan.epoch_steps, start_step, report)
-    batches = in_order(clock.steps(repeat), batch).map(shaped).prefetch(1)
-    batches = batches.map(clock.delivered)
+    loader = BatchLoader(split, draw, finish, report, box_crop)
+    shape = (batch_size, image_size, image_size, 3)
+    batches = loader.in_order(clock.steps(repeat), shape).map(clock.delivered)
     if not repeat:
         batches = batches.apply(tf.data.experimental.assert_cardinality(clock.rest))
     return with_account(batches, plan=plan, report=report)
@@ -183,15 +167,11 @@ def evaluation_batches(
 
     finish = _finisher(image_size, augmentation, resize, seed)
 
-    def batch(step: Tensor) -> Dataset:
-        return load_batch(split, step, draw, finish, report, box_crop)
-
-    def shaped(images: Tensor, labels: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        shape = [None, image_size, image_size, 3]
-        return tf.ensure_shape(images, shape), tf.ensure_shape(labels, [None])
-
     count = -(-len(split) // batch_size)
-    batches = in_order(tf.data.Dataset.range(count), batch).map(shaped).prefetch(1)
+    loader = BatchLoader(split, draw, finish, report, box_crop)
+    shape = (None, image_size, image_size, 3)
+    batches = loader.in_order(tf.data.Dataset.range(count), shape)
+    batches = batches.map(lambda images, labels, step: (images, labels))
     if on_error == "raise":
         batches = batches.apply(tf.data.experimental.assert_cardinality(count))
     return with_account(batches, report=report)

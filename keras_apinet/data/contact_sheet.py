@@ -32,7 +32,8 @@ def colour_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 def contact_sheet(
     images: NDArray[np.uint8],
     labels: NDArray[np.int32],
-    features: NDArray[np.float32],
+    partners: NDArray[np.int32],
+    valid: NDArray[np.bool_],
     class_names: Sequence[str],
     title: str = "",
     columns: int = 3,
@@ -42,7 +43,9 @@ def contact_sheet(
     Args:
         images: `[n, s, s, 3]`.
         labels: `[n]`.
-        features: `[n, d]`, in which the nearest images are found.
+        partners: `[2n]` positions, those of the same class first, as `PairMiner` gives
+            them.
+        valid: `[2n]`, whether there is such a partner.
         class_names: of all labels.
         title: a line at the top.
         columns: groups of three side by side. Default 3.
@@ -51,14 +54,7 @@ def contact_sheet(
         A `PIL.Image.Image`. Partners have a green frame if they are of the same class
         and an orange one if not; where there is no partner the place stays grey.
     """
-    from keras import ops
-
-    from keras_apinet.layers import PairMiner
-
     n = len(images)
-    _, partners, valid = (
-        ops.convert_to_numpy(x) for x in PairMiner()(features, labels)
-    )
     rows = -(-n // columns)
     group = 3 * (_PX + _GAP) + 3 * _GAP
     head = 2 * _LINE + 2 * _GAP

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.data.image_data import ImageData, Split
+from keras_apinet.data.image_data import ImageData, Split, end_of
 from keras_apinet.data.marks import photo_groups
 from keras_apinet.data.sources.tables import number_groups
 from keras_apinet.errors import APINetError
@@ -125,8 +125,8 @@ def check_group_by(group_by: str) -> re.Pattern[str] | None:
         pattern = re.compile(group_by)
     except (re.error, RecursionError, OverflowError) as error:
         raise APINetError(
-            f"group_by={group_by!r} is no regular expression ({error}): give one with "
-            "a group in parentheses, or photos, folder, none or column:NAME."
+            f"group_by={group_by!r} is not a regular expression ({error}): give one "
+            "with a group in parentheses, or photos, folder, none or column:NAME."
         ) from error
     if not pattern.groups:
         raise APINetError(
@@ -161,7 +161,7 @@ def _groups(
     if not any(found):
         raise APINetError(
             f"group_by={group_by!r} matches none of {len(paths):,} paths, such as "
-            f"{paths[0].removeprefix(base)!r}: mend the pattern."
+            f"{paths[0].removeprefix(base)!r}: correct the pattern."
         )
     return number_groups(
         "\0".join(("", *(part or "" for part in match.groups()))) if match else ""
@@ -194,7 +194,7 @@ def grouped_holdout(
     members: dict[int, list[int]] = {}
     for i, group in enumerate(groups.tolist()):
         members.setdefault(group, []).append(i)
-    names = {g: min(_tail(split.reference(i)) for i in m) for g, m in members.items()}
+    names = {g: min(end_of(split.reference(i)) for i in m) for g, m in members.items()}
     ordered = sorted(members, key=lambda g: _rank(names[g], seed))
     held: list[int] = []
     # What comes nearest to the share first; then the smallest, for classes without any.
@@ -210,10 +210,6 @@ def grouped_holdout(
                 held += members[group]
     val = np.array(sorted(held), np.int64)
     return np.setdiff1d(np.arange(len(labels)), val), val
-
-
-def _tail(reference: str) -> str:
-    return "/".join(reference.replace("\\", "/").split("/")[-2:])
 
 
 def _rank(name: str, seed: int) -> bytes:

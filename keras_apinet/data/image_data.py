@@ -117,10 +117,14 @@ class ImageData:
             digest.update(f"{name}:{len(split)}:".encode())
             digest.update(split.labels.tobytes())
             for i in range(len(split)):
-                reference = split.reference(i).replace("\\", "/")
-                tail = "/".join(reference.split("/")[-2:])
-                digest.update(tail.encode("utf-8", "surrogateescape") + b"\0")
+                end = end_of(split.reference(i))
+                digest.update(end.encode("utf-8", "surrogateescape") + b"\0")
         return digest.hexdigest()[:16]
+
+
+def end_of(reference: str) -> str:
+    """The last two parts of a path, which stay when the data set is moved."""
+    return "/".join(reference.replace("\\", "/").split("/")[-2:])
 
 
 def checked(data: ImageData) -> ImageData:

@@ -77,7 +77,7 @@ def load(
     text = os.fspath(name)
     path = Path(text)
     if text == "synthetic_birds":
-        from keras_apinet.data.birds.dataset import load_birds
+        from keras_apinet.data.birds import load_birds
 
         data = load_birds(seed)
     elif path.is_dir():

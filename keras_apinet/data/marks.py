@@ -7,7 +7,6 @@ import datetime
 import hashlib
 import io
 import os
-import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.data.image_data import Split
+from keras_apinet.data.photos.files import read_file
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import write_atomically
 
@@ -146,14 +146,10 @@ def photo_groups(
         inside = np.flatnonzero(split.labels == label)
         shades = marks["colours"][inside].astype(np.float32).mean(axis=1)
         # Clustering takes the square of the number in memory and time.
-        for part in np.array_split(
-            inside[np.argsort(shades, kind="stable")], -(-len(inside) // _MOST_AT_ONCE)
-        ):
-            groups[part] = (
-                groups.max()
-                + 1
-                + _look_alikes(marks[np.sort(part)])[np.argsort(np.argsort(part))]
-            )
+        order = np.argsort(shades, kind="stable")
+        for part in np.array_split(inside[order], -(-len(inside) // _MOST_AT_ONCE)):
+            part = np.sort(part)
+            groups[part] = groups.max() + 1 + _look_alikes(marks[part])
     return groups
 
 
@@ -204,7 +200,7 @@ def _look(kind: str, content: Any, size: Any) -> dict[str, Any] | None:
             )
         else:
             if kind == "file":
-                content = _read(content)
+                content = read_file(content)
             image = Image.open(io.BytesIO(content))
         taken, camera = _origin(image)
         # JPEG files are decoded at an eighth, which is many times as fast.
@@ -227,12 +223,6 @@ def _look(kind: str, content: Any, size: Any) -> dict[str, Any] | None:
         }
     except Exception:  # whatever a broken file does; it is named when it is read
         return None
-
-
-def _read(path: bytes) -> bytes:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-        raise OSError("not a regular file")
-    return Path(os.fsdecode(path)).read_bytes()
 
 
 def _origin(image: Any) -> tuple[float, int]:

@@ -74,6 +74,13 @@ def check_file(path: str | bytes | os.PathLike[str]) -> None:
         )
 
 
+def read_file(path: str | bytes | os.PathLike[str]) -> bytes:
+    """The bytes of a photo; see `check_file`."""
+    check_file(path)
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def unreadable(reference: str, error: BaseException) -> APINetError:
     """The error that names an image and says why it could not be read."""
     reason: str = getattr(error, "strerror", None) or str(error) or repr(error)

@@ -24,7 +24,7 @@ from keras_apinet.data.photos.files import (
     MAX_HEAVY_PIXELS,
     MAX_PIXELS,
     MAX_SCANS,
-    check_file,
+    read_file,
     unreadable,
 )
 from keras_apinet.pixels import as_rgb
@@ -104,10 +104,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _opened(content: bytes) -> "Image.Image":
-    from PIL import (
-        Image,
-        UnidentifiedImageError,
-    )
+    from PIL import Image, UnidentifiedImageError
 
     if HAS_HEIF and content[4:8] == b"ftyp":
         import pillow_heif
@@ -224,9 +221,7 @@ def read_content(
         return np.frombuffer(content, np.uint8).reshape(*size, 3)
     try:
         if kind == "file":
-            check_file(content)
-            with open(content, "rb") as file:
-                content = file.read()
+            content = read_file(content)
         if not content:
             raise OSError("the file is empty")
         return decode(content)

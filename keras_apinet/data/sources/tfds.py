@@ -9,8 +9,10 @@ images have no labels (iNaturalist) or that has none (Food-101) is tested on its
 import contextlib
 import difflib
 import os
+import struct
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +22,56 @@ from numpy.typing import NDArray
 from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.data.readers import Contents, as_objects
 from keras_apinet.data.sources.folders import SPLIT_NAMES
-from keras_apinet.data.sources.tfrecords import TFRecords
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import replacing
 
 # Where sets keep the box of the labelled object.
 _BOX_FEATURES = ("bbox", "objects/bbox")
+# Each record is its length (8 bytes), a checksum (4), the data and a checksum (4).
+_BEFORE, _AFTER = 12, 4
+
+
+class TFRecords:
+    """Random access to TFRecord files, which TensorFlow only reads front to back.
+
+    Args:
+        paths: the files; they are walked through once, without reading the data.
+
+    Raises:
+        OSError: for a file that ends within a record.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = list(paths)
+        places: list[tuple[int, int, int]] = []
+        for number, path in enumerate(self._paths):
+            size, at = os.path.getsize(path), 0
+            with open(path, "rb") as file:
+                while at < size:
+                    file.seek(at)
+                    head = file.read(8)
+                    length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+                    if at + _BEFORE + length + _AFTER > size:
+                        raise OSError(f"{path} ends within record {len(places)}")
+                    places.append((number, at + _BEFORE, length))
+                    at += _BEFORE + length + _AFTER
+        self._places = np.array(places, np.int64).reshape(-1, 3)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def read(self, indices: NDArray[np.int64]) -> list[bytes]:
+        """The data of the records numbered `indices`."""
+        found: dict[int, bytes] = {}
+        files = self._places[indices, 0]
+        # File by file, so that each is opened once.
+        for number in np.unique(files).tolist():
+            with open(self._paths[number], "rb") as file:
+                for i in indices[files == number].tolist():
+                    _, start, length = self._places[i].tolist()
+                    file.seek(start)
+                    found[i] = file.read(length)
+        return [found[i] for i in indices.tolist()]
 
 
 class RecordReader:
