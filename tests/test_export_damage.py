@@ -12,7 +12,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from export_models import clear_classifier, patterns
+from factories import clear_classifier, patterns
 
 from keras_apinet.errors import APINetError
 from keras_apinet.export import Exporter, export_classifier, load_classifier

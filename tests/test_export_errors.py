@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from export_models import clear_classifier, patterns
+from factories import clear_classifier, patterns
 
 import keras_apinet
 from keras_apinet.cli import main

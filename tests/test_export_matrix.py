@@ -6,7 +6,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from export_models import clear_classifier, patterns
+from factories import clear_classifier, patterns
 
 from keras_apinet.export import Exporter, load_classifier
 from keras_apinet.export.formats import Target

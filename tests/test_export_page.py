@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, Server, chromium
-from export_models import clear_classifier
+from factories import clear_classifier
 from PIL import Image
 
 from keras_apinet.data.birds import SPECIES, draw

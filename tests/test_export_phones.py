@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from export_models import clear_classifier
+from factories import clear_classifier
 
 from keras_apinet.data import prepare, read_photo
 from keras_apinet.export import Exporter, load_classifier

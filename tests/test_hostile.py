@@ -11,7 +11,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from export_models import clear_classifier, patterns
+from factories import clear_classifier, patterns
 from PIL import Image
 
 import keras_apinet

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, Server, chromium
-from export_models import clear_classifier
+from factories import clear_classifier
 from photo_files import SIDE, STORED, encoded, photos, picture, without_colour
 from PIL import Image
 
