@@ -14,7 +14,7 @@ _GREEN, _ORANGE = "#1a9850", "#e6550d"
 
 
 def colour_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Features for want of a backbone: the colours of an 8 x 8 thumbnail.
+    """Features where there is no backbone: the colours of an 8 x 8 thumbnail.
 
     Args:
         images: `[n, s, s, 3]`.
@@ -46,9 +46,9 @@ def contact_sheet(
         partners: `[2n]` positions, those of the same class first, as `PairMiner` gives
             them.
         valid: `[2n]`, whether there is such a partner.
-        class_names: of all labels.
-        title: a line at the top.
-        columns: groups of three side by side. Default 3.
+        class_names: Of all labels.
+        title: A line at the top.
+        columns: Groups of three side by side. Default 3.
 
     Returns:
         A `PIL.Image.Image`. Partners have a green frame if they are of the same class
@@ -93,9 +93,9 @@ def with_twins(
     """Puts near-duplicates below a contact sheet, side by side.
 
     Args:
-        sheet: a `PIL.Image.Image`, such as `contact_sheet` draws.
-        twins: pairs of (uint8 RGB `[h, w, 3]`, what to write below it).
-        title: a line above them.
+        sheet: A `PIL.Image.Image`, such as `contact_sheet` draws.
+        twins: Pairs of (uint8 RGB `[h, w, 3]`, what to write below it).
+        title: A line above them.
 
     Returns:
         A longer `PIL.Image.Image`.
@@ -129,7 +129,7 @@ class _Page:
         self, left: int, top: int, text: str, room: int, colour: str = "black"
     ) -> None:
         """Writes one line, shortened in its middle to fit `room` px."""
-        # Names may hold line breaks, or bytes that are no letters.
+        # Names may hold line breaks, or bytes that are not UTF-8.
         text = " ".join(text.encode("utf-8", "replace").decode().split())
         kept = len(text)
         shown = text

@@ -33,14 +33,14 @@ def hold_out(
     """Holds a `"val"` split out of `"train"`, unless there is one.
 
     Args:
-        data: as the source gives it.
-        validation: fraction of every class to hold out; 0 leaves the split out.
-        seed: which groups are held out.
-        group_by: what belongs together, see `keras_apinet.data.load`.
-        progress: called with the photos looked at and the photos in all.
+        data: As the source gives it.
+        validation: Fraction of every class to hold out; 0 leaves the split out.
+        seed: Which groups are held out.
+        group_by: What belongs together, see `keras_apinet.data.load`.
+        progress: Called with the photos looked at and the photos in all.
 
     Raises:
-        APINetError: for a fraction or a grouping that cannot be.
+        APINetError: For a fraction or a grouping that cannot be.
     """
     FRACTION.check("validation", validation)
     SEED.check("seed", seed)
@@ -113,7 +113,7 @@ def check_group_by(group_by: str) -> re.Pattern[str] | None:
     """Checks what photos are grouped by; a pattern comes back compiled.
 
     Raises:
-        APINetError: for a pattern that is none, or that has no group.
+        APINetError: For a pattern that is none, or that has no group.
     """
     if group_by in ("photos", "folder", "none"):
         return None
@@ -179,10 +179,10 @@ def grouped_holdout(
     group goes as a whole, with all its classes; a class that is one group stays.
 
     Args:
-        split: the images.
+        split: The images.
         groups: `[n]` numbers, equal for images that belong together.
-        fraction: of each class, as nearly as groups allow.
-        seed: which groups.
+        fraction: Of each class, as nearly as groups allow.
+        seed: Which groups.
 
     Returns:
         Positions that stay and positions that are held out, both ascending.
@@ -227,8 +227,8 @@ def stratified_holdout(
 
     Args:
         labels: `[n]` classes.
-        fraction: of each class, rounded.
-        seed: which images.
+        fraction: Of each class, rounded.
+        seed: Which images.
 
     Returns:
         Positions that stay and positions that are held out, both ascending.

@@ -26,8 +26,8 @@ def inspect(
     """Reads every image once and says what is there.
 
     Args:
-        data: what to look at.
-        progress: called with the images done and the images in all, now and then.
+        data: What to look at.
+        progress: Called with the images done and the images in all, now and then.
 
     Returns:
         Plain values, ready for JSON: `"splits"` (per split its images, classes, counts
@@ -90,7 +90,7 @@ def near_duplicates(data: ImageData) -> dict[str, list[tuple[Place, Place]]]:
     """Photos that look the same, in two splits or with two labels.
 
     Args:
-        data: where to look.
+        data: Where to look.
 
     Returns:
         Pairs of (split, number) under `"near_leakage"` and `"near_conflicts"`: for each

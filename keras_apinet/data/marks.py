@@ -55,8 +55,8 @@ def read_marks(
     What was seen is kept in Keras's home, known by path, size and time of change.
 
     Args:
-        split: the photos.
-        progress: called with the photos done and the photos in all, now and then.
+        split: The photos.
+        progress: Called with the photos done and the photos in all, now and then.
 
     Returns:
         `[n]` records of `MARKS`.
@@ -95,9 +95,9 @@ def nearest_twins(
     Args:
         one: `[n]` marks, in which twins are sought.
         other: `[m]` marks, for each of which a twin is sought.
-        allowed: called with an array of positions in `other`, `[k]`; which positions of
+        allowed: Called with an array of positions in `other`, `[k]`; which positions of
             `one` may be their twins, `[k, n]`. Default: all.
-        bits: of 64 that may differ.
+        bits: Of 64 that may differ.
 
     Returns:
         `[k, 2]`: positions in `one` and in `other`, ascending in `other`.
@@ -134,8 +134,8 @@ def photo_groups(
     photos change is grouped anew.
 
     Args:
-        split: the photos; those that cannot be read are grouped like black ones.
-        progress: called with the photos looked at and the photos in all.
+        split: The photos; those that cannot be read are grouped like black ones.
+        progress: Called with the photos looked at and the photos in all.
 
     Returns:
         `[n]` numbers, equal for photos of one group.

@@ -150,12 +150,12 @@ class EpochClock:
     """Counts the epochs that were handed out whole.
 
     Args:
-        epoch_steps: steps in an epoch.
-        start_step: the step to begin with, counted over all epochs.
-        report: told about the end of every epoch.
+        epoch_steps: Steps in an epoch.
+        start_step: The step to begin with, counted over all epochs.
+        report: Told about the end of every epoch.
 
     Attributes:
-        rest: steps of the first pass, to the end of the epoch.
+        rest: Steps of the first pass, to the end of the epoch.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class EpochClock:
         import tensorflow as tf
 
         def bounds() -> NDArray[np.int64]:
-            if repeat:  # every pass is the same one, whoever looked in before
+            if repeat:  # every pass starts anew, even after Keras peeked
                 return np.array([self.start_step, np.iinfo(np.int64).max], np.int64)
             if self.rest < self.epoch_steps and self.next_step > self.start_step:
                 self._report.stop(

@@ -33,7 +33,7 @@ class Strings(Sequence[str]):
     """Many strings in one buffer: a tenth of the memory of as many Python objects.
 
     Args:
-        strings: any strings; file names that are not valid Unicode survive.
+        strings: Any strings; file names that are not valid Unicode survive.
     """
 
     def __init__(self, strings: Iterable[str]) -> None:
@@ -60,7 +60,7 @@ class FileReader:
     """Image files on disk.
 
     Args:
-        paths: one path per image.
+        paths: One path per image.
     """
 
     kind: Literal["file"] = "file"
@@ -82,7 +82,7 @@ class ArrayReader:
 
     Args:
         images: `[n, h, w, 3]` uint8, or a sequence of `[h, w, 3]` arrays.
-        name: what a reference starts with.
+        name: What a reference starts with.
     """
 
     kind: Literal["raw"] = "raw"

@@ -50,7 +50,7 @@ def open_source(
     Args:
         source: An `APINet`, a `Run`, a run folder, or a `.keras` file.
         which: In a run, `"best"` or `"last"`.
-        image_size: px, for a backbone that takes any size.
+        image_size: Px, for a backbone that takes any size.
         class_names: Names of the classes, where the model has none.
         temperature: What to divide the logits by. Default: the run's own, else 1.
         licence: Of the trained model.

@@ -21,7 +21,7 @@ def check_options(image_size: int, augmentation: str, resize: str) -> None:
     """Checks what the user chose.
 
     Raises:
-        APINetError: for a size below 1 or an unknown name.
+        APINetError: For a size below 1 or an unknown name.
     """
     IMAGE_SIZE.check("image_size", image_size)
     if augmentation not in AUGMENTATIONS:

@@ -44,7 +44,7 @@ def unread(counts: Mapping[str, int]) -> str:
     """One sentence on pictures that are left out, or an empty string.
 
     Args:
-        counts: files by ending, of which those in `UNREAD_SUFFIXES` count.
+        counts: Files by ending, of which those in `UNREAD_SUFFIXES` count.
     """
     parts = [
         f"{counts[suffix]} {suffix} ({UNREAD_SUFFIXES[suffix]})"
@@ -58,7 +58,7 @@ def check_file(path: str | bytes | os.PathLike[str]) -> None:
     """Looks at a file without opening it.
 
     Raises:
-        OSError: for a file that is missing, is not a regular file (a pipe would be
+        OSError: For a file that is missing, is not a regular file (a pipe would be
             waited for), is empty, or is too large to be a photo.
     """
     facts = os.stat(path)

@@ -35,10 +35,10 @@ class TFRecords:
     """Random access to TFRecord files, which TensorFlow only reads front to back.
 
     Args:
-        paths: the files; they are walked through once, without reading the data.
+        paths: The files; they are walked through once, without reading the data.
 
     Raises:
-        OSError: for a file that ends within a record.
+        OSError: For a file that ends within a record.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -78,9 +78,9 @@ class RecordReader:
     """Encoded images out of serialized examples.
 
     Args:
-        records: gives the bytes of examples by number.
-        image_key: the feature that holds the image.
-        name: what a reference starts with.
+        records: Gives the bytes of examples by number.
+        image_key: The feature that holds the image.
+        name: What a reference starts with.
     """
 
     kind: Literal["encoded"] = "encoded"
@@ -115,12 +115,12 @@ def load_tfds(
     """Opens a prepared TensorFlow Datasets set, or prepares it if that is asked for.
 
     Args:
-        name: as for `tfds.load`, without `tfds:`.
-        data_dir: where the sets lie. Default: TFDS' own default.
-        download: whether TFDS may download and prepare the set.
+        name: As for `tfds.load`, without `tfds:`.
+        data_dir: Where the sets lie. Default: TFDS' own default.
+        download: Whether TFDS may download and prepare the set.
 
     Raises:
-        APINetError: for an unknown name, a set that is not there or not whole, or one
+        APINetError: For an unknown name, a set that is not there or not whole, or one
             without images and class labels.
     """
     import tensorflow_datasets as tfds
