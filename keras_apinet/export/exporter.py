@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.compat import flatten_layers
 from keras_apinet.errors import printable
 from keras_apinet.export import child, conversion
 from keras_apinet.export.formats import FORMATS, Target
@@ -198,7 +199,7 @@ class Exporter:
         job = {
             "format": "tflite" if target.format == "web" else target.format,
             "info": asdict(self._described(target)),
-            "modules": sorted({_module(x) for x in self._logits._flatten_layers()}),
+            "modules": sorted({_module(x) for x in flatten_layers(self._logits)}),
         }
         (folder / conversion.JOB).write_text(json.dumps(job), "utf-8")
         return folder

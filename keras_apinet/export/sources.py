@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from keras_apinet.compat import flatten_layers
 from keras_apinet.errors import APINetError
 from keras_apinet.export.runtime.classifier_info import ClassifierInfo, recipe_hash
 
@@ -125,7 +126,7 @@ def in_float32(model: keras.Model) -> keras.Model:
 
     Converters know 16 bits only in part, and files choose their precision themselves.
     """
-    if all(layer.compute_dtype == "float32" for layer in model._flatten_layers()):
+    if all(layer.compute_dtype == "float32" for layer in flatten_layers(model)):
         return model
     config = _replaced(keras.saving.serialize_keras_object(model))
     copy = keras.saving.deserialize_keras_object(config, safe_mode=True)

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import PurePath
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, reason
 
 _HEIC = (".heic", ".heif", ".hif")
 HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
@@ -83,11 +83,11 @@ def read_file(path: str | bytes | os.PathLike[str]) -> bytes:
 
 def unreadable(reference: str, error: BaseException) -> APINetError:
     """The error that names an image and says why it could not be read."""
-    reason: str = getattr(error, "strerror", None) or str(error) or repr(error)
+    why = reason(error)
     way_out = UNREAD_SUFFIXES.get(PurePath(reference).suffix.lower())
     if way_out:
-        reason = f"{reason}; {way_out}"
+        why = f"{why}; {way_out}"
     return APINetError(
-        f"The image {reference!r} cannot be read ({reason}): repair it or take it out "
+        f"The image {reference!r} cannot be read ({why}): repair it or take it out "
         "of the data."
     )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.data.readers import Contents, as_objects
 from keras_apinet.data.sources.folders import SPLIT_NAMES
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, reason
 from keras_apinet.files.io import replacing
 
 # Where sets keep the box of the labelled object.
@@ -135,7 +135,8 @@ def load_tfds(
         builder = _prepare(name, folder)
     except Exception as error:
         raise APINetError(
-            f"The data set tfds:{name} cannot be opened ({error}): check its folder."
+            f"The data set tfds:{name} cannot be opened ({reason(error)}): check "
+            "its folder."
         ) from error
     info = builder.info
     image_key, label_key = _keys(name, info)
@@ -179,7 +180,8 @@ def _records(builder: Any, split: str) -> Any:
     except (OSError, NotImplementedError, ValueError) as error:
         raise APINetError(
             f"The prepared data set in {os.fspath(builder.data_dir)!r} cannot be read "
-            f"({error}): delete that folder and prepare it again with --download."
+            f"({reason(error)}): delete that folder and prepare it again with "
+            "--download."
         ) from error
 
 
@@ -265,8 +267,8 @@ def _prepare(name: str, folder: str | None) -> Any:
         raise APINetError(_why_missing(name, folder)) from error
     except Exception as error:
         raise APINetError(
-            f"The data set tfds:{name} could not be prepared ({error}): try again, or "
-            "unpack its archive by hand and give the folder."
+            f"The data set tfds:{name} could not be prepared ({reason(error)}): try "
+            "again, or unpack its archive by hand and give the folder."
         ) from error
     return builder
 
