@@ -169,7 +169,7 @@ def check(
     Raises:
         APINetError: With the measured and the allowed figure.
     """
-    given = {
+    given: dict[str, Any] = {
         "agreement": min_agreement,
         "difference": max_difference,
         "logits": max_logit_difference,
