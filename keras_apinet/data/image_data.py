@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.data.photos.files import unreadable
+from keras_apinet.data.photos.preprocessing import read_content
 from keras_apinet.data.readers import FileReader, Reader
 from keras_apinet.errors import APINetError, distinct_names
 
@@ -58,9 +60,6 @@ class Split:
         Raises:
             APINetError: For an image that cannot be read, with its name and why.
         """
-        from keras_apinet.data.photos.files import unreadable
-        from keras_apinet.data.photos.preprocessing import read_content
-
         reference = self.reference(index)
         try:
             contents, sizes = self.reader.fetch(self.rows[index : index + 1])

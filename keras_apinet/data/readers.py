@@ -74,7 +74,8 @@ class FileReader:
 
     def fetch(self, indices: NDArray[np.int64]) -> Contents:
         """The paths; the files are opened in the input pipeline."""
-        return as_objects([self.paths.encoded(i) for i in indices]), _no_sizes(indices)
+        paths = as_objects([self.paths.encoded(i) for i in indices])
+        return paths, np.zeros((len(paths), 2), np.int32)
 
 
 class ArrayReader:
@@ -111,7 +112,3 @@ def as_objects(values: Sequence[Any]) -> NDArray[np.object_]:
     array = np.empty(len(values), object)
     array[:] = values
     return array
-
-
-def _no_sizes(indices: NDArray[np.int64]) -> NDArray[np.int32]:
-    return np.zeros((len(indices), 2), np.int32)
