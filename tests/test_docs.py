@@ -231,6 +231,25 @@ def test_public_names_stay_what_they_are():
             assert not inspect.ismodule(getattr(names, name)), (room, name)
 
 
+def test_the_inside_page_names_files_that_exist():
+    text = (DOCS / "inside.md").read_text("utf-8")
+    block = text.split("## From a photo to the step")[1].split("```")[1]
+    names, folder = re.findall(r"`([\w/]+\.py)`", text), ""
+    for line in block.split("\n"):
+        name = (line.split() or [""])[0]
+        if re.fullmatch(r"[\w/]+(\.py|/)", name) and "data/" in name:
+            folder = name if name.endswith("/") else ""
+            names.append(name)
+        elif name.endswith(".py"):
+            names.append(folder + name)
+    assert len(names) > 40
+    assert "data/photos/preprocessing.py" in names
+    package = ROOT / "keras_apinet"
+    assert [
+        n for n in names if not any((r / n).exists() for r in (package, ROOT))
+    ] == []
+
+
 def test_every_page_is_in_the_navigation():
     listed = (ROOT / "mkdocs.yml").read_text("utf-8")
     for path in DOCS.rglob("*.md"):
