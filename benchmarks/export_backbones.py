@@ -137,7 +137,7 @@ def main() -> None:
     args = parser.parse_args()
     from keras_apinet.errors import APINetError
     from keras_apinet.export import Exporter
-    from keras_apinet.export.targets import Target
+    from keras_apinet.export.formats import Target
 
     files = dict(pair.split("=", 1) for pair in args.weights)
     if args.photos:

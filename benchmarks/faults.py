@@ -161,7 +161,7 @@ def world_in(folder: Path) -> Path:
 
     import keras_apinet
     from keras_apinet.export import Exporter
-    from keras_apinet.export.targets import Target
+    from keras_apinet.export.formats import Target
 
     model = keras_apinet.build("tiny", 3, 32, None, class_names=list("abc"))
     targets = [Target.of(folder / name) for name in ("m.tflite", "m.onnx", "saved")]

@@ -5,7 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from factories import class_folders
 
 from keras_apinet.cli import COMMANDS, main
 from keras_apinet.runs import Run
@@ -83,13 +83,9 @@ def test_a_model_reloads_by_keras_alone_after_the_import(tmp_path):
 
 
 def folder(root, classes=("a", "b"), images=3):
-    for name in classes:
-        (root / name).mkdir(parents=True)
-        for i in range(images):
-            Image.fromarray(np.full((40, 40, 3), 40 * i, "uint8")).save(
-                root / name / f"{i}.png"
-            )
-    return root
+    return class_folders(
+        root, classes, images, lambda label, i: np.full((40, 40, 3), 40 * i)
+    )
 
 
 QUICK = ["--backbone", "tiny", "--image-size", "32", "--epochs", "1"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import save
 from PIL import Image
 
 from keras_apinet.data import load
@@ -22,9 +23,8 @@ DOGS = 120
 
 
 def jpeg(path, seed):
-    path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 255, (3, 4, 3), np.uint8)
-    Image.fromarray(pixels).resize((40, 30)).save(path, quality=90)
+    save(path, pixels.repeat(10, 0).repeat(10, 1), quality=90)
 
 
 def write(path, lines):

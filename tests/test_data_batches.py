@@ -216,7 +216,7 @@ def grain_forever():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (7, "source=7 is no data set"),
+        (7, "source=7 is not a data set"),
         ((np.zeros((2, 4, 4, 3)), np.zeros(3)), "2 images came with 3 labels"),
         ((np.zeros((2, 4, 4, 3)), np.array([0, -1])), "whole numbers from 0"),
         ([(np.zeros((4, 4, 3)) - 1, 0)] * 2, r"pixels must lie in 0\.\.255"),

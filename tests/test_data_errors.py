@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from factories import save
 from PIL import Image
 
 from keras_apinet.data import (
@@ -20,10 +21,6 @@ from keras_apinet.data.birds import draw
 from keras_apinet.errors import APINetError
 
 pytestmark = pytest.mark.one_backend
-
-
-def save(path, pixels):
-    Image.fromarray(pixels).save(path)
 
 
 def broken_files(folder):

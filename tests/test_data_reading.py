@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+from factories import save
 from PIL import Image
 
 from keras_apinet.data import (
@@ -26,12 +27,6 @@ def photo(height=40, width=60, seed=0):
     r = np.random.default_rng(seed).uniform(0.5, 2, 3)
     waves = [127 + 120 * np.sin(r[c] * (x + c * y) / 20) for c in range(3)]
     return np.stack(waves, -1).astype(np.uint8)
-
-
-def save(path, array, mode=None, **options):
-    image = Image.fromarray(array)
-    (image.convert(mode) if mode else image).save(path, **options)
-    return str(path)
 
 
 def evaluated(path, size=16, **options):

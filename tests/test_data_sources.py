@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from factories import save
 from PIL import Image
 
 from keras_apinet.cli import main
@@ -17,10 +18,9 @@ pytestmark = pytest.mark.one_backend
 
 
 def fill(folder, name, count, colour=0):
-    (folder / name).mkdir(parents=True, exist_ok=True)
     for i in range(count):
         pixels = np.full((12, 16, 3), colour + i, np.uint8)
-        Image.fromarray(pixels).save(folder / name / f"{i} ü.png")
+        save(folder / name / f"{i} ü.png", pixels)
 
 
 def test_importing_loads_nothing_heavy():

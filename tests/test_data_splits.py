@@ -108,7 +108,7 @@ def test_patterns_folders_and_columns_group(tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("(", "no regular expression"),
+        ("(", "not a regular expression"),
         ("bird", "no group in parentheses"),
         ("(zebra)", "matches none"),
         ("(png)", "into one group"),

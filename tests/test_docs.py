@@ -16,7 +16,7 @@ import pytest
 
 import keras_apinet
 from keras_apinet.cli import main, parser
-from keras_apinet.data.birds import dataset
+from keras_apinet.data import birds
 from keras_apinet.train import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +76,7 @@ def commands(text):
 def few_birds(monkeypatch, tmp_path):
     """`synthetic_birds` with a few pictures, and a folder to work in."""
     few = {"train": 4, "val": 1, "test": 1}
-    monkeypatch.setattr(dataset, "PER_SPECIES", few)
+    monkeypatch.setattr(birds, "PER_SPECIES", few)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     return tmp_path
@@ -144,7 +144,7 @@ def test_own_backbone(few_birds):
 
 def test_the_notebook_runs(few_birds, monkeypatch, capsys):
     """Its code cells in order, with a quarter of its pictures and one epoch."""
-    monkeypatch.setattr(dataset, "PER_SPECIES", {"train": 100, "val": 20, "test": 1})
+    monkeypatch.setattr(birds, "PER_SPECIES", {"train": 100, "val": 20, "test": 1})
     notebook = json.loads((DOCS / "tour.ipynb").read_text("utf-8"))
     cells = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     assert all(not cell["outputs"] for cell in cells)
@@ -229,6 +229,25 @@ def test_public_names_stay_what_they_are():
         names = getattr(keras_apinet, room)
         for name in names.__all__:
             assert not inspect.ismodule(getattr(names, name)), (room, name)
+
+
+def test_the_inside_page_names_files_that_exist():
+    text = (DOCS / "inside.md").read_text("utf-8")
+    block = text.split("## From a photo to the step")[1].split("```")[1]
+    names, folder = re.findall(r"`([\w/]+\.py)`", text), ""
+    for line in block.split("\n"):
+        name = (line.split() or [""])[0]
+        if re.fullmatch(r"[\w/]+(\.py|/)", name) and "data/" in name:
+            folder = name if name.endswith("/") else ""
+            names.append(name)
+        elif name.endswith(".py"):
+            names.append(folder + name)
+    assert len(names) > 40
+    assert "data/photos/preprocessing.py" in names
+    package = ROOT / "keras_apinet"
+    assert [
+        n for n in names if not any((r / n).exists() for r in (package, ROOT))
+    ] == []
 
 
 def test_every_page_is_in_the_navigation():

@@ -12,11 +12,11 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from export_models import clear_classifier, patterns
+from factories import clear_classifier, patterns
 
 from keras_apinet.errors import APINetError
 from keras_apinet.export import Exporter, export_classifier, load_classifier
-from keras_apinet.export.targets import Target
+from keras_apinet.export.formats import Target
 from keras_apinet.files.sealing import seal
 from keras_apinet.loading import load
 

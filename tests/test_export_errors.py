@@ -8,13 +8,13 @@ import sys
 import keras
 import numpy as np
 import pytest
-from export_models import clear_classifier, patterns
+from factories import clear_classifier, patterns
 
 import keras_apinet
 from keras_apinet.cli import main
 from keras_apinet.errors import APINetError
 from keras_apinet.export import Exporter, export_classifier, load_classifier
-from keras_apinet.export.targets import Target
+from keras_apinet.export.formats import Target
 
 pytestmark = pytest.mark.one_backend
 
@@ -60,7 +60,7 @@ def test_a_target_that_exists_needs_force(model, tmp_path):
 def test_force_never_replaces_what_is_no_export(model, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("precious")
-    refuses("something else", model, tmp_path / "folder", force=True)
+    refuses("something other", model, tmp_path / "folder", force=True)
     refuses("is a folder", model, tmp_path / "folder", format="tflite", force=True)
     (tmp_path / "file").write_text("precious")
     refuses("is a file", model, tmp_path / "file", force=True)

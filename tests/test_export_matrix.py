@@ -6,11 +6,11 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from export_models import clear_classifier, patterns
+from factories import clear_classifier, patterns
 
 from keras_apinet.export import Exporter, load_classifier
+from keras_apinet.export.formats import Target
 from keras_apinet.export.runtime.runtimes import open_runtime
-from keras_apinet.export.targets import Target
 
 NAMES = ["wren", "tit", "blåmes", "robin", "owl"]
 TEMPERATURE = 1.3

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, Server, chromium
-from export_models import clear_classifier
+from factories import clear_classifier
 from PIL import Image
 
 from keras_apinet.data.birds import SPECIES, draw
 from keras_apinet.errors import APINetError
 from keras_apinet.export import Exporter, load_classifier
-from keras_apinet.export.targets import Target
+from keras_apinet.export.formats import Target
 
 pytestmark = pytest.mark.one_backend
 ROWS = (

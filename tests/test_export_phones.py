@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from export_models import clear_classifier
+from factories import clear_classifier
 
 from keras_apinet.data import prepare, read_photo
 from keras_apinet.export import Exporter, load_classifier
-from keras_apinet.export.targets import Target
+from keras_apinet.export.formats import Target
 
 pytestmark = pytest.mark.one_backend
 SIDE = 96

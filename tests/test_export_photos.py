@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
+from factories import class_folders
 from PIL import Image
 
 import keras_apinet
@@ -152,11 +153,7 @@ def test_one_photo_cannot_set_ranges_and_prove_them(numbered):
 
 
 def test_unreadable_photos_of_an_export_are_named(tmp_path):
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        for i in range(8):
-            pixels = np.full((32, 32, 3), i, "uint8")
-            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    class_folders(tmp_path, "ab", 8, lambda label, i: np.full((32, 32, 3), i))
     model = two_classes()
     given = keras_apinet.data.load(tmp_path, validation=0)
     (tmp_path / "a/0.png").write_bytes(b"no image")

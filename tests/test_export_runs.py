@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from export_models import clear_classifier, patterns
+from factories import clear_classifier, patterns
 from PIL import Image
 
 import keras_apinet

@@ -6,7 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from factories import class_folders
 
 import keras_apinet
 from keras_apinet import APINetError
@@ -207,12 +207,9 @@ QUICK = {
 @pytest.fixture
 def settings(tmp_path, rng):
     """Three classes of 40 photos, and weights of the tiny backbone."""
-    for name in ("a", "b", "c"):
-        folder = tmp_path / "photos" / name
-        folder.mkdir(parents=True)
-        for i in range(40):
-            pixels = rng.integers(0, 256, (40, 40, 3)).astype("uint8")
-            Image.fromarray(pixels).save(folder / f"{i}.png")
+    class_folders(
+        tmp_path / "photos", "abc", 40, lambda *_: rng.integers(0, 256, (40, 40, 3))
+    )
     weights = tmp_path / "tiny.weights.h5"
     keras_apinet.build("tiny", 3, 32, None).backbone.save_weights(weights)
     return {**QUICK, "data": str(tmp_path / "photos"), "weights": str(weights)}

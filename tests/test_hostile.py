@@ -11,7 +11,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from export_models import clear_classifier, patterns
+from factories import clear_classifier, patterns
 from PIL import Image
 
 import keras_apinet
@@ -19,8 +19,8 @@ from benchmarks import hostile
 from keras_apinet.cli import main
 from keras_apinet.errors import APINetError, printable
 from keras_apinet.export import Exporter, load_classifier
+from keras_apinet.export.formats import Target
 from keras_apinet.export.runtime.classifier_info import ClassifierInfo
-from keras_apinet.export.targets import Target
 from keras_apinet.files.schema import to_json
 from keras_apinet.runs import Run
 

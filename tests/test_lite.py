@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from factories import class_folders
 from keras import ops
 from PIL import Image, ImageOps
 
@@ -310,12 +311,10 @@ def test_nobody_packages_the_two_largest(name):
 
 @pytest.fixture
 def photos(tmp_path):
-    for name in "ab":
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(3):
-            pixels = np.full((40, 40, 3), 40 * i + ord(name), "uint8")
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
-    return str(tmp_path / "photos")
+    def grey(label, i):
+        return np.full((40, 40, 3), 97 + 40 * i + label)
+
+    return str(class_folders(tmp_path / "photos", "ab", 3, grey))
 
 
 def prepared(capsys, **settings):

@@ -216,7 +216,7 @@ def test_a_folder_with_files_of_others_stays_whole(place, tmp_path, capsys):
     # Of a folder that others made, not even an empty one inside it is ours.
     (tmp_path / "m" / "keras-apinet.json").unlink()
     assert call("folder", place, tmp_path, "--force") == 2
-    assert "something else" in capsys.readouterr().err
+    assert "something other" in capsys.readouterr().err
 
 
 def test_a_runs_own_pages_are_written_anew_unless_somebody_else_wrote_them(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, Server, chromium
-from export_models import clear_classifier
+from factories import clear_classifier
 from photo_files import SIDE, STORED, encoded, photos, picture, without_colour
 from PIL import Image
 
@@ -25,7 +25,7 @@ from keras_apinet.data import (
 )
 from keras_apinet.errors import APINetError
 from keras_apinet.export import Exporter, load_classifier
-from keras_apinet.export.targets import Target
+from keras_apinet.export.formats import Target
 
 pytestmark = pytest.mark.one_backend
 PAGE = Path(__file__).parent.parent / "docs/photos.md"

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import BACKEND
-from PIL import Image
+from factories import class_folders
 
 import keras_apinet
 from keras_apinet import APINetError, data
@@ -31,14 +31,12 @@ def photos(tmp_path):
     """Three classes of flat colours with noise, 8 images each."""
     rng = np.random.default_rng(0)
     colours = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
-    for name, colour in colours.items():
-        folder = tmp_path / "photos" / name
-        folder.mkdir(parents=True)
-        for i in range(8):
-            noise = rng.normal(0, 10, (40, 40, 3))
-            pixels = np.clip(np.array(colour) + noise, 0, 255).astype("uint8")
-            Image.fromarray(pixels).save(folder / f"{i}.png")
-    return tmp_path / "photos"
+
+    def noisy(label, i):
+        colour = [*colours.values()][label]
+        return np.clip(colour + rng.normal(0, 10, (40, 40, 3)), 0, 255)
+
+    return class_folders(tmp_path / "photos", colours, 8, noisy)
 
 
 def test_a_run_tells_everything(photos, tmp_path, capsys):
@@ -235,12 +233,12 @@ def split_photos(tmp_path):
     """A folder with 60 training and 12 validation photos of three classes."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 20), ("val", 4)):
-        for name in "abc":
-            folder = tmp_path / "split" / split / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 256, (36, 36, 3)).astype("uint8")
-                Image.fromarray(pixels).save(folder / f"{i}.png")
+        class_folders(
+            tmp_path / "split" / split,
+            "abc",
+            count,
+            lambda *_: rng.integers(0, 256, (36, 36, 3)),
+        )
     return tmp_path / "split"
 
 

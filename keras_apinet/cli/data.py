@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) -> None:
     import numpy as np
+    from keras import ops
 
     from keras_apinet.data import balanced_batches
     from keras_apinet.data.contact_sheet import (
@@ -126,6 +127,7 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
         with_twins,
     )
     from keras_apinet.files.outputs import picture_bytes, write_output
+    from keras_apinet.layers import PairMiner
 
     train = data.splits["train"]
     broken = report["unreadable"]
@@ -143,8 +145,6 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
     with batches.report:
         images, labels = (np.asarray(part) for part in next(iter(batches)))
     if args.backbone:
-        from keras import ops
-
         from keras_apinet import build
 
         model = build(
@@ -162,7 +162,8 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
         f"{batches.plan.classes_per_batch} classes x {args.images_per_class} images, "
         f"augmentation {args.augmentation}, partners found by {found_by}."
     )
-    sheet = contact_sheet(images, labels, features, data.class_names, title)
+    _, partners, valid = map(ops.convert_to_numpy, PairMiner()(features, labels))
+    sheet = contact_sheet(images, labels, partners, valid, data.class_names, title)
     found = [*report["near_conflicts"], *report["near_leakage"]]
     twins = [list(pair) for pair in dict.fromkeys(map(tuple, found))]
     if twins:

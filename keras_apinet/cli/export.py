@@ -91,8 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exports to every format asked for, then prints one table."""
     from keras_apinet.errors import APINetError
-    from keras_apinet.export.formats import check_precision, known_format
-    from keras_apinet.export.targets import Target
+    from keras_apinet.export.formats import Target, check_precision, known_format
 
     wanted: dict[tuple[str, str], None] = {}
     for name in args.format:

@@ -39,16 +39,16 @@ class BatchPlan:
         classes_per_batch: P, different classes in a block. Lowered, with a warning,
             where there are fewer.
         images_per_class: K, images of each class in a block.
-        seed: integer; everything drawn depends on it. Default 0.
-        epoch_steps: steps in an epoch. Default: images // images in a global batch,
+        seed: Integer; everything drawn depends on it. Default 0.
+        epoch_steps: Steps in an epoch. Default: images // images in a global batch,
             at least 1.
-        class_sampling: how often a class is drawn: `"uniform"` (default, each class
+        class_sampling: How often a class is drawn: `"uniform"` (default, each class
             alike), `"sqrt"` or `"proportional"` (to the number of its images, or its
             root; never more than once in a block).
-        num_replicas: blocks in a global batch. Default 1.
+        num_replicas: Blocks in a global batch. Default 1.
 
     Raises:
-        APINetError: for no images, numbers below 1, or an unknown `class_sampling`.
+        APINetError: For no images, numbers below 1, or an unknown `class_sampling`.
 
     >>> plan = BatchPlan([0, 0, 0, 1, 1, 2], classes_per_batch=2, images_per_class=2)
     >>> plan.epoch_steps
@@ -116,16 +116,16 @@ class BatchPlan:
         """The images of one global batch, block after block, class after class.
 
         Args:
-            epoch: from 0.
-            step: from 0; `epoch_steps` and beyond run on into the next epochs.
-            part: which part of the batch, from 0: that of one process. Default 0.
-            parts: how many equal parts of whole blocks there are. Default 1.
+            epoch: From 0.
+            step: From 0; `epoch_steps` and beyond run on into the next epochs.
+            part: Which part of the batch, from 0: that of one process. Default 0.
+            parts: How many equal parts of whole blocks there are. Default 1.
 
         Returns:
             `[num_replicas / parts * P * K]` positions in `labels`.
 
         Raises:
-            APINetError: for parts that do not divide the blocks.
+            APINetError: For parts that do not divide the blocks.
         """
         if parts < 1 or self.num_replicas % parts or not 0 <= part < parts:
             raise APINetError(

@@ -9,13 +9,7 @@ from keras_apinet.data.batch_plan import BatchPlan
 from keras_apinet.data.image_data import Split
 from keras_apinet.data.photos.augmentation import augmenter, check_options
 from keras_apinet.data.photos.graph_preprocessing import crop_and_resize, to_uint8
-from keras_apinet.data.pipeline import (
-    EpochClock,
-    Finish,
-    in_order,
-    load_batch,
-    with_account,
-)
+from keras_apinet.data.pipeline import BatchLoader, EpochClock, Finish, with_account
 from keras_apinet.data.reading_report import ReadingReport
 from keras_apinet.data.sources.arrays import as_split
 from keras_apinet.errors import APINetError
@@ -50,30 +44,30 @@ def balanced_batches(
     `seed` and the step's number alone.
 
     Args:
-        source: a `Split`, a pair of NumPy arrays, a `tf.data.Dataset`, a
+        source: A `Split`, a pair of NumPy arrays, a `tf.data.Dataset`, a
             `keras.utils.PyDataset`, or anything with images and labels that
-            `python_sources.as_split` takes.
+            `as_split` takes.
         classes_per_batch: P.
         images_per_class: K.
-        image_size: px of the square images.
+        image_size: Px of the square images.
         augmentation: `"paper"` (random crop and flip, default), `"light"`, `"strong"`
             or `"none"`.
         resize: `"fit"` (keep the aspect ratio, default) or `"squash"`.
-        box_crop: crop to the object's box first, where the source has boxes. Default
+        box_crop: Crop to the object's box first, where the source has boxes. Default
             False.
-        seed: integer. Default 0.
-        epoch_steps: steps in an epoch. Default: images // images in a global batch.
-        start_step: the step to begin with, counted over all epochs: step s of epoch e
+        seed: Integer. Default 0.
+        epoch_steps: Steps in an epoch. Default: images // images in a global batch.
+        start_step: The step to begin with, counted over all epochs: step s of epoch e
             is `e * plan.epoch_steps + s`. Default 0. A start within an epoch gives the
             rest of that epoch and no other, because `model.fit` takes the length of its
             first epoch for that of all.
-        repeat: whether one pass goes on through all epochs without end. Default False.
+        repeat: Whether one pass goes on through all epochs without end. Default False.
         class_sampling: `"uniform"` (default), `"sqrt"` or `"proportional"`.
-        num_replicas: blocks of P x K in the global batch. Default: `process_count`.
-        process_index: which process this is. Default 0.
-        process_count: processes that share the global batch; each gets its own
+        num_replicas: Blocks of P x K in the global batch. Default: `process_count`.
+        process_index: Which process this is. Default 0.
+        process_count: Processes that share the global batch; each gets its own
             `num_replicas / process_count` blocks. Default 1.
-        on_error: what to do about unreadable images: `"skip"` (default) puts the next
+        on_error: What to do about unreadable images: `"skip"` (default) puts the next
             readable image of the class in its place, keeps account in the result's
             `report`, and raises once more than 1 % are unreadable; `"raise"` raises.
 
@@ -82,7 +76,7 @@ def balanced_batches(
         labels `[N]`, with `.plan` (the `BatchPlan`) and `.report` (a `ReadingReport`).
 
     Raises:
-        APINetError: for options that are not known or do not fit each other.
+        APINetError: For options that are not known or do not fit each other.
 
     ```python
     batches = balanced_batches(
@@ -115,20 +109,10 @@ def balanced_batches(
 
     finish = _finisher(image_size, augmentation, resize, seed, first)
 
-    def batch(step: Tensor) -> Dataset:
-        return load_batch(split, step, draw, finish, report, box_crop)
-
-    def shaped(images: Tensor, labels: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        shape = [batch_size, image_size, image_size, 3]
-        return (
-            tf.ensure_shape(images, shape),
-            tf.ensure_shape(labels, [batch_size]),
-            step,
-        )
-
     clock = EpochClock(plan.epoch_steps, start_step, report)
-    batches = in_order(clock.steps(repeat), batch).map(shaped).prefetch(1)
-    batches = batches.map(clock.delivered)
+    loader = BatchLoader(split, draw, finish, report, box_crop)
+    shape = (batch_size, image_size, image_size, 3)
+    batches = loader.in_order(clock.steps(repeat), shape).map(clock.delivered)
     if not repeat:
         batches = batches.apply(tf.data.experimental.assert_cardinality(clock.rest))
     return with_account(batches, plan=plan, report=report)
@@ -148,16 +132,16 @@ def evaluation_batches(
     """Every image exactly once, in order: the centre crop, nothing random.
 
     Args:
-        source: as for `balanced_batches`.
-        image_size: px of the square images.
-        batch_size: images per batch; the last batch holds the rest. Default 64.
+        source: As for `balanced_batches`.
+        image_size: Px of the square images.
+        batch_size: Images per batch; the last batch holds the rest. Default 64.
         resize: `"fit"` (keep the aspect ratio, default) or `"squash"`.
-        box_crop: crop to the object's box first, where the source has boxes. Default
+        box_crop: Crop to the object's box first, where the source has boxes. Default
             False.
-        augmentation: as for `balanced_batches`, to get one random view of each image
+        augmentation: As for `balanced_batches`, to get one random view of each image
             that is always the same. Default `"none"`.
-        seed: which views. Default 0.
-        on_error: what to do about unreadable images: `"raise"` (default), or `"skip"`
+        seed: Which views. Default 0.
+        on_error: What to do about unreadable images: `"raise"` (default), or `"skip"`
             them, listed in the result's `report`, which raises once more than one of
             them and more than 1 % are unreadable.
 
@@ -166,7 +150,7 @@ def evaluation_batches(
         labels `[n]`, with `.report` (a `ReadingReport`).
 
     Raises:
-        APINetError: for options that are not known.
+        APINetError: For options that are not known.
     """
     import tensorflow as tf
 
@@ -183,15 +167,11 @@ def evaluation_batches(
 
     finish = _finisher(image_size, augmentation, resize, seed)
 
-    def batch(step: Tensor) -> Dataset:
-        return load_batch(split, step, draw, finish, report, box_crop)
-
-    def shaped(images: Tensor, labels: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        shape = [None, image_size, image_size, 3]
-        return tf.ensure_shape(images, shape), tf.ensure_shape(labels, [None])
-
     count = -(-len(split) // batch_size)
-    batches = in_order(tf.data.Dataset.range(count), batch).map(shaped).prefetch(1)
+    loader = BatchLoader(split, draw, finish, report, box_crop)
+    shape = (None, image_size, image_size, 3)
+    batches = loader.in_order(tf.data.Dataset.range(count), shape)
+    batches = batches.map(lambda images, labels, step: (images, labels))
     if on_error == "raise":
         batches = batches.apply(tf.data.experimental.assert_cardinality(count))
     return with_account(batches, report=report)
@@ -212,9 +192,9 @@ def stored_batches(
     Args:
         stored: `[V, n, ...]` floats, V for each of n images; may lie in a file.
         labels: `[n]`, the classes that `plan` was made of.
-        plan: which images meet in a step.
-        report: what is known about unreadable images.
-        start_step: the step to begin with, counted over all epochs. Default 0.
+        plan: Which images meet in a step.
+        report: What is known about unreadable images.
+        start_step: The step to begin with, counted over all epochs. Default 0.
 
     Returns:
         A `tf.data.Dataset` without end of float32 arrays `[N, ...]` and int32 labels
@@ -243,11 +223,11 @@ def _finisher(
     """What makes a finished image of a photo.
 
     Args:
-        image_size: px.
-        augmentation: as for `balanced_batches`.
-        resize: as for `balanced_batches`.
-        seed: of everything random.
-        first: place of the batch's first image among those of the same step.
+        image_size: Px.
+        augmentation: As for `balanced_batches`.
+        resize: As for `balanced_batches`.
+        seed: Of everything random.
+        first: Place of the batch's first image among those of the same step.
     """
     import tensorflow as tf
 

@@ -14,7 +14,7 @@ _GREEN, _ORANGE = "#1a9850", "#e6550d"
 
 
 def colour_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Features for want of a backbone: the colours of an 8 x 8 thumbnail.
+    """Features where there is no backbone: the colours of an 8 x 8 thumbnail.
 
     Args:
         images: `[n, s, s, 3]`.
@@ -32,7 +32,8 @@ def colour_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 def contact_sheet(
     images: NDArray[np.uint8],
     labels: NDArray[np.int32],
-    features: NDArray[np.float32],
+    partners: NDArray[np.int32],
+    valid: NDArray[np.bool_],
     class_names: Sequence[str],
     title: str = "",
     columns: int = 3,
@@ -42,23 +43,18 @@ def contact_sheet(
     Args:
         images: `[n, s, s, 3]`.
         labels: `[n]`.
-        features: `[n, d]`, in which the nearest images are found.
-        class_names: of all labels.
-        title: a line at the top.
-        columns: groups of three side by side. Default 3.
+        partners: `[2n]` positions, those of the same class first, as `PairMiner` gives
+            them.
+        valid: `[2n]`, whether there is such a partner.
+        class_names: Of all labels.
+        title: A line at the top.
+        columns: Groups of three side by side. Default 3.
 
     Returns:
         A `PIL.Image.Image`. Partners have a green frame if they are of the same class
         and an orange one if not; where there is no partner the place stays grey.
     """
-    from keras import ops
-
-    from keras_apinet.layers import PairMiner
-
     n = len(images)
-    _, partners, valid = (
-        ops.convert_to_numpy(x) for x in PairMiner()(features, labels)
-    )
     rows = -(-n // columns)
     group = 3 * (_PX + _GAP) + 3 * _GAP
     head = 2 * _LINE + 2 * _GAP
@@ -97,9 +93,9 @@ def with_twins(
     """Puts near-duplicates below a contact sheet, side by side.
 
     Args:
-        sheet: a `PIL.Image.Image`, such as `contact_sheet` draws.
-        twins: pairs of (uint8 RGB `[h, w, 3]`, what to write below it).
-        title: a line above them.
+        sheet: A `PIL.Image.Image`, such as `contact_sheet` draws.
+        twins: Pairs of (uint8 RGB `[h, w, 3]`, what to write below it).
+        title: A line above them.
 
     Returns:
         A longer `PIL.Image.Image`.
@@ -133,7 +129,7 @@ class _Page:
         self, left: int, top: int, text: str, room: int, colour: str = "black"
     ) -> None:
         """Writes one line, shortened in its middle to fit `room` px."""
-        # Names may hold line breaks, or bytes that are no letters.
+        # Names may hold line breaks, or bytes that are not UTF-8.
         text = " ".join(text.encode("utf-8", "replace").decode().split())
         kept = len(text)
         shown = text

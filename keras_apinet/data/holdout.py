@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.data.image_data import ImageData, Split
+from keras_apinet.data.image_data import ImageData, Split, end_of
 from keras_apinet.data.marks import photo_groups
 from keras_apinet.data.sources.tables import number_groups
 from keras_apinet.errors import APINetError
@@ -33,14 +33,14 @@ def hold_out(
     """Holds a `"val"` split out of `"train"`, unless there is one.
 
     Args:
-        data: as the source gives it.
-        validation: fraction of every class to hold out; 0 leaves the split out.
-        seed: which groups are held out.
-        group_by: what belongs together, see `keras_apinet.data.load`.
-        progress: called with the photos looked at and the photos in all.
+        data: As the source gives it.
+        validation: Fraction of every class to hold out; 0 leaves the split out.
+        seed: Which groups are held out.
+        group_by: What belongs together, see `keras_apinet.data.load`.
+        progress: Called with the photos looked at and the photos in all.
 
     Raises:
-        APINetError: for a fraction or a grouping that cannot be.
+        APINetError: For a fraction or a grouping that cannot be.
     """
     FRACTION.check("validation", validation)
     SEED.check("seed", seed)
@@ -113,7 +113,7 @@ def check_group_by(group_by: str) -> re.Pattern[str] | None:
     """Checks what photos are grouped by; a pattern comes back compiled.
 
     Raises:
-        APINetError: for a pattern that is none, or that has no group.
+        APINetError: For a pattern that is none, or that has no group.
     """
     if group_by in ("photos", "folder", "none"):
         return None
@@ -125,8 +125,8 @@ def check_group_by(group_by: str) -> re.Pattern[str] | None:
         pattern = re.compile(group_by)
     except (re.error, RecursionError, OverflowError) as error:
         raise APINetError(
-            f"group_by={group_by!r} is no regular expression ({error}): give one with "
-            "a group in parentheses, or photos, folder, none or column:NAME."
+            f"group_by={group_by!r} is not a regular expression ({error}): give one "
+            "with a group in parentheses, or photos, folder, none or column:NAME."
         ) from error
     if not pattern.groups:
         raise APINetError(
@@ -161,7 +161,7 @@ def _groups(
     if not any(found):
         raise APINetError(
             f"group_by={group_by!r} matches none of {len(paths):,} paths, such as "
-            f"{paths[0].removeprefix(base)!r}: mend the pattern."
+            f"{paths[0].removeprefix(base)!r}: correct the pattern."
         )
     return number_groups(
         "\0".join(("", *(part or "" for part in match.groups()))) if match else ""
@@ -179,10 +179,10 @@ def grouped_holdout(
     group goes as a whole, with all its classes; a class that is one group stays.
 
     Args:
-        split: the images.
+        split: The images.
         groups: `[n]` numbers, equal for images that belong together.
-        fraction: of each class, as nearly as groups allow.
-        seed: which groups.
+        fraction: Of each class, as nearly as groups allow.
+        seed: Which groups.
 
     Returns:
         Positions that stay and positions that are held out, both ascending.
@@ -194,7 +194,7 @@ def grouped_holdout(
     members: dict[int, list[int]] = {}
     for i, group in enumerate(groups.tolist()):
         members.setdefault(group, []).append(i)
-    names = {g: min(_tail(split.reference(i)) for i in m) for g, m in members.items()}
+    names = {g: min(end_of(split.reference(i)) for i in m) for g, m in members.items()}
     ordered = sorted(members, key=lambda g: _rank(names[g], seed))
     held: list[int] = []
     # What comes nearest to the share first; then the smallest, for classes without any.
@@ -212,10 +212,6 @@ def grouped_holdout(
     return np.setdiff1d(np.arange(len(labels)), val), val
 
 
-def _tail(reference: str) -> str:
-    return "/".join(reference.replace("\\", "/").split("/")[-2:])
-
-
 def _rank(name: str, seed: int) -> bytes:
     text = f"{seed}:{name}".encode("utf-8", "surrogateescape")
     return hashlib.blake2b(text, digest_size=8).digest()
@@ -231,8 +227,8 @@ def stratified_holdout(
 
     Args:
         labels: `[n]` classes.
-        fraction: of each class, rounded.
-        seed: which images.
+        fraction: Of each class, rounded.
+        seed: Which images.
 
     Returns:
         Positions that stay and positions that are held out, both ascending.

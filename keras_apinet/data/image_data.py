@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.data.photos.files import unreadable
+from keras_apinet.data.photos.preprocessing import read_content
 from keras_apinet.data.readers import FileReader, Reader
 from keras_apinet.errors import APINetError, distinct_names
 
@@ -19,11 +21,11 @@ class Split:
     """The images and labels of one split, in compact arrays.
 
     Attributes:
-        reader: fetches the images.
+        reader: Fetches the images.
         labels: `[n]` int32, positions in the class names.
         rows: `[n]` int64, the place of each image in `reader`.
         boxes: `[n, 4]` float32 left, top, right, bottom of the object, or None.
-        boxes_are_fractions: whether `boxes` are in 0..1 of the image or in pixels.
+        boxes_are_fractions: Whether `boxes` are in 0..1 of the image or in pixels.
         groups: `[n]` int64, equal for images that belong together, or None.
     """
 
@@ -56,11 +58,8 @@ class Split:
         """One image as uint8 RGB `[h, w, 3]`, turned upright.
 
         Raises:
-            APINetError: for an image that cannot be read, with its name and why.
+            APINetError: For an image that cannot be read, with its name and why.
         """
-        from keras_apinet.data.photos.files import unreadable
-        from keras_apinet.data.photos.preprocessing import read_content
-
         reference = self.reference(index)
         try:
             contents, sizes = self.reader.fetch(self.rows[index : index + 1])
@@ -84,14 +83,14 @@ class ImageData:
     """A data set for fine-grained classification.
 
     Attributes:
-        name: what was asked for.
-        class_names: one name per label.
+        name: What was asked for.
+        class_names: One name per label.
         splits: `"train"`, `"val"`, and `"test"` if there is one.
-        groups: coarser names of each class: `{"family": (name of class 0, ...)}`.
-        held_out: how `"val"` was cut from the training images, or None if the source
+        groups: Coarser names of each class: `{"family": (name of class 0, ...)}`.
+        held_out: How `"val"` was cut from the training images, or None if the source
             has its own; for the run folder.
-        description: one line on what it is, for people.
-        notes: what a person should know of how it was read and cut, in sentences.
+        description: One line on what it is, for people.
+        notes: What a person should know of how it was read and cut, in sentences.
     """
 
     name: str
@@ -117,17 +116,21 @@ class ImageData:
             digest.update(f"{name}:{len(split)}:".encode())
             digest.update(split.labels.tobytes())
             for i in range(len(split)):
-                reference = split.reference(i).replace("\\", "/")
-                tail = "/".join(reference.split("/")[-2:])
-                digest.update(tail.encode("utf-8", "surrogateescape") + b"\0")
+                end = end_of(split.reference(i))
+                digest.update(end.encode("utf-8", "surrogateescape") + b"\0")
         return digest.hexdigest()[:16]
+
+
+def end_of(reference: str) -> str:
+    """The last two parts of a path, which stay when the data set is moved."""
+    return "/".join(reference.replace("\\", "/").split("/")[-2:])
 
 
 def checked(data: ImageData) -> ImageData:
     """The data set with its splits in order, if every class can be learned.
 
     Raises:
-        APINetError: for no training images, or classes that only other splits have.
+        APINetError: For no training images, or classes that only other splits have.
     """
     splits = {name: split for name, split in data.splits.items() if len(split)}
     if "train" not in splits:

@@ -3,14 +3,13 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.data.marks import nearest_twins, read_marks
-from keras_apinet.data.photos.files import check_file, unreadable
+from keras_apinet.data.photos.files import read_file, unreadable
 from keras_apinet.data.photos.preprocessing import read_content
 from keras_apinet.errors import APINetError
 
@@ -21,29 +20,14 @@ _CHUNK = 64
 _MOST_COMPARED = 50_000
 
 
-@dataclass(frozen=True)
-class Seen:
-    """One image that was looked at.
-
-    Attributes:
-        digest: of the stored bytes; equal for exact duplicates.
-        size: height and width in px, or None if it cannot be read.
-        problem: why it cannot be read, or an empty string.
-    """
-
-    digest: bytes
-    size: tuple[int, int] | None
-    problem: str
-
-
 def inspect(
     data: ImageData, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
     """Reads every image once and says what is there.
 
     Args:
-        data: what to look at.
-        progress: called with the images done and the images in all, now and then.
+        data: What to look at.
+        progress: Called with the images done and the images in all, now and then.
 
     Returns:
         Plain values, ready for JSON: `"splits"` (per split its images, classes, counts
@@ -71,14 +55,14 @@ def inspect(
     }
     for name, split in data.splits.items():
         sides: list[tuple[int, int]] = []
-        for i, seen in enumerate(_look(split)):
-            if seen.size is None:
-                report["unreadable"][split.reference(i)] = seen.problem
+        for i, (digest, size) in enumerate(_look(split)):
+            if isinstance(size, APINetError):
+                report["unreadable"][split.reference(i)] = str(size)
             else:
-                sides.append(seen.size)
+                sides.append(size)
                 label = int(split.labels[i])
-                exact[name, i] = seen.digest
-                other = first.setdefault(seen.digest, (name, label, i))
+                exact[name, i] = digest
+                other = first.setdefault(digest, (name, label, i))
                 pair = [data.splits[other[0]].reference(other[2]), split.reference(i)]
                 if other[0] != name:
                     report["leakage"].append(pair)
@@ -106,7 +90,7 @@ def near_duplicates(data: ImageData) -> dict[str, list[tuple[Place, Place]]]:
     """Photos that look the same, in two splits or with two labels.
 
     Args:
-        data: where to look.
+        data: Where to look.
 
     Returns:
         Pairs of (split, number) under `"near_leakage"` and `"near_conflicts"`: for each
@@ -161,31 +145,30 @@ def _spread(values: Any) -> dict[str, int]:
     }
 
 
-def _look(split: Split) -> Iterator[Seen]:
-    """Looks at the images in order, some at a time."""
+def _look(split: Split) -> Iterator[tuple[bytes, tuple[int, int] | APINetError]]:
+    """For each image a digest, equal for exact duplicates, and its size in px.
 
-    def look(item: tuple[bytes, Any, str]) -> Seen:
-        content, size, reference = item
+    In place of the size of an image that cannot be read stands the error.
+    """
+
+    def look(content: Any, size: Any, reference: str) -> Any:
         kind: str = split.reader.kind
         try:
             if kind == "file":
-                check_file(content)
-                with open(content, "rb") as file:
-                    content, kind = file.read(), "encoded"
+                content, kind = read_file(content), "encoded"
             pixels = read_content(kind, content, size, reference)
         except OSError as error:
-            return Seen(b"", None, str(unreadable(reference, error)))
+            return b"", unreadable(reference, error)
         except APINetError as error:
-            return Seen(b"", None, str(error))
+            return b"", error
         digest = hashlib.sha256(content)
         if kind == "raw":
             digest.update(repr(pixels.shape).encode())
-        height, width = pixels.shape[:2]
-        return Seen(digest.digest(), (height, width), "")
+        return digest.digest(), pixels.shape[:2]
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(split), _CHUNK):
             indices = np.arange(start, min(start + _CHUNK, len(split)))
             contents, sizes = split.reader.fetch(split.rows[indices])
             names = [split.reference(int(i)) for i in indices]
-            yield from pool.map(look, zip(contents, sizes, names, strict=True))
+            yield from pool.map(look, contents, sizes, names)

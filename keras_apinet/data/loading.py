@@ -30,7 +30,7 @@ def load(
     r"""Loads a data set by name; images are read later, when they are needed.
 
     Args:
-        name: what to load:
+        name: What to load:
 
             - a folder `train/val/test/<class>/*.jpg`, `<class>/*.jpg`, or another
               layout that means the same, such as `Training_Set` for `train`;
@@ -41,12 +41,12 @@ def load(
             - `"tfds:NAME"` (or `NAME` alone): a TensorFlow Datasets set, whose
               `validation` split is the test split if it has no labelled test images;
             - `"synthetic_birds"`: drawn at run time, nothing to download.
-        data_dir: where TensorFlow Datasets keeps its sets. Default: its own default.
-        seed: for the held-out split and the synthetic birds. Default 0.
-        validation: fraction of each class that is held out of the training images,
+        data_dir: Where TensorFlow Datasets keeps its sets. Default: its own default.
+        seed: For the held-out split and the synthetic birds. Default 0.
+        validation: Fraction of each class that is held out of the training images,
             if the source has no validation split; None for a data set that nothing is
             trained on, whose splits may lack training images. Default 0.1.
-        group_by: which images belong together, so that they are held out together:
+        group_by: Which images belong together, so that they are held out together:
 
             - `"photos"` (default): near-duplicates, photos that one camera took within
               half a minute, and photos of a class that look alike;
@@ -55,18 +55,18 @@ def load(
               for which its groups in parentheses are equal, as in `r"(.*)_\d+"`;
             - `"column:NAME"`: the rows of a table that are equal in that column;
             - `"none"`: each image is drawn by itself.
-        level: which labels, for a set that has several: FGVC-Aircraft has `"variant"`
+        level: Which labels, for a set that has several: FGVC-Aircraft has `"variant"`
             (default), `"family"` and `"manufacturer"`.
-        download: whether TensorFlow Datasets may download what is not there. Default
+        download: Whether TensorFlow Datasets may download what is not there. Default
             False.
-        progress: called with the images looked at and the images in all, while they
+        progress: Called with the images looked at and the images in all, while they
             are searched for bursts.
 
     Returns:
         The data set, with the splits `"train"`, `"val"` and perhaps `"test"`.
 
     Raises:
-        APINetError: for a name that is none of these, or a source that is not whole.
+        APINetError: For a name that is none of these, or a source that is not whole.
 
     ```python
     data = load("photos/")
@@ -77,7 +77,7 @@ def load(
     text = os.fspath(name)
     path = Path(text)
     if text == "synthetic_birds":
-        from keras_apinet.data.birds.dataset import load_birds
+        from keras_apinet.data.birds import load_birds
 
         data = load_birds(seed)
     elif path.is_dir():

@@ -7,7 +7,6 @@ import datetime
 import hashlib
 import io
 import os
-import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.data.image_data import Split
+from keras_apinet.data.photos.files import read_file
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import write_atomically
 
@@ -55,8 +55,8 @@ def read_marks(
     What was seen is kept in Keras's home, known by path, size and time of change.
 
     Args:
-        split: the photos.
-        progress: called with the photos done and the photos in all, now and then.
+        split: The photos.
+        progress: Called with the photos done and the photos in all, now and then.
 
     Returns:
         `[n]` records of `MARKS`.
@@ -95,9 +95,9 @@ def nearest_twins(
     Args:
         one: `[n]` marks, in which twins are sought.
         other: `[m]` marks, for each of which a twin is sought.
-        allowed: called with an array of positions in `other`, `[k]`; which positions of
+        allowed: Called with an array of positions in `other`, `[k]`; which positions of
             `one` may be their twins, `[k, n]`. Default: all.
-        bits: of 64 that may differ.
+        bits: Of 64 that may differ.
 
     Returns:
         `[k, 2]`: positions in `one` and in `other`, ascending in `other`.
@@ -134,8 +134,8 @@ def photo_groups(
     photos change is grouped anew.
 
     Args:
-        split: the photos; those that cannot be read are grouped like black ones.
-        progress: called with the photos looked at and the photos in all.
+        split: The photos; those that cannot be read are grouped like black ones.
+        progress: Called with the photos looked at and the photos in all.
 
     Returns:
         `[n]` numbers, equal for photos of one group.
@@ -146,14 +146,10 @@ def photo_groups(
         inside = np.flatnonzero(split.labels == label)
         shades = marks["colours"][inside].astype(np.float32).mean(axis=1)
         # Clustering takes the square of the number in memory and time.
-        for part in np.array_split(
-            inside[np.argsort(shades, kind="stable")], -(-len(inside) // _MOST_AT_ONCE)
-        ):
-            groups[part] = (
-                groups.max()
-                + 1
-                + _look_alikes(marks[np.sort(part)])[np.argsort(np.argsort(part))]
-            )
+        order = np.argsort(shades, kind="stable")
+        for part in np.array_split(inside[order], -(-len(inside) // _MOST_AT_ONCE)):
+            part = np.sort(part)
+            groups[part] = groups.max() + 1 + _look_alikes(marks[part])
     return groups
 
 
@@ -204,7 +200,7 @@ def _look(kind: str, content: Any, size: Any) -> dict[str, Any] | None:
             )
         else:
             if kind == "file":
-                content = _read(content)
+                content = read_file(content)
             image = Image.open(io.BytesIO(content))
         taken, camera = _origin(image)
         # JPEG files are decoded at an eighth, which is many times as fast.
@@ -227,12 +223,6 @@ def _look(kind: str, content: Any, size: Any) -> dict[str, Any] | None:
         }
     except Exception:  # whatever a broken file does; it is named when it is read
         return None
-
-
-def _read(path: bytes) -> bytes:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-        raise OSError("not a regular file")
-    return Path(os.fsdecode(path)).read_bytes()
 
 
 def _origin(image: Any) -> tuple[float, int]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from keras_apinet.data.image_data import Split
 from keras_apinet.data.photos.files import check_file
 from keras_apinet.data.photos.graph_preprocessing import decode
-from keras_apinet.data.readers import Contents, pack
+from keras_apinet.data.readers import pack
 from keras_apinet.data.reading_report import ReadingReport
 from keras_apinet.errors import APINetError
 from keras_apinet.types import Dataset, Tensor
@@ -24,82 +24,115 @@ Finish = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
 Draw = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
-def load_batch(
-    split: Split,
-    step: Tensor,
-    draw: Draw,
-    finish: Finish,
-    report: ReadingReport,
-    box_crop: bool,
-) -> Dataset:
-    """A data set of one element: the images, the labels and the number of a step.
+class BatchLoader:
+    """Turns the numbers of steps into batches of finished images.
 
     Args:
-        split: the source.
-        step: int64 scalar.
-        draw: gives the positions in `split` of the step's images, as far as they are
-            not known to be unreadable.
-        finish: crops, resizes and augments one image.
-        report: told about unreadable images.
-        box_crop: whether `finish` gets the object's box.
+        split: The source.
+        draw: Gives the positions in `split` of a step's images, as far as they are not
+            known to be unreadable.
+        finish: Crops, resizes and augments one image.
+        report: Told about unreadable images.
+        box_crop: Whether `finish` gets the object's box.
     """
-    import tensorflow as tf
 
-    def fetch(step: NDArray[np.int64]) -> tuple[Any, ...]:
-        report.check()
-        indices = draw(step)
-        contents, sizes = split.reader.fetch(split.rows[indices])
-        if split.reader.kind == "file":
+    def __init__(
+        self,
+        split: Split,
+        draw: Draw,
+        finish: Finish,
+        report: ReadingReport,
+        box_crop: bool,
+    ) -> None:
+        self._split, self._draw, self._finish = split, draw, finish
+        self._report, self._boxes = report, split.boxes if box_crop else None
+
+    def in_order(self, steps: Dataset, shape: tuple[int | None, ...]) -> Dataset:
+        """Loads two steps at a time and hands them out in order.
+
+        Args:
+            steps: int64 scalars.
+            shape: Of the images of a step, `[N, image_size, image_size, 3]`.
+
+        Returns:
+            uint8 images of that shape, int32 labels `[N]`, and the step's number.
+        """
+        import tensorflow as tf
+
+        options = tf.data.Options()
+        options.deterministic = True
+        # Every process draws its own part of a batch already.
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.OFF
+        )
+
+        def shaped(images: Tensor, labels: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+            labels = tf.ensure_shape(labels, shape[:1])
+            return tf.ensure_shape(images, shape), labels, step
+
+        batches = steps.interleave(
+            tf.autograph.experimental.do_not_convert(self._load),
+            cycle_length=2,
+            num_parallel_calls=2,
+            deterministic=True,
+        )
+        return batches.with_options(options).map(shaped).prefetch(1)
+
+    def _load(self, step: Tensor) -> Dataset:
+        """One element: the images, the labels and the number of a step."""
+        fast = self._loaded(step, self._fetch, self._split.reader.kind).ignore_errors()
+        slow = self._loaded(step, self._fetch_one_by_one, "raw")
+        return fast.concatenate(slow).take(1)
+
+    def _fetch(self, step: NDArray[np.int64]) -> tuple[Any, ...]:
+        self._report.check()
+        indices = self._draw(step)
+        contents, sizes = self._split.reader.fetch(self._split.rows[indices])
+        if self._split.reader.kind == "file":
             for path in contents:  # TensorFlow would wait for a pipe
                 check_file(path)
-        return (contents, sizes, *facts(indices))
+        return (contents, sizes, *self._facts(indices))
 
-    def fetch_one_by_one(step: NDArray[np.int64]) -> tuple[Any, ...]:
+    def _fetch_one_by_one(self, step: NDArray[np.int64]) -> tuple[Any, ...]:
         images: dict[int, NDArray[np.uint8]] = {}
         while True:
-            report.check()
-            indices = draw(step)
+            self._report.check()
+            indices = self._draw(step)
             try:
                 for index in indices.tolist():
                     if index not in images:
-                        images[index] = split.read(index)
+                        images[index] = self._split.read(index)
             except APINetError as error:
-                report.add(index, error)
+                self._report.add(index, error)
                 continue
-            contents: Contents = pack([images[i] for i in indices.tolist()])
-            return (*contents, *facts(indices))
+            contents = pack([images[i] for i in indices.tolist()])
+            return (*contents, *self._facts(indices))
 
-    def facts(indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        boxes = split.boxes if box_crop else None
-        chosen = np.zeros((len(indices), 4), np.float32)
-        return split.labels[indices], chosen if boxes is None else boxes[indices]
+    def _facts(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        none = np.zeros((len(indices), 4), np.float32)
+        boxes = none if self._boxes is None else self._boxes[indices]
+        return self._split.labels[indices], boxes
 
-    def load(fetch: Callable[[NDArray[np.int64]], Any], kind: str) -> Dataset:
+    def _loaded(self, step: Tensor, fetch: Any, kind: str) -> Dataset:
+        import tensorflow as tf
+
         def one(content: Tensor, size: Tensor, box: Tensor, i: Tensor) -> Tensor:
             if kind == "raw":
-                pixels = tf.reshape(
-                    tf.io.decode_raw(content, tf.uint8), [size[0], size[1], 3]
-                )
+                pixels = tf.io.decode_raw(content, tf.uint8)
+                pixels = tf.reshape(pixels, [size[0], size[1], 3])
             else:
-                file = tf.io.read_file(content) if kind == "file" else content
-                pixels = decode(file)
-            return finish(pixels, _in_pixels(box, pixels), step, i)
-
-        def _in_pixels(box: Tensor, pixels: Tensor) -> Tensor | None:
-            if not box_crop or split.boxes is None:
-                return None
-            if split.boxes_are_fractions:
-                size = tf.cast(tf.shape(pixels)[1::-1], tf.float32)
-                return box * tf.concat([size, size], 0)
-            return box
+                pixels = decode(tf.io.read_file(content) if kind == "file" else content)
+            if self._split.boxes_are_fractions:
+                sides = tf.cast(tf.shape(pixels)[1::-1], tf.float32)
+                box *= tf.concat([sides, sides], 0)
+            return self._finish(pixels, None if self._boxes is None else box, step, i)
 
         def many(
             contents: Tensor, sizes: Tensor, labels: Tensor, boxes: Tensor
         ) -> Dataset:
             count = tf.size(contents, tf.int64)
-            places = tf.range(count)
             images = tf.data.Dataset.from_tensor_slices(
-                (contents, tf.ensure_shape(sizes, [None, 2]), boxes, places)
+                (contents, tf.ensure_shape(sizes, [None, 2]), boxes, tf.range(count))
             )
             images = images.map(one, num_parallel_calls=_cores(), deterministic=True)
             images = images.batch(tf.maximum(count, 1))
@@ -112,36 +145,17 @@ def load_batch(
             .flat_map(many)
         )
 
-    fast = load(fetch, split.reader.kind).ignore_errors()
-    return fast.concatenate(load(fetch_one_by_one, "raw")).take(1)
-
-
-def in_order(steps: Dataset, load: Callable[[Tensor], Dataset]) -> Dataset:
-    """Loads two steps at a time and hands them out in order."""
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    options.deterministic = True
-    # Every process draws its own part of a batch already.
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.OFF
-    )
-    load = tf.autograph.experimental.do_not_convert(load)
-    return steps.interleave(
-        load, cycle_length=2, num_parallel_calls=2, deterministic=True
-    ).with_options(options)
-
 
 class EpochClock:
     """Counts the epochs that were handed out whole.
 
     Args:
-        epoch_steps: steps in an epoch.
-        start_step: the step to begin with, counted over all epochs.
-        report: told about the end of every epoch.
+        epoch_steps: Steps in an epoch.
+        start_step: The step to begin with, counted over all epochs.
+        report: Told about the end of every epoch.
 
     Attributes:
-        rest: steps of the first pass, to the end of the epoch.
+        rest: Steps of the first pass, to the end of the epoch.
     """
 
     def __init__(
@@ -158,7 +172,7 @@ class EpochClock:
         import tensorflow as tf
 
         def bounds() -> NDArray[np.int64]:
-            if repeat:  # every pass is the same one, whoever looked in before
+            if repeat:  # every pass starts anew, even after Keras peeked
                 return np.array([self.start_step, np.iinfo(np.int64).max], np.int64)
             if self.rest < self.epoch_steps and self.next_step > self.start_step:
                 self._report.stop(

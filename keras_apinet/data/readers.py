@@ -33,7 +33,7 @@ class Strings(Sequence[str]):
     """Many strings in one buffer: a tenth of the memory of as many Python objects.
 
     Args:
-        strings: any strings; file names that are not valid Unicode survive.
+        strings: Any strings; file names that are not valid Unicode survive.
     """
 
     def __init__(self, strings: Iterable[str]) -> None:
@@ -60,7 +60,7 @@ class FileReader:
     """Image files on disk.
 
     Args:
-        paths: one path per image.
+        paths: One path per image.
     """
 
     kind: Literal["file"] = "file"
@@ -74,7 +74,8 @@ class FileReader:
 
     def fetch(self, indices: NDArray[np.int64]) -> Contents:
         """The paths; the files are opened in the input pipeline."""
-        return as_objects([self.paths.encoded(i) for i in indices]), _no_sizes(indices)
+        paths = as_objects([self.paths.encoded(i) for i in indices])
+        return paths, np.zeros((len(paths), 2), np.int32)
 
 
 class ArrayReader:
@@ -82,7 +83,7 @@ class ArrayReader:
 
     Args:
         images: `[n, h, w, 3]` uint8, or a sequence of `[h, w, 3]` arrays.
-        name: what a reference starts with.
+        name: What a reference starts with.
     """
 
     kind: Literal["raw"] = "raw"
@@ -111,7 +112,3 @@ def as_objects(values: Sequence[Any]) -> NDArray[np.object_]:
     array = np.empty(len(values), object)
     array[:] = values
     return array
-
-
-def _no_sizes(indices: NDArray[np.int64]) -> NDArray[np.int32]:
-    return np.zeros((len(indices), 2), np.int32)

@@ -27,15 +27,15 @@ class ReadingReport:
     ```
 
     Args:
-        split: what is read.
+        split: What is read.
         on_error: `"raise"` at the first unreadable image; `"skip"` it, unless more than
             1 % of the images are.
-        at_least: unreadable images that are skipped however few images there are.
+        at_least: Unreadable images that are skipped however few images there are.
             Default 0.
 
     Attributes:
-        failed: image -> why it could not be read.
-        error: the error that stopped the reading, or None.
+        failed: Image -> why it could not be read.
+        error: The error that stopped the reading, or None.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ReadingReport:
             raise self.error
 
     def stop(self, error: APINetError) -> NoReturn:
-        """Keeps `error` for whoever waits for the pipeline, and raises it."""
+        """Keeps `error` for the consumer of the pipeline, and raises it."""
         self.error = error
         raise error
 

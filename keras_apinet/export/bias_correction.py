@@ -14,6 +14,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.compat import flatten_layers
+
 _STEPS = 127  # from 0 to the largest weight of a channel, in int8
 
 
@@ -24,7 +26,7 @@ def round_and_correct(model: keras.Model, images: NDArray[np.uint8]) -> None:
         model: From pixels to logits; runs eagerly. Its weights are changed in place.
         images: Photos `[N, S, S, 3]` to measure the means on.
     """
-    layers = model._flatten_layers()
+    layers = flatten_layers(model)
     norms = [x for x in layers if isinstance(x, keras.layers.BatchNormalization)]
     if not norms:
         return
@@ -40,7 +42,7 @@ def round_and_correct(model: keras.Model, images: NDArray[np.uint8]) -> None:
 
     with _watched(norms, remember):
         model(pixels, training=False)
-    for layer in model._flatten_layers():
+    for layer in flatten_layers(model):
         _round_kernel(layer)
     # In the order of the layers: each sees what the corrected ones before it give.
     with _watched(norms, correct):

@@ -16,8 +16,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, reason
 from keras_apinet.export.conversion import MODEL, PHOTOS, RESULT, convert
+from keras_apinet.files.io import ADVICE
 
 ERROR = "error.json"
 
@@ -80,14 +81,11 @@ def attempt(folder: Path) -> None:
         with _temporary_files_in(folder):
             convert(folder)
     except APINetError as error:
-        reason = str(error)
+        why = str(error)
     except OSError as error:
-        reason = (
-            f"The converted model cannot be written ({error.strerror or error}); free "
-            "some space or give another path."
-        )
+        why = f"The converted model cannot be written ({reason(error)}); {ADVICE}."
     except Exception as error:
-        reason = (
+        why = (
             f"The model cannot be converted ({type(error).__name__}: "
             f"{str(error).strip()[:300]}); if it has layers of your own, put them into "
             "a module that can be imported, or run with KERAS_BACKEND=tensorflow."
@@ -96,7 +94,7 @@ def attempt(folder: Path) -> None:
         return
     for path in (MODEL, PHOTOS):
         (folder / path).unlink(missing_ok=True)  # a full disk has room for the reason
-    (folder / ERROR).write_text(json.dumps(reason), "utf-8")
+    (folder / ERROR).write_text(json.dumps(why), "utf-8")
 
 
 @contextlib.contextmanager

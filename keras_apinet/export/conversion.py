@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_apinet.errors import APINetError
+from keras_apinet.compat import flatten_layers
+from keras_apinet.errors import APINetError, reason
 from keras_apinet.export.runtime.classifier_info import (
     INFO_FILE,
     LABELS_FILE,
@@ -65,16 +66,11 @@ def convert(folder: Path) -> None:
 
 
 def _refused(error: Exception, format: str, info: ClassifierInfo) -> APINetError:
-    text = str(error)
-    names = re.findall(r"'(?:tfl?\.)?(\w+)' op\b|\btf\.(\w+)[ (]", text)
+    names = re.findall(r"'(?:tfl?\.)?(\w+)' op\b|\btf\.(\w+)[ (]", str(error))
     operations = sorted({name for pair in names for name in pair if name})
-    what = (
-        f"the operation {', '.join(operations[:5])}"
-        if operations
-        else f"{type(error).__name__}: {text.strip().splitlines()[0][:200]}"
-        if text.strip()
-        else type(error).__name__
-    )
+    what = f"{type(error).__name__}: {reason(error)}"
+    if operations:
+        what = f"the operation {', '.join(operations[:5])}"
     others = " or ".join(f for f in ("saved_model", "onnx", "tflite") if f != format)
     return APINetError(
         f"The {format} converter refuses the backbone {info.backbone!r} "
@@ -139,7 +135,7 @@ def _to_onnx(model: Any, info: ClassifierInfo, target: Path) -> None:
             f"ONNX needs the package {error.name!r}, which is not installed: "
             "pip install 'keras-apinet[onnx]'"
         ) from error
-    for layer in model._flatten_layers():
+    for layer in flatten_layers(model):
         if isinstance(layer, keras.layers.Normalization) and layer.built:
             # As tensors, tf2onnx would make these constants inputs of the graph.
             layer.mean = np.asarray(layer.mean)

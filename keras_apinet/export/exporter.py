@@ -12,10 +12,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.errors import APINetError, printable
+from keras_apinet.compat import flatten_layers
+from keras_apinet.errors import printable
 from keras_apinet.export import child, conversion
-from keras_apinet.export.float32 import in_float32
-from keras_apinet.export.formats import FORMATS
+from keras_apinet.export.formats import FORMATS, Target
 from keras_apinet.export.photos import (
     Photos,
     representative_photos,
@@ -23,11 +23,10 @@ from keras_apinet.export.photos import (
 )
 from keras_apinet.export.runtime.classifier_info import ClassifierInfo
 from keras_apinet.export.runtime.runtimes import open_runtime
-from keras_apinet.export.sources import Source, open_source
-from keras_apinet.export.targets import Target
+from keras_apinet.export.sources import Source, in_float32, open_source
 from keras_apinet.export.verification import ExportReport, check, measure
 from keras_apinet.files.bounds import IMAGE_SIZE, PHOTOS, SHARE, TEMPERATURE
-from keras_apinet.files.io import hand_over, partial_folder
+from keras_apinet.files.io import hand_over, partial_folder, unwritable
 from keras_apinet.files.outputs import MARKDOWN_MARK, write_manifest, write_output
 
 
@@ -91,7 +90,7 @@ class Exporter:
             `[N, h, w, 3]`, in place of the run's own: for the comparison, and for the
             ranges of int8; no photo serves both.
         class_names: Names of the classes, where the model has none.
-        image_size: px, for a backbone that takes any size.
+        image_size: Px, for a backbone that takes any size.
         temperature: What to divide the logits by. Default: the run's own, else 1.
         licence: Of the trained model; it is written into the file.
         verify: Whether to compare each file with the Keras model. Default True.
@@ -178,17 +177,13 @@ class Exporter:
         with contextlib.ExitStack() as stack:
             folders = []
             for target in targets:
-                try:
+                with unwritable(target.path):
                     folders.append(self._job(target, stack))
-                except OSError as error:
-                    raise _unwritable(target, error) from error
             self._convert(folders, targets)
             reports = []
             for target, folder in zip(targets, folders, strict=True):
-                try:
+                with unwritable(target.path):
                     reports.append(self._handed_over(target, folder, force))
-                except OSError as error:
-                    raise _unwritable(target, error) from error
         return reports
 
     def _job(self, target: Target, stack: contextlib.ExitStack) -> Path:
@@ -204,7 +199,7 @@ class Exporter:
         job = {
             "format": "tflite" if target.format == "web" else target.format,
             "info": asdict(self._described(target)),
-            "modules": sorted({_module(x) for x in self._logits._flatten_layers()}),
+            "modules": sorted({_module(x) for x in flatten_layers(self._logits)}),
         }
         (folder / conversion.JOB).write_text(json.dumps(job), "utf-8")
         return folder
@@ -284,13 +279,6 @@ class Exporter:
 def tell(text: str) -> None:
     """Says what goes on where it does not mix with results."""
     print(printable(text), file=sys.stderr, flush=True)
-
-
-def _unwritable(target: Target, error: OSError) -> APINetError:
-    return APINetError(
-        f"{str(target.path)!r} cannot be written ({error.strerror or error}); free "
-        "some space or give another path."
-    )
 
 
 def _size(path: Path) -> int:

@@ -83,7 +83,7 @@ def _found(
 ) -> Photos:
     size, resize = source.info.image_size, source.info.resize
     if given is None and source.run is None:
-        return Photos(_drawn(size), None, "16 drawn pictures, for want of photos")
+        return Photos(_drawn(size), None, "16 drawn pictures, as there are no photos")
     if _are_images(given):
         if not len(given):
             raise APINetError("photos holds no image; give at least one.")

@@ -6,12 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import keras
+
+from keras_apinet.compat import flatten_layers
 from keras_apinet.errors import APINetError
 from keras_apinet.export.runtime.classifier_info import ClassifierInfo, recipe_hash
 
 if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
     from keras_apinet.runs import Run
+
+
+_SIXTEEN_BITS = {"mixed_bfloat16", "mixed_float16", "bfloat16", "float16"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def open_source(
     Args:
         source: An `APINet`, a `Run`, a run folder, or a `.keras` file.
         which: In a run, `"best"` or `"last"`.
-        image_size: px, for a backbone that takes any size.
+        image_size: Px, for a backbone that takes any size.
         class_names: Names of the classes, where the model has none.
         temperature: What to divide the logits by. Default: the run's own, else 1.
         licence: Of the trained model.
@@ -113,3 +119,24 @@ def open_source(
         licence=licence,
     )
     return Source(model, info, place, run)
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """The model itself if it computes in float32, otherwise a copy that does.
+
+    Converters know 16 bits only in part, and files choose their precision themselves.
+    """
+    if all(layer.compute_dtype == "float32" for layer in flatten_layers(model)):
+        return model
+    config = _replaced(keras.saving.serialize_keras_object(model))
+    copy = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _replaced(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _replaced(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(_replaced(value) for value in config)
+    return "float32" if isinstance(config, str) and config in _SIXTEEN_BITS else config

@@ -169,13 +169,13 @@ def check(
     Raises:
         APINetError: With the measured and the allowed figure.
     """
-    tolerance = TOLERANCES[report.precision]
-    if min_agreement is not None:
-        tolerance = replace(tolerance, agreement=min_agreement)
-    if max_difference is not None:
-        tolerance = replace(tolerance, difference=max_difference)
-    if max_logit_difference is not None:
-        tolerance = replace(tolerance, logits=max_logit_difference)
+    given: dict[str, Any] = {
+        "agreement": min_agreement,
+        "difference": max_difference,
+        "logits": max_logit_difference,
+    }
+    given = {name: limit for name, limit in given.items() if limit is not None}
+    tolerance = replace(TOLERANCES[report.precision], **given)
     difference, agreement = report.difference, report.agreement
     if difference is None or agreement is None:
         return

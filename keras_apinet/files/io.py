@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, reason
 
 if sys.platform != "win32":
     import fcntl
@@ -36,7 +36,7 @@ def unwritable(path: str | Path, advice: str = ADVICE) -> Iterator[None]:
         yield
     except OSError as error:
         raise APINetError(
-            f"{str(path)!r} cannot be written ({error.strerror or error}); {advice}."
+            f"{str(path)!r} cannot be written ({reason(error)}); {advice}."
         ) from error
 
 

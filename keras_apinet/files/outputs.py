@@ -76,7 +76,7 @@ def check_output(path: str | Path, kind: str, force: bool) -> None:
         return  # its folder may be missing, which writing tells
     if not stat.S_ISREG(found.st_mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link"}
-        what = kinds.get(stat.S_IFMT(found.st_mode), "no regular file")
+        what = kinds.get(stat.S_IFMT(found.st_mode), "not a regular file")
         raise APINetError(
             f"{str(path)!r} is {what}, which is never replaced; give another path."
         )
@@ -105,7 +105,7 @@ def picture_kind(path: str | Path, drawn: bool = False) -> str:
         drawn: Whether it may be a drawing (SVG, PDF).
 
     Raises:
-        APINetError: If it is no picture of these.
+        APINetError: If it is not one of these pictures.
     """
     kinds = {**_PICTURES, **(_DRAWINGS if drawn else {})}
     ending = Path(path).suffix.lower()

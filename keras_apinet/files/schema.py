@@ -142,7 +142,7 @@ def read_json(path: Path, shape: Shape, remedy: str = DAMAGED) -> Any:
     """The content of a JSON file, see `check`.
 
     Raises:
-        APINetError: If it cannot be read, is too large, is no JSON in UTF-8, or holds
+        APINetError: If it cannot be read, is too large, is not JSON in UTF-8, or holds
             something else.
     """
     return parse_json(read_content(path), shape, str(path), remedy)
@@ -167,7 +167,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file.
 
     Raises:
-        APINetError: If it cannot be read, is too large, or is no TOML in UTF-8.
+        APINetError: If it cannot be read, is too large, or is not TOML in UTF-8.
     """
     content: dict[str, Any] = _parsed(
         read_content(path, LARGEST_TOML), tomllib.loads, "TOML", str(path)
@@ -248,7 +248,7 @@ def _without_repetitions(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for key, value in pairs:
         if key in content:
-            raise ValueError(f"the key {shown(key)} stands there twice")
+            raise ValueError(f"the key {shown(key)} occurs twice")
         content[key] = value
     return content
 

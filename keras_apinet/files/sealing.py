@@ -97,7 +97,7 @@ def check_model(path: Path) -> None:
     Raises:
         ValueError: If it is damaged, of another kind, or would unpack to more than it
             holds.
-        zipfile.BadZipFile: If it is no archive, or a part is damaged.
+        zipfile.BadZipFile: If it is not an archive, or a part is damaged.
         OSError: If it, or the weights in it, cannot be read.
     """
     import h5py
@@ -108,7 +108,7 @@ def check_model(path: Path) -> None:
         with zipfile.ZipFile(file) as archive:
             check_members(archive, size)
             if not {"config.json", _WEIGHTS} <= set(archive.namelist()):
-                raise ValueError("it is no model of this version of Keras")
+                raise ValueError("it is not a model of this version of Keras")
             if not sealed and (damaged := archive.testzip()):
                 raise ValueError(f"its part {damaged!r} is damaged")
             with archive.open(_WEIGHTS) as member, h5py.File(member, "r") as weights:

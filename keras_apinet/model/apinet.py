@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_apinet.compat import flatten_layers
 from keras_apinet.distribute import whole_batch
 from keras_apinet.errors import APINetError, distinct_names
 from keras_apinet.layers.interaction import AttentivePairwiseInteraction
@@ -411,6 +412,6 @@ def _finite(images: Any, training: bool | None) -> Any:
 def _set_momentum(backbone: keras.Model, momentum: float) -> None:
     if not 0 <= momentum < 1:
         raise APINetError(f"batch_norm_momentum={momentum!r} must lie in [0, 1).")
-    for layer in backbone._flatten_layers():
+    for layer in flatten_layers(backbone):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_apinet.compat import flatten_layers
 from keras_apinet.model.apinet import APINet
 from keras_apinet.optimizers import LayerwiseAdamW, LayerwiseSGD, OneCycle, Rising
 from keras_apinet.train.recipe import Recipe
@@ -23,7 +24,7 @@ def peak_rate(recipe: Recipe, model: APINet) -> float:
         keras.layers.GroupNormalization,
         keras.layers.LayerNormalization,
     )
-    normalises = any(isinstance(x, norms) for x in model.backbone._flatten_layers())
+    normalises = any(isinstance(x, norms) for x in flatten_layers(model.backbone))
     if not normalises:
         return 1e-4
     return 3e-4 if recipe.backbone_weights else 2e-3
@@ -102,7 +103,7 @@ def layer_shares(model: APINet, first: float) -> dict[str, float]:
     """
     layers = [
         layer
-        for layer in model.backbone._flatten_layers(include_self=False)
+        for layer in flatten_layers(model.backbone, include_self=False)
         if layer.trainable and layer._trainable_variables
     ]
     return {

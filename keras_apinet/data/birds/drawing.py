@@ -1,4 +1,4 @@
-"""Draw one picture of one species."""
+"""Drawings of one species."""
 
 import math
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ class Drawing:
 
 
 def draw(species: int, seed: int, size: int = 96) -> Drawing:
-    """Draw one picture, a pure function of its arguments.
+    """Draws one picture, a pure function of its arguments.
 
     The seed fixes pose, scale, place, scene, colours and light, and the species only
     the bird: siblings drawn from one seed differ in their distinguishing parts and in
@@ -113,7 +113,7 @@ def draw(species: int, seed: int, size: int = 96) -> Drawing:
 
 
 def _shapes(index: int, rng: Generator) -> Iterator[tuple[str, Points, Colour | None]]:
-    """Lay out one bird in its own units, which `Family` explains, in a random pose.
+    """Lays out one bird in its own units, which `Family` explains, in a random pose.
 
     Yields, from back to front, the part that a shape shows ("" for none), its outline
     `[n, 2]` and its colour (`None`: not painted, only placed). Siblings in the same
@@ -198,7 +198,7 @@ def _shapes(index: int, rng: Generator) -> Iterator[tuple[str, Points, Colour | 
 
 
 def _turned(points: Points, degrees: float, pivot: Point = (0, 0)) -> Points:
-    """Turn points about a pivot, counter-clockwise as seen."""
+    """Turns points about a pivot, counter-clockwise as seen."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.asarray((points - pivot) @ np.array([[c, -s], [s, c]]) + pivot)
 

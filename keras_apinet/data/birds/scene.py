@@ -44,7 +44,7 @@ _BACKGROUNDS: tuple[tuple[str, Palette, Palette, tuple[int, int], Pair, Pair], .
 def _varied(
     rng: Generator, palette: Palette, count: int, spread: float = 26
 ) -> list[Colour]:
-    """Pick colours, each near one of a palette."""
+    """Picks colours, each near one of a palette."""
     base = np.array(palette)[rng.integers(len(palette), size=count)]
     moved = np.clip(base + rng.uniform(-spread, spread, (count, 3)), 0, 255)
     return [(r, g, b) for r, g, b in moved.astype(int).tolist()]
@@ -91,7 +91,7 @@ def background(rng: Generator, size: int) -> Any:
 def perch(
     rng: Generator, pen: Any, kind: str, x: float, y: float, unit: float, side: int
 ) -> None:
-    """Draw what the bird sits on, with a `PIL.ImageDraw.ImageDraw`.
+    """Draws what the bird sits on, with a `PIL.ImageDraw.ImageDraw`.
 
     `kind` is a `Family.perch`. In px of the picture, `x` and `y` are where the feet
     stand (of water, `y` is the surface), `unit` is half the bird's length and `side`
@@ -123,7 +123,7 @@ def perch(
 
 
 def lit(rng: Generator, picture: Any) -> NDArray[np.uint8]:
-    """Photograph a picture: focus, brightness, contrast, colour cast, shade, noise."""
+    """Photographs a picture: focus, brightness, contrast, colour cast, shade, noise."""
     from PIL import ImageFilter
 
     picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 0.6))))

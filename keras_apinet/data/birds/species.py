@@ -125,7 +125,7 @@ def species_at(index: int) -> Species:
 
 
 def distinguishing_parts(species_a: int, species_b: int) -> tuple[str, ...]:
-    """Name the parts that tell two species, given by class index, apart.
+    """Names the parts that tell two species, given by class index, apart.
 
     Returns:
         Keys of `Drawing.parts`: the one or two parts in which siblings differ,

@@ -21,7 +21,7 @@ def check_options(image_size: int, augmentation: str, resize: str) -> None:
     """Checks what the user chose.
 
     Raises:
-        APINetError: for a size below 1 or an unknown name.
+        APINetError: For a size below 1 or an unknown name.
     """
     IMAGE_SIZE.check("image_size", image_size)
     if augmentation not in AUGMENTATIONS:
@@ -65,14 +65,12 @@ def augmenter(name: str) -> Callable[[Tensor, Tensor], Tensor]:
             make.RandomContrast(0.1, **pixels),
         ]
     if name == "strong":
+        # The four parts of RandomColorJitter, which draws from seeds of its own.
         always += [
-            make.RandomColorJitter(
-                brightness_factor=0.2,
-                contrast_factor=0.2,
-                saturation_factor=(0.4, 0.6),
-                hue_factor=0.02,
-                **pixels,
-            )
+            make.RandomBrightness(0.2, **pixels),
+            make.RandomContrast(0.2, **pixels),
+            make.RandomSaturation((0.4, 0.6), **pixels),
+            make.RandomHue(0.02, **pixels),
         ]
         # keras.layers.RandAugment computes all its operations for every image and keeps
         # two; choosing first does the same for a tenth of the time. Equalization is not
@@ -130,6 +128,7 @@ def _step_seeds(seed: Tensor) -> Any:
 
 
 def _draw_from(layer: Any, seeds: Any) -> None:
-    """Makes a preprocessing layer, and those inside it, take its seeds from `seeds`."""
-    for part in layer._flatten_layers():
-        part._get_seed_generator = lambda backend=None: seeds
+    """Makes a preprocessing layer take its seeds from `seeds`."""
+    layer.get_random_transformation = functools.partial(
+        type(layer).get_random_transformation, layer, seed=seeds
+    )

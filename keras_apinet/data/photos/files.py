@@ -6,7 +6,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import PurePath
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, reason
 
 _HEIC = (".heic", ".heif", ".hif")
 HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
@@ -44,7 +44,7 @@ def unread(counts: Mapping[str, int]) -> str:
     """One sentence on pictures that are left out, or an empty string.
 
     Args:
-        counts: files by ending, of which those in `UNREAD_SUFFIXES` count.
+        counts: Files by ending, of which those in `UNREAD_SUFFIXES` count.
     """
     parts = [
         f"{counts[suffix]} {suffix} ({UNREAD_SUFFIXES[suffix]})"
@@ -58,7 +58,7 @@ def check_file(path: str | bytes | os.PathLike[str]) -> None:
     """Looks at a file without opening it.
 
     Raises:
-        OSError: for a file that is missing, is not a regular file (a pipe would be
+        OSError: For a file that is missing, is not a regular file (a pipe would be
             waited for), is empty, or is too large to be a photo.
     """
     facts = os.stat(path)
@@ -74,13 +74,20 @@ def check_file(path: str | bytes | os.PathLike[str]) -> None:
         )
 
 
+def read_file(path: str | bytes | os.PathLike[str]) -> bytes:
+    """The bytes of a photo; see `check_file`."""
+    check_file(path)
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def unreadable(reference: str, error: BaseException) -> APINetError:
     """The error that names an image and says why it could not be read."""
-    reason: str = getattr(error, "strerror", None) or str(error) or repr(error)
+    why = reason(error)
     way_out = UNREAD_SUFFIXES.get(PurePath(reference).suffix.lower())
     if way_out:
-        reason = f"{reason}; {way_out}"
+        why = f"{why}; {way_out}"
     return APINetError(
-        f"The image {reference!r} cannot be read ({reason}): repair it or take it out "
+        f"The image {reference!r} cannot be read ({why}): repair it or take it out "
         "of the data."
     )

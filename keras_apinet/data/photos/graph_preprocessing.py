@@ -41,7 +41,7 @@ def decode(content: Tensor) -> Tensor:
     """Decodes the bytes of one image file inside a TensorFlow graph.
 
     Args:
-        content: scalar string tensor.
+        content: Scalar string tensor.
 
     Returns:
         uint8 RGB `[h, w, 3]`, upright.
@@ -80,13 +80,13 @@ def decode_alone(content: Tensor) -> Tensor:
     """Decodes a JPEG or PNG file with TensorFlow's own operations.
 
     Args:
-        content: scalar string tensor.
+        content: Scalar string tensor.
 
     Returns:
         uint8 RGB `[h, w, 3]`, upright, transparent places white.
 
     Raises:
-        tf.errors.InvalidArgumentError: for anything else, a damaged file, or more than
+        tf.errors.InvalidArgumentError: For anything else, a damaged file, or more than
             `MAX_PIXELS` (`MAX_PNG_PIXELS` for PNG), before they are unpacked.
     """
     import tensorflow as tf
@@ -120,8 +120,8 @@ def prepare_or_blank(
     """One encoded photo, ready for the model; no photo can fail a whole request.
 
     Args:
-        content: scalar string tensor.
-        image_size: px.
+        content: Scalar string tensor.
+        image_size: Px.
         resize: `"fit"` or `"squash"`.
 
     Returns:
@@ -170,7 +170,7 @@ def crop_and_resize(
 
     Args:
         pixels: uint8 `[h, w, 3]`.
-        image_size: px.
+        image_size: Px.
         resize: `"fit"` crops a square, 7/8 of the short side; `"squash"` crops 7/8 of
             height and width each and distorts that to a square.
         seed: int32 `[2]` for a random place and a flip of every other image, or None

@@ -24,7 +24,7 @@ from keras_apinet.data.photos.files import (
     MAX_HEAVY_PIXELS,
     MAX_PIXELS,
     MAX_SCANS,
-    check_file,
+    read_file,
     unreadable,
 )
 from keras_apinet.pixels import as_rgb
@@ -59,13 +59,13 @@ def decode(content: bytes) -> NDArray[np.uint8]:
     """Decodes the content of an image file.
 
     Args:
-        content: the bytes of the file.
+        content: The bytes of the file.
 
     Returns:
         uint8 RGB `[h, w, 3]`, upright.
 
     Raises:
-        OSError: for bytes that are no image or only part of one, for more than
+        OSError: For bytes that are not an image, or only part of one, for more than
             `MAX_PIXELS`, which the header tells, and for pixels without a range.
     """
     return np.array(upright(*_stored(content)), order="C")
@@ -104,10 +104,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _opened(content: bytes) -> "Image.Image":
-    from PIL import (
-        Image,
-        UnidentifiedImageError,
-    )
+    from PIL import Image, UnidentifiedImageError
 
     if HAS_HEIF and content[4:8] == b"ftyp":
         import pillow_heif
@@ -209,24 +206,22 @@ def read_content(
     """Decodes what a reader fetched for one image, outside of any pipeline.
 
     Args:
-        kind: the reader's `kind`.
-        content: a path, the bytes of a file, or pixels.
-        size: height and width, for pixels.
-        reference: the image's name, for the error.
+        kind: The reader's `kind`.
+        content: A path, the bytes of a file, or pixels.
+        size: Height and width, for pixels.
+        reference: The image's name, for the error.
 
     Returns:
         uint8 RGB `[h, w, 3]`, upright.
 
     Raises:
-        APINetError: for an image that cannot be read, with its name and why.
+        APINetError: For an image that cannot be read, with its name and why.
     """
     if kind == "raw":
         return np.frombuffer(content, np.uint8).reshape(*size, 3)
     try:
         if kind == "file":
-            check_file(content)
-            with open(content, "rb") as file:
-                content = file.read()
+            content = read_file(content)
         if not content:
             raise OSError("the file is empty")
         return decode(content)
@@ -238,13 +233,13 @@ def read_photo(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Reads one photo exactly as the input pipelines do.
 
     Args:
-        path: an image file.
+        path: An image file.
 
     Returns:
         uint8 RGB `[h, w, 3]`, turned upright.
 
     Raises:
-        APINetError: for a file that is missing or cannot be read, with its name.
+        APINetError: For a file that is missing or cannot be read, with its name.
     """
     path = os.fspath(path)
     return read_content("file", os.fsencode(path), np.zeros(2, np.int32), path)
@@ -262,10 +257,10 @@ def prepare(
     Args:
         pixels: `[h, w, 3]`, `[h, w, 1]` or `[h, w]` in 0..255, such as `read_photo`
             returns.
-        image_size: px of the square that the model sees.
+        image_size: Px of the square that the model sees.
         resize: `"fit"` (default) crops a square, 7/8 of the short side; `"squash"`
             crops 7/8 of height and width each and distorts that to a square.
-        box: left, top, right, bottom of the object in pixels, to crop to, or None.
+        box: Left, top, right, bottom of the object in pixels, to crop to, or None.
 
     Returns:
         uint8 `[image_size, image_size, 3]`, the centre of the photo. Another level

@@ -29,14 +29,14 @@ def load_archive(folder: Path, level: str | None) -> ImageData | None:
     """Reads an unpacked archive, if the folder or one inside it holds one.
 
     Args:
-        folder: where the archive was unpacked.
+        folder: Where the archive was unpacked.
         level: `"variant"` (default), `"family"` or `"manufacturer"`, for FGVC-Aircraft.
 
     Returns:
         The data set, or None if nothing here is known.
 
     Raises:
-        APINetError: for a known archive that is not whole, or a level it lacks.
+        APINetError: For a known archive that is not whole, or a level it lacks.
     """
     inside = (
         sorted(p for p in folder.iterdir() if p.is_dir()) if folder.exists() else []

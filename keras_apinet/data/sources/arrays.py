@@ -23,7 +23,7 @@ def as_split(source: Any) -> Split:
     """Random access to the images of any source, in bounded memory.
 
     Args:
-        source: a `Split`; a pair of arrays `(images [n, h, w, 3], labels [n])`; a
+        source: A `Split`; a pair of arrays `(images [n, h, w, 3], labels [n])`; a
             sequence of `(image, label)` pairs with `len()`, such as a Grain
             `MapDataset`; or a stream of single or batched `(images, labels)`: a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a Grain data loader or
@@ -34,7 +34,7 @@ def as_split(source: Any) -> Split:
         A split of it. Labels are integers, or one-hot rows.
 
     Raises:
-        APINetError: for what is none of these, or pixels outside 0..255.
+        APINetError: For what is none of these, or pixels outside 0..255.
     """
     if isinstance(source, Split):
         return source
@@ -64,8 +64,8 @@ def as_split(source: Any) -> Split:
             f"{str(error).rstrip('.')}."
         ) from error
     raise APINetError(
-        f"source={source!r} is no data set: give a Split, a pair of arrays, or a data "
-        "set of (image, label)."
+        f"source={source!r} is not a data set: give a Split, a pair of arrays, or "
+        "a data set of (image, label)."
     )
 
 

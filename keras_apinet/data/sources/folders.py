@@ -34,7 +34,7 @@ def load_folder(folder: Path) -> ImageData:
     regular file are passed over; what a person may miss is said in the notes.
 
     Raises:
-        APINetError: for a layout that cannot be read as classes, with the way out.
+        APINetError: For a layout that cannot be read as classes, with the way out.
     """
     scan = Scan(os.fspath(folder))
     root = scan.root

@@ -25,11 +25,11 @@ def load_table(path: Path, column: str | None = None) -> ImageData:
     unreadable ones, when they are read; devices and pipes are left out.
 
     Args:
-        path: the table.
-        column: photos that are equal in this column belong together.
+        path: The table.
+        column: Photos that are equal in this column belong together.
 
     Raises:
-        APINetError: for other columns, a row without path or label, or a split of
+        APINetError: For other columns, a row without path or label, or a split of
             another name.
     """
     separator = "\t" if path.suffix.lower() == ".tsv" else ","

@@ -9,8 +9,10 @@ images have no labels (iNaturalist) or that has none (Food-101) is tested on its
 import contextlib
 import difflib
 import os
+import struct
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,21 +22,65 @@ from numpy.typing import NDArray
 from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.data.readers import Contents, as_objects
 from keras_apinet.data.sources.folders import SPLIT_NAMES
-from keras_apinet.data.sources.tfrecords import TFRecords
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, reason
 from keras_apinet.files.io import replacing
 
 # Where sets keep the box of the labelled object.
 _BOX_FEATURES = ("bbox", "objects/bbox")
+# Each record is its length (8 bytes), a checksum (4), the data and a checksum (4).
+_BEFORE, _AFTER = 12, 4
+
+
+class TFRecords:
+    """Random access to TFRecord files, which TensorFlow only reads front to back.
+
+    Args:
+        paths: The files; they are walked through once, without reading the data.
+
+    Raises:
+        OSError: For a file that ends within a record.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = list(paths)
+        places: list[tuple[int, int, int]] = []
+        for number, path in enumerate(self._paths):
+            size, at = os.path.getsize(path), 0
+            with open(path, "rb") as file:
+                while at < size:
+                    file.seek(at)
+                    head = file.read(8)
+                    length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+                    if at + _BEFORE + length + _AFTER > size:
+                        raise OSError(f"{path} ends within record {len(places)}")
+                    places.append((number, at + _BEFORE, length))
+                    at += _BEFORE + length + _AFTER
+        self._places = np.array(places, np.int64).reshape(-1, 3)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def read(self, indices: NDArray[np.int64]) -> list[bytes]:
+        """The data of the records numbered `indices`."""
+        found: dict[int, bytes] = {}
+        files = self._places[indices, 0]
+        # File by file, so that each is opened once.
+        for number in np.unique(files).tolist():
+            with open(self._paths[number], "rb") as file:
+                for i in indices[files == number].tolist():
+                    _, start, length = self._places[i].tolist()
+                    file.seek(start)
+                    found[i] = file.read(length)
+        return [found[i] for i in indices.tolist()]
 
 
 class RecordReader:
     """Encoded images out of serialized examples.
 
     Args:
-        records: gives the bytes of examples by number.
-        image_key: the feature that holds the image.
-        name: what a reference starts with.
+        records: Gives the bytes of examples by number.
+        image_key: The feature that holds the image.
+        name: What a reference starts with.
     """
 
     kind: Literal["encoded"] = "encoded"
@@ -69,12 +115,12 @@ def load_tfds(
     """Opens a prepared TensorFlow Datasets set, or prepares it if that is asked for.
 
     Args:
-        name: as for `tfds.load`, without `tfds:`.
-        data_dir: where the sets lie. Default: TFDS' own default.
-        download: whether TFDS may download and prepare the set.
+        name: As for `tfds.load`, without `tfds:`.
+        data_dir: Where the sets lie. Default: TFDS' own default.
+        download: Whether TFDS may download and prepare the set.
 
     Raises:
-        APINetError: for an unknown name, a set that is not there or not whole, or one
+        APINetError: For an unknown name, a set that is not there or not whole, or one
             without images and class labels.
     """
     import tensorflow_datasets as tfds
@@ -89,7 +135,8 @@ def load_tfds(
         builder = _prepare(name, folder)
     except Exception as error:
         raise APINetError(
-            f"The data set tfds:{name} cannot be opened ({error}): check its folder."
+            f"The data set tfds:{name} cannot be opened ({reason(error)}): check "
+            "its folder."
         ) from error
     info = builder.info
     image_key, label_key = _keys(name, info)
@@ -133,7 +180,8 @@ def _records(builder: Any, split: str) -> Any:
     except (OSError, NotImplementedError, ValueError) as error:
         raise APINetError(
             f"The prepared data set in {os.fspath(builder.data_dir)!r} cannot be read "
-            f"({error}): delete that folder and prepare it again with --download."
+            f"({reason(error)}): delete that folder and prepare it again with "
+            "--download."
         ) from error
 
 
@@ -219,8 +267,8 @@ def _prepare(name: str, folder: str | None) -> Any:
         raise APINetError(_why_missing(name, folder)) from error
     except Exception as error:
         raise APINetError(
-            f"The data set tfds:{name} could not be prepared ({error}): try again, or "
-            "unpack its archive by hand and give the folder."
+            f"The data set tfds:{name} could not be prepared ({reason(error)}): try "
+            "again, or unpack its archive by hand and give the folder."
         ) from error
     return builder
 

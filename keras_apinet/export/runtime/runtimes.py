@@ -50,55 +50,44 @@ def open_runtime(path: Path, trust: bool = False) -> Runtime:
         APINetError: For a path that is missing, damaged or of no known format, if
             the runtime is not installed, or for a graph that is not to be trusted.
     """
+    advice = "give a .tflite, .onnx or .keras file, a SavedModel folder or a run folder"
     if not path.exists():
-        raise APINetError(
-            f"There is no model at {str(path)!r}; give a .tflite, .onnx or .keras "
-            "file, a SavedModel folder or a run folder."
-        )
+        raise APINetError(f"There is no model at {str(path)!r}; {advice}.")
     if path.is_dir():
-        is_run = not (path / "saved_model.pb").is_file()
-        opener = _open_keras if is_run else _open_saved_model
-        if not is_run and not trust:
-            opener = _open_checked
+        saved = (path / "saved_model.pb").is_file()
+        opener = _open_saved_model if saved else _open_keras
     else:
         openers = {".tflite": _open_tflite, ".onnx": _open_onnx, ".keras": _open_keras}
         if path.suffix.lower() not in openers or not path.is_file():
-            raise APINetError(
-                f"{str(path)!r} is of no known format; give a .tflite, .onnx or .keras "
-                "file, a SavedModel folder or a run folder."
-            )
+            raise APINetError(f"{str(path)!r} is of no known format; {advice}.")
         opener = openers[path.suffix.lower()]
     try:
+        if opener is _open_saved_model and not trust:
+            from keras_apinet.export.runtime.trust import check_saved_model
+
+            check_saved_model(path)
         runtime = opener(path)
     except (APINetError, MemoryError):
         raise
     except ImportError as error:
+        package = str(error.name).partition(".")[0].replace("_", "-")
         raise APINetError(
             f"{str(path)!r} needs the package {error.name!r}, which is not installed: "
-            f"pip install {_PACKAGES.get(error.name or '', error.name)}"
+            f"pip install {package}"
         ) from error
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, reason(error)) from error
     return replace(runtime, probabilities=_answering(path, runtime))
 
 
-_PACKAGES = {
-    "ai_edge_litert": "ai-edge-litert",
-    "ai_edge_litert.interpreter": "ai-edge-litert",
-}
-
-
-def _damaged(path: Path, error: BaseException | str) -> APINetError:
-    why = reason(error) if isinstance(error, BaseException) else error
+def _damaged(path: Path, why: str) -> APINetError:
     return APINetError(
         f"{str(path)!r} cannot be opened ({why}); it is damaged or not what its "
         "name says, export it again."
     )
 
 
-def _answering(
-    path: Path, runtime: Runtime
-) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+def _answering(path: Path, runtime: Runtime) -> Answer:
     """The file's probabilities, or an error that names it: a file can open and fail."""
 
     def probabilities(images: NDArray[Any]) -> NDArray[np.float32]:
@@ -136,10 +125,9 @@ def _foreign(path: Path) -> APINetError:
 
 def _open_tflite(path: Path) -> Runtime:
     content = path.read_bytes()
-    # The interpreter checks little of what it is given, and a file that was cut off
-    # could crash it; the archive at the end is missing in such a file.
+    # A file that was cut off could crash the interpreter; it has no archive at its end.
     if content[4:8] != b"TFL3":
-        raise _damaged(path, "this is no TFLite file")
+        raise _damaged(path, "it is not a TFLite file")
     if b"PK\x05\x06" not in content[-65558:]:
         raise APINetError(
             f"{str(path)!r} is cut off, or was not written by `keras-apinet export`: "
@@ -181,14 +169,20 @@ def _without_softmax(model: bytes) -> bytes:
 
 def _interpreted(content: bytes) -> tuple[Answer, tuple[Any, Any]]:
     """What a TFLite model answers, and the shapes of its images and its answer."""
-    interpreter = _interpreter()(
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        try:
+            # The same interpreter, inside TensorFlow.
+            from tensorflow.lite.python.interpreter import Interpreter
+        except ImportError:
+            raise error from None
+    interpreter = Interpreter(
         model_content=content, num_threads=min(4, os.cpu_count() or 1)
     )
     interpreter.allocate_tensors()
-    taken, given = (
-        interpreter.get_input_details()[0],
-        interpreter.get_output_details()[0],
-    )
+    (taken,) = interpreter.get_input_details()
+    (given,) = interpreter.get_output_details()
 
     def answer(images: NDArray[Any]) -> NDArray[np.float32]:
         rows = []
@@ -205,18 +199,6 @@ def _interpreted(content: bytes) -> tuple[Answer, tuple[Any, Any]]:
     return answer, (taken["shape"][1:], given["shape"][-1])
 
 
-def _interpreter() -> Any:
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        try:
-            # The same interpreter, inside TensorFlow.
-            from tensorflow.lite.python.interpreter import Interpreter
-        except ImportError:
-            raise error from None
-    return Interpreter
-
-
 def _open_onnx(path: Path) -> Runtime:
     import onnxruntime
 
@@ -226,9 +208,9 @@ def _open_onnx(path: Path) -> Runtime:
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", os.devnull
     )
-    session = onnxruntime.InferenceSession(
-        path.read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
+    started: dict[str, Any] = {"sess_options": options}
+    started["providers"] = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(path.read_bytes(), **started)
     properties = session.get_modelmeta().custom_metadata_map
     if INFO_FILE not in properties:
         raise _foreign(path)
@@ -248,24 +230,14 @@ def _open_onnx(path: Path) -> Runtime:
 
         content = onnx.load(str(path))
         last = [node for node in content.graph.node if node.op_type == "Softmax"][-1]
-        name = last.input[0]
-        kind = onnx.TensorProto.FLOAT
-        content.graph.output.append(
-            onnx.helper.make_tensor_value_info(name, kind, None)
+        logits = onnx.helper.make_tensor_value_info(
+            last.input[0], onnx.TensorProto.FLOAT, None
         )
-        opened = onnxruntime.InferenceSession(
-            content.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        return answer(opened, name)
+        content.graph.output.append(logits)
+        opened = onnxruntime.InferenceSession(content.SerializeToString(), **started)
+        return answer(opened, logits.name)
 
     return Runtime(info, answer(session, given.name), open_logits)
-
-
-def _open_checked(path: Path) -> Runtime:
-    from keras_apinet.export.runtime.trust import check_saved_model
-
-    check_saved_model(path)
-    return _open_saved_model(path)
 
 
 def _open_saved_model(path: Path) -> Runtime:
@@ -310,8 +282,7 @@ def _open_keras(path: Path) -> Runtime:
 
 def softmax(logits: Any) -> NDArray[np.float32]:
     """Probabilities of logits `[N, C]`, in float64 on the way."""
-    # Imported when it is needed: exported files run without SciPy.
-    from scipy import special
+    from scipy import special  # exported files run without it
 
     shares = special.softmax(np.asarray(logits, np.float64), axis=-1)
     return np.asarray(shares, np.float32)

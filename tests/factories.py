@@ -1,6 +1,7 @@
-"""Small classifiers whose answers are clear, for the tests of export."""
+"""Photos, folders of them, and small classifiers whose answers are clear."""
 
 import numpy as np
+from PIL import Image
 
 import keras_apinet
 
@@ -30,3 +31,19 @@ def patterns(count=40, classes=5, side=32, seed=0):
     labels = np.arange(count) % classes
     images = base[labels] + rng.normal(0, 12, (count, side, side, 3))
     return np.clip(images, 0, 255).astype("uint8"), labels
+
+
+def save(path, pixels, mode=None, **options):
+    """Writes an image file, with the folders above it, and returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path, **options)
+    return str(path)
+
+
+def class_folders(root, classes, count, pixels_of):
+    """`<class>/0.png` and on in each class; `pixels_of(class number, photo number)`."""
+    for label, name in enumerate(classes):
+        for i in range(count):
+            save(root / name / f"{i}.png", pixels_of(label, i).astype("uint8"))
+    return root
