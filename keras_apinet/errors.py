@@ -1,5 +1,6 @@
 """The one exception that users are meant to read, and text that is safe to show."""
 
+import difflib
 import unicodedata
 from collections.abc import Iterable
 
@@ -61,6 +62,18 @@ def distinct_names(names: Iterable[object]) -> tuple[str, ...]:
                 "give each class its own name, or the images of both one label."
             )
     return shown
+
+
+def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
+    """The end of a sentence about an unknown word: the nearest known ones.
+
+    >>> did_you_mean("resnet5", ["resnet50", "vgg16"])
+    "; did you mean 'resnet50'?"
+    >>> did_you_mean("bird", ["resnet50"])
+    '.'
+    """
+    near = difflib.get_close_matches(word, known, most, cutoff=0.5)
+    return f"; did you mean {', '.join(map(repr, near))}?" if near else "."
 
 
 def reason(error: BaseException) -> str:

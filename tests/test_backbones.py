@@ -132,7 +132,7 @@ def test_no_two_backbones_answer_to_one_name():
 
 @pytest.mark.one_backend
 def test_an_unknown_name_lists_the_nearest():
-    with pytest.raises(APINetError, match=r"name='resnt50'.*nearest are resnet50"):
+    with pytest.raises(APINetError, match=r"name='resnt50'.*did you mean 'resnet50'"):
         backbones.create("resnt50")
     with pytest.raises(APINetError, match=r"name='zzz'; keras_apinet.backb.*available"):
         backbones.create("zzz")
@@ -499,7 +499,7 @@ def test_keras_cv_without_weights_or_with_those_of_a_file(keras_cv_preset, tmp_p
 def test_keras_cv_presets_that_are_not_there(tmp_path, monkeypatch):
     pytest.importorskip("keras_cv")
     with pytest.raises(
-        APINetError, match=r"'resnet50_v2_imagnet'.*nearest are resnet50_v2_imagenet"
+        APINetError, match=r"'resnet50_v2_imagnet'.*did you mean 'resnet50_v2_imagenet"
     ):
         backbones.create("keras_cv:resnet50_v2_imagnet")
     with pytest.raises(APINetError, match=f"'keras_cv:{tmp_path}'.*save_to_preset"):
@@ -567,7 +567,7 @@ def test_keras_hub_tokens_from_a_dictionary_of_one_image(tmp_path, pixels):
 @pytest.mark.one_backend
 def test_keras_hub_presets_that_are_not_of_images(tmp_path):
     keras_hub = pytest.importorskip("keras_hub")
-    with pytest.raises(APINetError, match=r"'dinov2_smal'.*nearest are dinov2_small"):
+    with pytest.raises(APINetError, match=r"'dinov2_smal'.*did you mean 'dinov2_small"):
         backbones.create("keras_hub:dinov2_smal")
     keras_hub.models.BertBackbone(
         vocabulary_size=8, num_layers=1, num_heads=1, hidden_dim=4, intermediate_dim=4

@@ -299,7 +299,7 @@ def test_half_finished_and_unknown_tfds_sets_are_told(tmp_path):
     (tmp_path / "cars196/2.1.0.incompleteA1B2").mkdir(parents=True)
     with pytest.raises(APINetError, match=r"only half prepared.*2\.1\.0\.incomplete"):
         load("tfds:cars196", data_dir=tmp_path)
-    with pytest.raises(APINetError, match="did you mean cars196"):
+    with pytest.raises(APINetError, match="did you mean 'cars196'"):
         load("tfds:cars19", data_dir=tmp_path)
 
 

@@ -1,10 +1,9 @@
 """What backbones there are, as a table: nothing is built or imported to read it."""
 
 import dataclasses
-import difflib
 import re
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,14 +207,9 @@ def find(name: str) -> BackboneInfo:
     known = {**by_builder, **by_short_name, **by_name}
     if wanted in known:
         return known[wanted]
-    spelled = {_plain(s): s for info in _TABLE for s in (info.name, *info.short_names)}
-    nearest = [
-        spelled[match]
-        for match in difflib.get_close_matches(wanted, spelled, n=4, cutoff=0.5)
-    ]
+    spelled = [s for info in _TABLE for s in (info.name, *info.short_names)]
     raise APINetError(
-        f"there is no backbone name={name!r}; "
-        + (f"the nearest are {', '.join(nearest)}; " if nearest else "")
-        + "keras_apinet.backbones.available() lists all, and the prefixes 'keras_cv:' "
-        "and 'keras_hub:' take a preset name or a local preset folder"
+        f"There is no backbone name={name!r} (keras_apinet.backbones.available() "
+        "lists all, and the prefixes 'keras_cv:' and 'keras_hub:' take a preset name "
+        "or a local preset folder)" + did_you_mean(wanted, spelled, 4)
     )

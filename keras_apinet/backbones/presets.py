@@ -1,6 +1,5 @@
 """Backbones from KerasCV and KerasHub presets, by name or from a local folder."""
 
-import difflib
 import importlib
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ import keras
 
 from keras_apinet.backbones.scaling import PixelScaling
 from keras_apinet.backbones.weights import explained, load_file, one_line
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, did_you_mean
 
 # The libraries, each with its name for the shape of a backbone's images.
 SOURCES = {"keras_cv": "input_shape", "keras_hub": "image_shape"}
@@ -108,10 +107,9 @@ def _handle(source: str, preset: str) -> str:
             known.update(cast("Any", member).presets)
     if preset in known:
         return str(known[preset]["kaggle_handle"])
-    nearest = difflib.get_close_matches(preset, known, n=4, cutoff=0.5)
     raise APINetError(
         f"{source} has no preset {preset!r}, and there is no such folder"
-        + (f"; the nearest are {', '.join(nearest)}" if nearest else "")
+        + did_you_mean(preset, known, 4)
     )
 
 

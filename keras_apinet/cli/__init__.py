@@ -8,7 +8,6 @@ all. `STARTS_KERAS = False` says that the command decides itself.
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import re
 import signal
@@ -19,7 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from keras_apinet.cli.startup import close_output, open_streams, start_backend
-from keras_apinet.errors import APINetError, printable, reason
+from keras_apinet.errors import APINetError, did_you_mean, printable, reason
 from keras_apinet.files.bounds import shown
 from keras_apinet.version import __version__
 
@@ -73,10 +72,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args, unknown = root.parse_known_args(arguments)
     if unknown:
         known = re.findall(r"--[a-z][a-z0-9-]*", args.options())
-        near = difflib.get_close_matches(unknown[0].split("=")[0], known, 1)
         root.error(
             f"{args.command} has no argument {shown(unknown[0])}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
+            + did_you_mean(unknown[0].split("=")[0], known).removesuffix(".")
         )
     return args
 

@@ -1,14 +1,13 @@
 """What has to be right before a command runs: its streams, and Keras."""
 
 import contextlib
-import difflib
 import importlib.util
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 
-from keras_apinet.errors import APINetError, reason
+from keras_apinet.errors import APINetError, did_you_mean, reason
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -89,10 +88,8 @@ def check_backend(name: str, said: str) -> None:
         APINetError: If it does not exist or is not installed.
     """
     if name not in BACKENDS:
-        near = difflib.get_close_matches(name, BACKENDS, 1)
         raise APINetError(
-            f"{said} is not one of {', '.join(BACKENDS)}"
-            + (f"; did you mean {near[0]!r}?" if near else ".")
+            f"{said} is not one of {', '.join(BACKENDS)}" + did_you_mean(name, BACKENDS)
         )
     try:
         found = name in sys.modules or importlib.util.find_spec(name)

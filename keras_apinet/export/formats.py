@@ -1,11 +1,10 @@
 """The formats, how exact each has to be, and where one of their files is written."""
 
-import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, did_you_mean
 from keras_apinet.files.io import exists, unwritable
 from keras_apinet.files.outputs import check_output, strangers
 
@@ -89,8 +88,7 @@ def check_precision(precision: str, format: str) -> None:
 
 
 def _unknown(key: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    hint = did_you_mean(name.lower(), known)
     return f"{key}={name!r} is not one of {', '.join(known)}{hint}"
 
 

@@ -1,13 +1,12 @@
 """Every setting of a training, in one place."""
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, did_you_mean
 from keras_apinet.files.bounds import (
     CLASSES_PER_BATCH,
     IMAGE_SIZE,
@@ -359,10 +358,8 @@ def check_names(names: Iterable[str], where: str) -> None:
     known = [field.name for field in dataclasses.fields(Recipe)]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
             raise APINetError(
-                f"There is no setting {name!r} in {where}"
-                + (f"; did you mean {near[0]!r}?" if near else ".")
+                f"There is no setting {name!r} in {where}" + did_you_mean(name, known)
             )
 
 

@@ -1,10 +1,9 @@
 """One setting: its default, what it means, which values it takes."""
 
 import dataclasses
-import difflib
 from typing import Any
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, did_you_mean
 from keras_apinet.files.bounds import Number, shown
 
 
@@ -46,8 +45,7 @@ def check(field: Any, value: Any, kind: type, optional: bool) -> None:
         raise APINetError(f"{name}={shown(value)} must be a text without NUL.")
     choices = rules["choices"]
     if choices and value not in choices:
-        near = difflib.get_close_matches(value, choices, 1)
         raise APINetError(
             f"{name}={shown(value)} is not one of {', '.join(choices)}"
-            + (f"; did you mean {near[0]!r}?" if near else ".")
+            + did_you_mean(value, choices)
         )

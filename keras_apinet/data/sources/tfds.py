@@ -7,7 +7,6 @@ images have no labels (iNaturalist) or that has none (Food-101) is tested on its
 """
 
 import contextlib
-import difflib
 import os
 import struct
 import warnings
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.data.readers import Contents, as_objects
 from keras_apinet.data.sources.folders import SPLIT_NAMES
-from keras_apinet.errors import APINetError, reason
+from keras_apinet.errors import APINetError, did_you_mean, reason
 from keras_apinet.files.io import replacing
 
 # Where sets keep the box of the labelled object.
@@ -286,11 +285,9 @@ def _why_missing(name: str, folder: str | None) -> str:
         )
     known = tfds.list_builders(with_community_datasets=False)
     if base not in known:
-        near = difflib.get_close_matches(base, known, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "check the spelling"
         return (
             f"data={name!r} is neither a folder, a table, nor a set that TensorFlow "
-            f"Datasets knows: {hint}"
+            f"Datasets knows{did_you_mean(base, known, 3)}"
         )
     return (
         f"The data set tfds:{name} is not prepared in {os.fspath(root)!r}: add "
