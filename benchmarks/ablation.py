@@ -72,7 +72,7 @@ ARMS = [
     Arm("temperature 0.5", variant="temperature_half"),
     Arm("temperature 2", variant="temperature_2"),
     Arm("look-alike classes in a batch", variant="look_alikes_meet"),
-    Arm("memory of 480 features", {"memory": 480}),
+    Arm("memory of 480 features", {"memory_size": 480}),
     Arm("no dropout", {"dropout_rate": 0.0}),
     Arm("no label smoothing", {"label_smoothing": 0.0}),
 ]

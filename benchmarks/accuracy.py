@@ -63,7 +63,11 @@ def main() -> None:
             rows.append([name, str(seed), *row])
         rows.append([name, "mean ± sd", *(spread(figures[key]) for key in FIGURES)])
     what = Path(recipe.data).name
-    frozen = f"{recipe.frozen:.0%} frozen" if recipe.frozen else "all layers"
+    frozen = (
+        f"{recipe.freeze_fraction:.0%} frozen"
+        if recipe.freeze_fraction
+        else "all layers"
+    )
     where = f"test top-1, {what}, {frozen}"
     headline = {
         f"{where}, {name}": f"{spread(found[name]['top1'])} %"

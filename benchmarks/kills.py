@@ -32,8 +32,8 @@ RECIPE = {
     "image_size": 32,
     "epochs": 6,
     "steps_per_epoch": 12,
-    "warmup_epochs": 1,
-    "ema": 0.9,
+    "head_epochs": 1,
+    "ema_momentum": 0.9,
     "augmentation": "paper",
     "checkpoint_minutes": 1e-6,
 }

@@ -100,8 +100,9 @@ def measured(
         For each arm, each of `FIGURES` over the seeds, as shares.
     """
     out = Path(out)
-    if recipe.views and recipe.views_dir is None:  # all seeds and arms share the views
-        recipe = dataclasses.replace(recipe, views_dir=str(out / "views"))
+    # All seeds and arms share the views.
+    if recipe.cached_views and recipe.cached_views_dir is None:
+        recipe = dataclasses.replace(recipe, cached_views_dir=str(out / "views"))
 
     def one(seed: int, arm: Arm) -> dict[str, float]:
         folder = out / f"{arm.name.replace(' ', '_')}-{seed}"
@@ -193,14 +194,14 @@ def variant_of(recipe: Recipe) -> str:
 def protocol(recipe: Recipe, seeds: Sequence[int], which: str = "best") -> str:
     """What all arms share, in words."""
     frozen = ""
-    if recipe.frozen:
-        frozen = f"the first {recipe.frozen:.0%} of its layers frozen, "
-    if recipe.views:
-        frozen += f"the same {recipe.views} views of each photo for all runs, "
+    if recipe.freeze_fraction:
+        frozen = f"the first {recipe.freeze_fraction:.0%} of its layers frozen, "
+    if recipe.cached_views:
+        frozen += f"the same {recipe.cached_views} views of each photo for all runs, "
     return (
         f"{Path(recipe.data).name}, {recipe.backbone or 'tiny'} at "
         f"{recipe.image_size or 'its own'} px, {frozen}"
-        f"{recipe.head_epochs} epochs of the head and "
+        f"{recipe.head_phase_epochs} epochs of the head and "
         f"{recipe.epochs} of all layers, seeds {', '.join(map(str, seeds))}; "
         + {
             "best": "the epoch is chosen on validation, each run tested once.",

@@ -90,7 +90,7 @@ def gates_before_pooling() -> None:
     pairwise, plain = APINet._pairwise, interaction.interact
 
     def over_places(self: Any, images: Any, labels: Any, training: Any) -> Any:
-        if isinstance(images, dict):  # the warm-up's cached features have no places
+        if isinstance(images, dict):  # the head phase's cached features have no places
             return pairwise(self, images, labels, training)
         maps = self.feature_map(images, training=training)
         maps = ops.reshape(maps, (ops.shape(maps)[0], -1, maps.shape[-1]))

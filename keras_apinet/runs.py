@@ -40,6 +40,7 @@ from keras_apinet.errors import APINetError, printable
 from keras_apinet.files import io, schema
 from keras_apinet.files.io import write_atomically
 from keras_apinet.files.run_shapes import remedy_for, shape_of
+from keras_apinet.renamed import with_new_names
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData
@@ -171,7 +172,9 @@ class Run:
                 "--out folder of `keras-apinet train`."
             )
         path = folder / DESCRIPTION
-        return cls(folder, schema.read_json(path, shape_of(DESCRIPTION)))
+        description = schema.read_json(path, shape_of(DESCRIPTION))
+        description["settings"] = with_new_names(description["settings"])
+        return cls(folder, description)
 
     @property
     def settings(self) -> dict[str, Any]:

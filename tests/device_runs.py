@@ -37,23 +37,24 @@ RECIPE = Recipe(
     image_size=32,
     epochs=2,
     steps_per_epoch=3,
-    warmup_epochs=1,
-    warmup_cached=joined is None and "--uncached" not in os.environ.get("RUNS", ""),
+    head_epochs=1,
+    cached_head_features=joined is None
+    and "--uncached" not in os.environ.get("RUNS", ""),
     batch_norm="inference",
     dropout_rate=0.0,
     mutual_units=16,
     classes_per_batch=8,
     images_per_class=4,
-    memory=16,
+    memory_size=16,
     optimizer="sgd",
     learning_rate=1e-3,
 )
 
-if "--views" in os.environ.get("RUNS", ""):
+if "--cached-views" in os.environ.get("RUNS", ""):
     weights = Path(folder, "tiny.weights.h5")
     keras.utils.set_random_seed(0)
     keras_apinet.build("tiny", 18, 32, None).backbone.save_weights(weights)
-    settings = {"weights": str(weights), "frozen": 0.5, "views": 2}
+    settings = {"weights": str(weights), "freeze_fraction": 0.5, "cached_views": 2}
     RECIPE = dataclasses.replace(RECIPE, **settings)
 
 if joined:

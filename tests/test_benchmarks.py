@@ -299,10 +299,14 @@ def test_trainings_run_side_by_side_and_keep_their_order(tmp_path, child):
     assert child == ["train"] * 6
     assert list(found) == ["a", "b"]
     assert found["a"]["top1"].tolist() == [0.25] * 3
-    frozen = Recipe(backbone="tiny", frozen=0.5, views=2, weights="w.h5")
+    frozen = Recipe(
+        backbone="tiny", freeze_fraction=0.5, cached_views=2, weights="w.h5"
+    )
     trainings.measured(frozen, arms, [0], tmp_path / "frozen")
     described = json.loads((tmp_path / "frozen" / "b-0" / "run.json").read_text())
-    assert described["settings"]["views_dir"] == str(tmp_path / "frozen" / "views")
+    assert described["settings"]["cached_views_dir"] == str(
+        tmp_path / "frozen" / "views"
+    )
 
 
 def test_torch_head_is_the_paper(rng):

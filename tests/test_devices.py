@@ -58,7 +58,7 @@ def test_many_devices_train_as_one(tmp_path):
 
 @pytest.mark.skipif(BACKEND == "torch", reason="torch trains on one device")
 def test_many_devices_train_as_one_on_stored_views(tmp_path):
-    finish(start(tmp_path, 1, 2, RUNS="--views"))
+    finish(start(tmp_path, 1, 2, RUNS="--cached-views"))
     same(tmp_path / "1", tmp_path / "2")
 
 

@@ -26,9 +26,9 @@ pytestmark = pytest.mark.one_backend
 
 # What makes a training of a page small. Every `keras-apinet train` gets these on top.
 SMALL = """--backbone tiny --weights none --image-size 32 --pooling average
---dtype float32 --epochs 1 --warmup-epochs 0 --steps-per-epoch 2 --classes-per-batch 4
---images-per-class 2 --mutual-units 4 --memory 0 --ema 0 --accumulate 1
---frozen 0 --views 0 --quiet"""
+--dtype float32 --epochs 1 --head-epochs 0 --steps-per-epoch 2 --classes-per-batch 4
+--images-per-class 2 --mutual-units 4 --memory-size 0 --ema-momentum 0
+--gradient-accumulation-steps 1 --freeze-fraction 0 --cached-views 0 --quiet"""
 # What a page's blocks say, and what runs in its place: less data, fewer epochs, and no
 # downloads. All that is left out of a command for good is in `words`.
 REPLACED = {

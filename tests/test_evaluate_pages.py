@@ -226,7 +226,7 @@ def test_the_card(run, report):
     assert row in body
     assert "&lt;b&gt;pear&lt;/b&gt; &amp; \\$co\\$" in body
     assert "<b>" not in body
-    for heading in ("Figures", "Data", "Recipe", "Limits", "Licence", "Method"):
+    for heading in ("Figures", "Data", "Recipe", "Limits", "License", "Method"):
         assert f"\n## {heading}\n" in body
     assert "None was stated" in write_card(run).read_text("utf-8")
 

@@ -195,14 +195,14 @@ def test_the_command_writes_beside_the_model_and_prints_the_table(
     model, tmp_path, capsys
 ):
     model.save(tmp_path / "birds.keras")
-    assert main(["export", str(tmp_path / "birds.keras"), "--licence", "MIT"]) == 0
+    assert main(["export", str(tmp_path / "birds.keras"), "--license", "MIT"]) == 0
     printed = capsys.readouterr()
     name, _, form, *_ = printed.out.splitlines()
     assert [cell.strip() for cell in name.split("|")] == ["", "", "birds.tflite", ""]
     assert re.fullmatch(r"\| format, precision +\| tflite, float32 +\|", form)
     assert "Comparing birds.tflite" in printed.err
     assert "birds.tflite" in (tmp_path / "birds.tflite.report.md").read_text()
-    assert load_classifier(tmp_path / "birds.tflite").info.licence == "MIT"
+    assert load_classifier(tmp_path / "birds.tflite").info.license == "MIT"
 
 
 def test_predictor_input(good):

@@ -49,7 +49,7 @@ def expected(model, photos):
 def exported(model, photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     exporter = Exporter(
-        model, photos=photos[0], temperature=TEMPERATURE, licence="CC0-1.0"
+        model, photos=photos[0], temperature=TEMPERATURE, license="CC0-1.0"
     )
     weights = [w.copy() for w in model.get_weights()]
     targets = [Target.of(folder / name, *kind) for name, kind in FILES.items()]
@@ -104,7 +104,7 @@ def test_the_file_explains_itself(name, exported):
     info = load_classifier(exported[0] / name).info
     assert info.class_names == tuple(NAMES)
     assert (info.image_size, info.resize) == (32, "fit")
-    assert (info.temperature, info.licence) == (TEMPERATURE, "CC0-1.0")
+    assert (info.temperature, info.license) == (TEMPERATURE, "CC0-1.0")
     assert info.precision == FILES[name][1]
 
 

@@ -36,7 +36,7 @@ def pages(tmp_path_factory):
     runtime = os.environ.get("KERAS_APINET_WEB_RUNTIME")
     if not runtime and shutil.which("npm") is None:
         pytest.skip("neither npm nor KERAS_APINET_WEB_RUNTIME: no browser runtime")
-    exporter = Exporter(model, photos=images, licence="CC0-1.0", verify=False)
+    exporter = Exporter(model, photos=images, license="CC0-1.0", verify=False)
     try:
         exporter.write([Target.of(folder / "float32", "web", runtime=runtime)])
     except APINetError as error:

@@ -57,12 +57,12 @@ def test_the_cut_is_where_everything_flows_through(share, name, rng):
 @pytest.mark.one_backend
 @pytest.mark.parametrize("share", [-0.1, 1.0, 0.1])
 def test_a_share_that_does_not_fit_is_named(share):
-    with pytest.raises(APINetError, match=f"frozen={share}"):
+    with pytest.raises(APINetError, match=f"freeze_fraction={share}"):
         cut(backbone(), share)
 
 
 def test_frozen_layers_stay_and_the_others_learn(rng, tmp_path):
-    model = keras_apinet.APINet(backbone(), 3, frozen=5 / 7, mutual_units=4)
+    model = keras_apinet.APINet(backbone(), 3, freeze_fraction=5 / 7, mutual_units=4)
     model.compile(keras.optimizers.Adam(0.01))
     before = {w.path: keras.ops.convert_to_numpy(w) for w in model.backbone.weights}
     images = rng.integers(0, 256, (8, 16, 16, 3)).astype("float32")
@@ -99,7 +99,7 @@ def early():
     x = keras.layers.Conv2D(4, 3, strides=2, name="two")(x)
     scaling = keras_apinet.backbones.PixelScaling(1 / 127.5, -1.0)
     return keras_apinet.APINet(
-        keras.Model(inputs, x), 3, scaling=scaling, frozen=0.7, mutual_units=4
+        keras.Model(inputs, x), 3, scaling=scaling, freeze_fraction=0.7, mutual_units=4
     )
 
 
@@ -162,7 +162,7 @@ def test_inputs_that_are_not_what_they_are_said_to_be(early, given, words):
 @pytest.mark.one_backend
 def test_without_frozen_layers_there_is_no_frozen_output():
     model = keras_apinet.build("tiny", 3, 32, None, mutual_units=4)
-    with pytest.raises(APINetError, match="frozen=0; give images"):
+    with pytest.raises(APINetError, match="freeze_fraction=0; give images"):
         model.features({"frozen": np.zeros((2, 32, 32, 3))})
 
 
@@ -193,14 +193,14 @@ QUICK = {
     "image_size": 32,
     "group_by": "none",
     "epochs": 2,
-    "warmup_epochs": 1,
+    "head_epochs": 1,
     "classes_per_batch": 3,
     "images_per_class": 2,
     "mutual_units": 8,
-    "frozen": 0.5,
-    "views": 3,
+    "freeze_fraction": 0.5,
+    "cached_views": 3,
     "augmentation": "paper",
-    "ema": 0.9,
+    "ema_momentum": 0.9,
 }
 
 
@@ -221,7 +221,7 @@ def all_weights(run, which="last"):
 
 def test_a_training_on_views(settings, tmp_path, monkeypatch, capsys):
     kept = tmp_path / "views"
-    recipe = Recipe(**settings, views_dir=str(kept))
+    recipe = Recipe(**settings, cached_views_dir=str(kept))
     run = train(recipe, tmp_path / "run", "plain")
     assert "Frozen layers: 3 views of 108 images" in capsys.readouterr().out
     assert not list(run.folder.glob("views*"))
@@ -245,7 +245,9 @@ def test_a_training_on_views(settings, tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose(a, b, atol=1e-5)
     # What the views depend on makes another file.
     with pytest.raises(TypeError):
-        train(Recipe(**{**settings, "frozen": 0.7}), tmp_path / "other", "quiet")
+        train(
+            Recipe(**{**settings, "freeze_fraction": 0.7}), tmp_path / "other", "quiet"
+        )
 
 
 @pytest.mark.one_backend
@@ -306,7 +308,7 @@ def test_views_are_gone_when_the_training_has_ended_and_not_before(
 def test_unreadable_images_are_left_out_of_the_views(settings, tmp_path):
     broken = tmp_path / "photos" / "b" / "7.png"
     broken.write_bytes(b"no image")
-    recipe = Recipe(**settings, views_dir=str(tmp_path / "views"))
+    recipe = Recipe(**settings, cached_views_dir=str(tmp_path / "views"))
     run = train(recipe, tmp_path / "run", "quiet")
     (notes,) = (tmp_path / "views").glob("*.json")
     found = json.loads(notes.read_text())
@@ -322,7 +324,9 @@ def test_unreadable_images_are_left_out_of_the_views(settings, tmp_path):
 def test_a_full_disk_and_too_large_values_are_said(settings, tmp_path, monkeypatch):
     full = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.raises(APINetError, match=r"lower --views, or set --views 0"):
+    with pytest.raises(
+        APINetError, match=r"lower --cached-views, or set --cached-views 0"
+    ):
         train(Recipe(**settings), tmp_path / "run", "quiet")
     assert not list((tmp_path / "run").glob("views*"))
     with pytest.raises(APINetError, match=r"up to 7e\+04, which float16 does not hold"):
@@ -333,10 +337,10 @@ def test_a_full_disk_and_too_large_values_are_said(settings, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"frozen": 0.0}, "views=3 are what frozen layers see"),
+        ({"freeze_fraction": 0.0}, "cached_views=3 are what frozen layers see"),
         ({"weights": None}, "these come at random"),
-        ({"frozen": 1.0}, "frozen=1.0"),
-        ({"views": -1}, "views=-1"),
+        ({"freeze_fraction": 1.0}, "freeze_fraction=1.0"),
+        ({"cached_views": -1}, "cached_views=-1"),
     ],
 )
 def test_settings_that_contradict_each_other(changes, words):
@@ -344,9 +348,14 @@ def test_settings_that_contradict_each_other(changes, words):
         Recipe(**{**QUICK, "weights": "w.h5", **changes})
 
 
-def test_what_is_kept_after_the_warm_up_is_the_warmed_up_model(settings, tmp_path):
+def test_what_is_kept_after_the_head_phase_is_its_model(settings, tmp_path):
     """With averaged weights, which Keras starts at zero."""
-    changes = {"learning_rate": 1e-12, "weight_decay": 0.0, "epochs": 1, "views": 0}
+    changes = {
+        "learning_rate": 1e-12,
+        "weight_decay": 0.0,
+        "epochs": 1,
+        "cached_views": 0,
+    }
     recipe = Recipe(**{**settings, **changes})
     run = train(recipe, tmp_path / "run", "quiet")
     for which in ("best", "last"):

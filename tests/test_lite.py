@@ -167,7 +167,7 @@ def test_every_share_of_the_layers_can_be_frozen(number):
 
 def test_frozen_layers_come_first_and_the_rest_learns():
     model = keras_apinet.build(
-        "efficientnet_lite0", 2, 32, None, frozen=0.6, mutual_units=4
+        "efficientnet_lite0", 2, 32, None, freeze_fraction=0.6, mutual_units=4
     )
     learns = {weight.path for weight in model.trainable_variables}
     kernels = [w.path in learns for w in model.backbone.weights if w.ndim == 4]

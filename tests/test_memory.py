@@ -79,7 +79,9 @@ def test_a_model_with_a_memory_learns_from_single_images_of_a_class():
     images, labels = images.astype("uint8"), np.arange(12) % 4
     shares = {}
     for size in (0, 8):
-        model = keras_apinet.build("tiny", 4, 32, None, memory=size, mutual_units=4)
+        model = keras_apinet.build(
+            "tiny", 4, 32, None, memory_size=size, mutual_units=4
+        )
         model.compile("sgd")
         told = pytest.warns(UserWarning, match="no image had a partner of the same")
         with contextlib.nullcontext() if size else told:
@@ -104,7 +106,7 @@ def test_what_is_remembered_carries_no_gradient(gradient):
 
 
 def test_a_saved_model_keeps_its_memory(tmp_path):
-    model = keras_apinet.build("tiny", 3, 32, None, memory=4, mutual_units=4)
+    model = keras_apinet.build("tiny", 3, 32, None, memory_size=4, mutual_units=4)
     model.compile("sgd")
     images = np.zeros((4, 32, 32, 3), "uint8")
     model.fit(images, np.array([0, 1, 2, 0]), batch_size=4, verbose=0)

@@ -113,7 +113,7 @@ def test_an_image_that_is_not_finite_is_nobodys_partner():
 def test_several_partners_are_the_next_nearest():
     features = np.array([[0.0], [1.0], [3.0], [10.0], [12.0]], "float32")
     labels = np.array([0, 0, 0, 1, 1])
-    anchors, partners, valid = mined(PairMiner(partners=(2, 1)), features, labels)
+    anchors, partners, valid = mined(PairMiner(num_partners=(2, 1)), features, labels)
     assert anchors.tolist() == [0, 1, 2, 3, 4] * 3
     assert partners[:5].tolist() == [1, 0, 1, 4, 3]
     assert partners[5:10].tolist() == [2, 2, 0, 3, 4]
@@ -123,14 +123,22 @@ def test_several_partners_are_the_next_nearest():
 
 def test_pairs_of_one_kind_only():
     features, labels = np.array([[0.0], [1.0], [5.0]]), np.array([0, 0, 1])
-    assert mined(PairMiner(partners=(1, 0)), features, labels)[1].tolist() == [1, 0, 2]
-    assert mined(PairMiner(partners=(0, 1)), features, labels)[1].tolist() == [2, 2, 1]
+    assert mined(PairMiner(num_partners=(1, 0)), features, labels)[1].tolist() == [
+        1,
+        0,
+        2,
+    ]
+    assert mined(PairMiner(num_partners=(0, 1)), features, labels)[1].tolist() == [
+        2,
+        2,
+        1,
+    ]
 
 
 def test_random_partners_are_candidates_and_differ():
     labels = np.repeat(np.arange(5), 8)
     features = np.zeros((40, 2), "float32")
-    miner = PairMiner("random", partners=2, seed=3)
+    miner = PairMiner("random", num_partners=2, seed=3)
     first, second = mined(miner, features, labels), mined(miner, features, labels)
     assert (first[1] != second[1]).any()
     for anchors, partners, valid in (first, second):
@@ -140,7 +148,7 @@ def test_random_partners_are_candidates_and_differ():
         assert not same[80:].any()
         assert (anchors != partners).all()
         assert (partners[:40] != partners[40:80]).all()
-    again = mined(PairMiner("random", partners=2, seed=3), features, labels)
+    again = mined(PairMiner("random", num_partners=2, seed=3), features, labels)
     np.testing.assert_array_equal(again[1], first[1])
 
 
@@ -175,11 +183,11 @@ def test_layer_contract(rng, tmp_path):
 @pytest.mark.parametrize(
     ("options", "value"),
     [
-        ({"strategy": "closest"}, "closest"),
-        ({"strategy": ("nearest", "far")}, "far"),
-        ({"partners": 0}, "0"),
-        ({"partners": (1, -2)}, "-2"),
-        ({"partners": 1.5}, "1.5"),
+        ({"mining": "closest"}, "closest"),
+        ({"mining": ("nearest", "far")}, "far"),
+        ({"num_partners": 0}, "0"),
+        ({"num_partners": (1, -2)}, "-2"),
+        ({"num_partners": 1.5}, "1.5"),
         ({"distance": "manhattan"}, "manhattan"),
     ],
 )

@@ -28,7 +28,7 @@ def rates(steps=100, **settings):
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
 def test_the_rate_rises_and_then_falls_as_asked(kind):
-    found = rates(schedule=kind, rising=0.2)
+    found = rates(schedule=kind, warmup_fraction=0.2)
     x = np.arange(81) / 80
     fall = {"cosine": 0.5 * (1 + np.cos(np.pi * x)), "linear": 1 - x}
     np.testing.assert_allclose(found[:20], 0.5 * np.arange(20) / 20, atol=1e-6)
@@ -37,7 +37,7 @@ def test_the_rate_rises_and_then_falls_as_asked(kind):
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
 def test_without_a_rise_it_starts_at_the_peak(kind):
-    found = rates(schedule=kind, rising=0.0)
+    found = rates(schedule=kind, warmup_fraction=0.0)
     assert found[0] == pytest.approx(0.5)
     assert found[-1] == pytest.approx(0.5 if kind == "constant" else 0.0, abs=1e-6)
 
@@ -167,8 +167,8 @@ def test_the_rate_lasts_for_the_whole_run_however_many_batches_make_an_update(
     total, rising = 20, 0.25
     recipe = Recipe(
         schedule=kind,
-        rising=rising,
-        accumulate=accumulate,
+        warmup_fraction=rising,
+        gradient_accumulation_steps=accumulate,
         optimizer="sgd",
         weight_decay=0.0,
         clipnorm=1e9,

@@ -36,7 +36,7 @@ def test_it_learns_real_classes_and_the_phone_agrees(photos, shared, tmp_path, c
             *("train", "--data", str(photos), "--out", str(run), "--image-size", "96"),
             *("--backbone", "mobilenet_v2", "--weights", str(weights), "--quiet"),
             *("--classes-per-batch", "5", "--images-per-class", "4"),
-            *("--warmup-epochs", "40", "--epochs", "1", "--steps-per-epoch", "4"),
+            *("--head-epochs", "40", "--epochs", "1", "--steps-per-epoch", "4"),
         ]
     )
     assert trained == 0

@@ -19,7 +19,7 @@ ODD = Recipe(
     image_size=224,
     weight_decay=1e-05,
     learning_rate=1.0,
-    jit=False,
+    jit_compile=False,
     download=True,
     level="family",
 )
@@ -57,8 +57,8 @@ def test_files_options_and_set_come_on_top_of_each_other(tmp_path, capsys):
     [
         ("epochs=3", {"epochs": 3}),
         ("learning_rate = 3e-4", {"learning_rate": 3e-4}),
-        ("jit=yes", {"jit": True}),
-        ("jit=default", {"jit": None}),
+        ("jit_compile=yes", {"jit_compile": True}),
+        ("jit_compile=default", {"jit_compile": None}),
         ("box-crop=false", {"box_crop": False}),
         ("data=a=b", {"data": "a=b"}),
     ],
@@ -73,12 +73,15 @@ def test_assignments(text, value):
         (["--set", "epochs"], "--set 'epochs' is no assignment"),
         (["--set", "epoch=3"], "no setting 'epoch' in --set; did you mean 'epochs'?"),
         (["--set", "epochs=many"], "epochs='many' must be a whole number"),
-        (["--set", "jit=perhaps"], "jit='perhaps' must be true or false"),
+        (
+            ["--set", "jit_compile=perhaps"],
+            "jit_compile='perhaps' must be true or false",
+        ),
         (["missing.toml"], "'missing.toml' cannot be read"),
         (["bad.toml"], "'bad.toml' cannot be read as TOML"),
         (["typo.toml"], "'learning_rat' in typo.toml; did you mean 'learning_rate'?"),
         (["kind.toml"], "epochs='ten' must be a whole number"),
-        (["--memory", "9", "--method", "baseline"], "memory=9 is for pairs"),
+        (["--memory-size", "9", "--method", "baseline"], "memory_size=9 is for pairs"),
         (["--weight-decay-mode", "l2"], "weight_decay_mode='l2' is for optimizer"),
         (["--intra", "none", "--inter", "none"], "no pair to learn from"),
         (["--resume", "run", "--out", "other"], "leave --out and the recipe file out"),
@@ -120,9 +123,11 @@ def test_a_recipe_for_another_backend_than_the_one_that_runs(tmp_path):
 
 def test_the_head_alone_learns_from_pretrained_weights():
     recipe = Recipe(backbone="mobilenet_v2", epochs=0)
-    assert recipe.head_epochs == 30
-    assert Recipe(backbone="mobilenet_v2", weights="none", epochs=1).head_epochs == 0
-    assert Recipe(epochs=0, warmup_epochs=3).head_epochs == 3
+    assert recipe.head_phase_epochs == 30
+    assert (
+        Recipe(backbone="mobilenet_v2", weights="none", epochs=1).head_phase_epochs == 0
+    )
+    assert Recipe(epochs=0, head_epochs=3).head_phase_epochs == 3
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ TABLE = {
     "intra": ("farthest", lambda s: s.model.miner.strategies[0], "farthest"),
     "inter": ("random", lambda s: s.model.miner.strategies[1], "random"),
     "distance": ("cosine", lambda s: s.model.miner.distance, "cosine"),
-    "memory": (16, lambda s: s.model.memory.size, 16),
+    "memory_size": (16, lambda s: s.model.memory.size, 16),
     "mutual_units": (9, lambda s: s.model.interaction.mutual_units, 9),
     "dropout_rate": (0.3, lambda s: s.model.dropout.rate, 0.3),
     "margin": (0.2, lambda s: s.loss["margin"], 0.2),
@@ -132,7 +132,7 @@ TABLE = {
     "optimizer": ("sgd", lambda s: s.optimizer.momentum, 0.9),
     "learning_rate": (0.5, lambda s: s.rate(5), 0.5),
     "schedule": ("constant", lambda s: s.rate(90), 2e-3),
-    "rising": (0.5, lambda s: s.rate(25), 1e-3),
+    "warmup_fraction": (0.5, lambda s: s.rate(25), 1e-3),
     "layer_decay": (0.1, lambda s: min(s.optimizer.layer_shares.values()), 0.1),
     "weight_decay": (0.3, lambda s: s.optimizer.weight_decay, 0.3),
     "weight_decay_mode": (
@@ -142,18 +142,26 @@ TABLE = {
     ),
     "decay_all": (True, lambda s: s.decayed, True),
     "clipnorm": (7.0, lambda s: s.optimizer.global_clipnorm, 7.0),
-    "accumulate": (3, lambda s: s.optimizer.gradient_accumulation_steps, 3),
-    "ema": (0.8, lambda s: s.optimizer.ema_momentum, 0.8),
+    "gradient_accumulation_steps": (
+        3,
+        lambda s: s.optimizer.gradient_accumulation_steps,
+        3,
+    ),
+    "ema_momentum": (0.8, lambda s: s.optimizer.ema_momentum, 0.8),
     "steps_per_execution": (2, lambda s: s.job.execution()["steps_per_execution"], 2),
-    "jit": (False, lambda s: s.job.execution()["jit_compile"], False),
+    "jit_compile": (False, lambda s: s.job.execution()["jit_compile"], False),
     "dtype": ("mixed_bfloat16", lambda s: s.model.compute_dtype, "bfloat16"),
     "seed": (5, lambda s: s.batch[0].tolist(), "other"),
 }
 # Settings that a whole run shows: below, or in the tests of their topic.
-RUNS = {"warmup_epochs", "warmup_cached", "epochs", "head_learning_rate"}
+RUNS = {"head_epochs", "cached_head_features", "epochs", "head_learning_rate"}
 RUNS |= {"checkpoint_minutes", "keep_checkpoints", "patience"}
-OTHER_FILES = {"backend": "recipe", "weights": "frozen", "frozen": "frozen"}
-OTHER_FILES |= {"group_by": "data_splits", "views": "frozen", "views_dir": "frozen"}
+OTHER_FILES = {"backend": "recipe", "weights": "frozen", "freeze_fraction": "frozen"}
+OTHER_FILES |= {
+    "group_by": "data_splits",
+    "cached_views": "frozen",
+    "cached_views_dir": "frozen",
+}
 
 
 def test_no_setting_is_forgotten():
@@ -194,16 +202,16 @@ def test_a_run_does_what_its_recipe_says_of_its_phases(asked, tmp_path, monkeypa
     monkeypatch.setattr(keras_apinet.APINet, "compile", watched_compile)
     monkeypatch.setattr(keras_apinet.APINet, "fit", watched_fit)
     settings = {
-        "warmup_epochs": 2,
-        "warmup_cached": False,
+        "head_epochs": 2,
+        "cached_head_features": False,
         "head_learning_rate": 0.02,
         "epochs": 2,
         "steps_per_epoch": 4,
         "checkpoint_minutes": 1e-9,
         "keep_checkpoints": 3,
         "steps_per_execution": 2,
-        "accumulate": 3,
-        "jit": False,
+        "gradient_accumulation_steps": 3,
+        "jit_compile": False,
         "dtype": "mixed_bfloat16",
     }
     before = np.random.get_state()[1].tolist()
@@ -237,7 +245,10 @@ CHECKPOINTS = ("00001-0000000", "00001-0000002", "00002-0000000")
             {"steps_per_epoch": 4, "steps_per_execution": 3},
             "steps_per_execution=3 does not divide the 4 batches .*execution 2",
         ),
-        ({"steps_per_epoch": 1, "accumulate": 5}, "accumulate=5: .* has 4 batches"),
+        (
+            {"steps_per_epoch": 1, "gradient_accumulation_steps": 5},
+            "gradient_accumulation_steps=5: .* has 4 batches",
+        ),
         ({"patience": 2}, "patience=2 waits for a better validation"),
     ],
 )

@@ -33,12 +33,12 @@ RECIPE = {
     "image_size": 32,
     "epochs": 3,
     "steps_per_epoch": 4,
-    "warmup_epochs": 1,
+    "head_epochs": 1,
     "classes_per_batch": 4,
     "images_per_class": 2,
     "mutual_units": 8,
-    "memory": 8,
-    "ema": 0.9,
+    "memory_size": 8,
+    "ema_momentum": 0.9,
 }
 
 
@@ -93,8 +93,8 @@ BUSY = {**RECIPE, "checkpoint_minutes": 1e-9}
 
 def test_kills_and_signals_change_nothing(whole, tmp_path):
     folder = tmp_path / "run"
-    # Steps and checkpoints count from the start of each process; the warm-up's single
-    # epoch has its own callback. Before there is any checkpoint:
+    # Steps and checkpoints count from the start of each process; the head phase's
+    # single epoch has its own callback. Before there is any checkpoint:
     assert child("train", folder, BUSY, "checkpoint:1") == -9
     assert checkpoints.read_newest(folder) is None
     # In the second epoch, in the middle of a step:

@@ -118,8 +118,8 @@ def test_the_same_seed_trains_the_same_model(photos, tmp_path):
     assert abs(weights[0] - weights[2]).max() > 1e-3
 
 
-def test_warm_up_trains_the_head_and_nothing_else(photos, tmp_path):
-    settings = {**QUICK, "warmup_epochs": 20, "head_learning_rate": 0.01, "epochs": 0}
+def test_the_head_phase_trains_the_head_and_nothing_else(photos, tmp_path):
+    settings = {**QUICK, "head_epochs": 20, "head_learning_rate": 0.01, "epochs": 0}
     run = train(Recipe(data=str(photos), **settings), tmp_path / "run", verbose="quiet")
     trained = run.model()
     keras.utils.set_random_seed(0)
@@ -174,7 +174,7 @@ def test_partners_are_those_of_the_recipe(photos, tmp_path):
     run = train(recipe, tmp_path / "run", verbose="quiet")
     miner = run.model("last").miner
     assert miner.strategies[0] == "farthest"
-    assert miner.partners == (1, 0)
+    assert miner.num_partners == (1, 0)
     assert miner.distance == "cosine"
 
 
@@ -190,7 +190,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_model(
     photos, tmp_path, monkeypatch
 ):
     settings = {**QUICK, "learning_rate": 1e30, "clipnorm": 1e30, "optimizer": "sgd"}
-    settings |= {"warmup_epochs": 1, "epochs": 3}
+    settings |= {"head_epochs": 1, "epochs": 3}
     with pytest.raises(APINetError, match="loss became"):
         train(Recipe(data=str(photos), **settings), tmp_path / "run", verbose="quiet")
     model = Run.open(tmp_path / "run").model()
@@ -216,7 +216,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         ({"optimizer": "adam"}, "optimizer='adam'"),
         ({"epochs": -1}, "epochs=-1"),
         ({"epochs": 0}, "nothing to train"),  # tiny has no weights to warm up on
-        ({"epochs": 0, "warmup_epochs": 0}, "nothing to train"),
+        ({"epochs": 0, "head_epochs": 0}, "nothing to train"),
         ({"images_per_class": 0}, "images_per_class=0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"validation": 1.0}, "validation=1.0"),
@@ -249,7 +249,7 @@ def test_an_unreadable_image_is_left_out_counted_and_listed(
     """Of the validation and, by the head's own features, of the training images."""
     (split_photos / "val/b/2.png").write_bytes(b"no image")
     (split_photos / "train/c/3.png").write_bytes(b"no image")
-    recipe = Recipe(data=str(split_photos), **QUICK | {"warmup_epochs": 1, "epochs": 0})
+    recipe = Recipe(data=str(split_photos), **QUICK | {"head_epochs": 1, "epochs": 0})
     run = train(recipe, tmp_path / "run", "quiet")
     failed = run.read("training.json")["unreadable"]
     assert sorted(name[-11:] for name in failed) == ["ain/c/3.png", "val/b/2.png"]
@@ -268,7 +268,7 @@ def test_too_many_unreadable_images_are_one_sentence(
 ):
     for i in (1, 2, 3):
         (split_photos / split / "a" / f"{i}.png").write_bytes(b"no image")
-    settings = {**QUICK, "warmup_epochs": 1, "warmup_cached": cached, "epochs": 0}
+    settings = {**QUICK, "head_epochs": 1, "cached_head_features": cached, "epochs": 0}
     with pytest.raises(APINetError, match=r"images cannot be read, more than 1%"):
         train(Recipe(data=str(split_photos), **settings), tmp_path / "run", "quiet")
 
@@ -285,7 +285,7 @@ def kept(tmp_path):
     model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
     model.compile(LayerwiseSGD(0.1, use_ema=True, ema_momentum=0.9), "mse")
     model.optimizer.build(model.trainable_variables)
-    keeper = Keeper(run, Recipe(ema=0.9, epochs=9), Progress())
+    keeper = Keeper(run, Recipe(ema_momentum=0.9, epochs=9), Progress())
     keeper.set_model(model)
     keeper.set_params({"steps": 3})
     keeper.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5})

@@ -39,7 +39,7 @@ def test_a_recipe_loads_and_says_what_it_is(path):
     name = recipe.backbone
     if ":" not in name:
         assert name in {info.name for info in backbones.available()}
-    assert recipe.epochs + (recipe.warmup_epochs or 0) <= 100
+    assert recipe.epochs + (recipe.head_epochs or 0) <= 100
 
 
 def test_the_papers_recipes_differ_in_data_and_backbone_only():
@@ -50,7 +50,7 @@ def test_the_papers_recipes_differ_in_data_and_backbone_only():
     ]
     assert len(papers) == 15
     assert all(settings == papers[0] for settings in papers)
-    assert papers[0]["warmup_epochs"] + papers[0]["epochs"] == 100
+    assert papers[0]["head_epochs"] + papers[0]["epochs"] == 100
 
 
 @pytest.mark.parametrize("name", ["cub_resnet50", "cub_resnet50_16gb"])
@@ -61,7 +61,7 @@ def test_a_recipe_runs_as_a_program(name, tmp_path):
         "backbone": "tiny",
         "weights": "none",
         "image_size": 32,
-        "warmup_epochs": 1,
+        "head_epochs": 1,
         "epochs": 1,
         "steps_per_epoch": 3,
         "classes_per_batch": 6,

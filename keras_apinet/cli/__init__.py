@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from keras_apinet.cli.startup import close_output, open_streams, start_backend
 from keras_apinet.errors import APINetError, did_you_mean, printable, reason
 from keras_apinet.files.bounds import shown
+from keras_apinet.renamed import NEW_NAMES
 from keras_apinet.version import __version__
 
 COMMANDS = (
@@ -71,6 +72,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     root = parser()
     args, unknown = root.parse_known_args(arguments)
     if unknown:
+        old = unknown[0].split("=")[0].removeprefix("--").replace("-", "_")
+        if args.command == "train" and old in NEW_NAMES:
+            new = NEW_NAMES[old].replace("_", "-")
+            root.error(f"{shown(unknown[0])} is now called '--{new}'")
         known = re.findall(r"--[a-z][a-z0-9-]*", args.options())
         root.error(
             f"{args.command} has no argument {shown(unknown[0])}"

@@ -9,10 +9,10 @@ STARTS_KERAS = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the run, the split, the licence and where to write."""
+    """Adds the run, the split, the license and where to write."""
     parser.add_argument("run_folder", metavar="RUN", help="run folder of train")
     parser.add_argument("--split", help="split whose figures to tell (default: test)")
-    parser.add_argument("--license", metavar="NAME", help="licence of the model (SPDX)")
+    parser.add_argument("--license", metavar="NAME", help="license of the model (SPDX)")
     parser.add_argument(
         "--out", metavar="FILE", help="where to write (default: RUN/MODEL_CARD.md)"
     )

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--which", default="best", help="model of the run: best (default) or last"
     )
     parser.add_argument(
-        "--licence", metavar="TEXT", help="licence of the model, written into the file"
+        "--license", metavar="TEXT", help="license of the model, written into the file"
     )
     parser.add_argument(
         "--image-size",
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         which=args.which,
         photos=args.photos,
         image_size=args.image_size,
-        licence=args.licence,
+        license=args.license,
         verify=args.verify,
         min_agreement=args.min_agreement,
         max_difference=args.max_difference,

@@ -25,7 +25,7 @@ _TITLES = {
 }
 
 
-# Names of licences that model hubs know; others are written as "other" with a name.
+# Names of licenses that model hubs know; others are written as "other" with a name.
 _KNOWN_LICENSES = (
     "agpl-3.0",
     "apache-2.0",
@@ -63,7 +63,7 @@ def write_card(
         out: The file. Default: `MODEL_CARD.md` in the run folder.
         split: The split whose evaluation is told. Default: `"test"`, or `"val"` if only
             that was evaluated.
-        license_name: Licence of the model, as an SPDX name such as `"Apache-2.0"`.
+        license_name: License of the model, as an SPDX name such as `"Apache-2.0"`.
             Default: the card says that none was stated.
         force: Replace an `out` that this package wrote. The run's own card is always
             written anew.
@@ -134,7 +134,7 @@ def write_card(
 
 
 def license_tag(name: str | None) -> str | None:
-    """A licence as hubs write it: lower case; "other" for one they do not know."""
+    """A license as hubs write it: lower case; "other" for one they do not know."""
     if not name:
         return None
     return name.lower() if name.lower() in _KNOWN_LICENSES else "other"

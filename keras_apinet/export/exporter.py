@@ -92,7 +92,7 @@ class Exporter:
         class_names: Names of the classes, where the model has none.
         image_size: Px, for a backbone that takes any size.
         temperature: What to divide the logits by. Default: the run's own, else 1.
-        licence: Of the trained model; it is written into the file.
+        license: Of the trained model; it is written into the file.
         verify: Whether to compare each file with the Keras model. Default True.
         min_agreement: Smallest share of photos with the Keras model's top-1 class.
             Default: 0.98 for `"dynamic"` and `"int8"`, none for the others.
@@ -117,7 +117,7 @@ class Exporter:
         class_names: Any = None,
         image_size: int | None = None,
         temperature: float | None = None,
-        licence: str | None = None,
+        license: str | None = None,
         verify: bool = True,
         min_agreement: float | None = None,
         max_difference: float | None = None,
@@ -140,7 +140,7 @@ class Exporter:
             image_size=image_size,
             class_names=class_names,
             temperature=temperature,
-            licence=licence,
+            license=license,
         )
         self.info = self.source.info
         self._say, self._given, self._verify = say, photos, verify

@@ -44,7 +44,7 @@ def open_source(
     image_size: int | None = None,
     class_names: Any = None,
     temperature: float | None = None,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> Source:
     """Finds the model and what is known about it.
 
@@ -54,7 +54,7 @@ def open_source(
         image_size: Px, for a backbone that takes any size.
         class_names: Names of the classes, where the model has none.
         temperature: What to divide the logits by. Default: the run's own, else 1.
-        licence: Of the trained model.
+        license: Of the trained model.
 
     Raises:
         APINetError: For anything else, a run without a model, or class names of
@@ -116,7 +116,7 @@ def open_source(
         backbone=str(settings.get("backbone") or model.backbone.name),
         temperature=temperature,
         recipe_hash=recipe_hash(settings) if settings else None,
-        licence=licence,
+        license=license,
     )
     return Source(model, info, place, run)
 

@@ -149,7 +149,7 @@ def _metadata(info: ClassifierInfo) -> bytes:
             2: text(info.version),
             3: tables([graph]),
             4: text("keras-apinet"),
-            5: text(info.licence or "not stated"),
+            5: text(info.license or "not stated"),
             6: tables([details]),
             7: text("1.0.0"),
         },

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_apinet.errors import APINetError
+from keras_apinet.renamed import with_new_names
 from keras_apinet.types import Shape, Tensor
 
 STRATEGIES = ("nearest", "farthest", "random")
@@ -94,10 +95,10 @@ class PairMiner(keras.layers.Layer):
     is paired with itself.
 
     Args:
-        strategy: `"nearest"`, `"farthest"` or `"random"`, or a tuple of two of them,
+        mining: `"nearest"`, `"farthest"` or `"random"`, or a tuple of two of them,
             for intra and inter pairs. Default `"nearest"`.
-        partners: Partners for each image, or a tuple for intra and inter pairs; one of
-            the two may be 0. Default 1.
+        num_partners: Partners for each image, or a tuple for intra and inter pairs;
+            one of the two may be 0. Default 1.
         seed: Seed of the `"random"` strategy.
         distance: What near and far mean: `"euclidean"`, or `"cosine"`: the angle,
             whatever the lengths of the features. Default `"euclidean"`, the paper's.
@@ -133,8 +134,8 @@ class PairMiner(keras.layers.Layer):
 
     def __init__(
         self,
-        strategy: str | tuple[str, str] = "nearest",
-        partners: int | tuple[int, int] = 1,
+        mining: str | tuple[str, str] = "nearest",
+        num_partners: int | tuple[int, int] = 1,
         seed: int | None = None,
         distance: str = "euclidean",
         **kwargs: Any,
@@ -143,20 +144,18 @@ class PairMiner(keras.layers.Layer):
         if distance not in DISTANCES:
             raise APINetError(f"distance={distance!r} is not one of {DISTANCES}.")
         self.distance = distance
-        self.strategies = _pair(strategy)
+        self.strategies = _pair(mining)
         for name in self.strategies:
             if name not in STRATEGIES:
-                raise APINetError(
-                    f"Unknown mining strategy={name!r}; use one of {STRATEGIES}."
-                )
-        self.partners = _pair(partners)
+                raise APINetError(f"Unknown mining={name!r}; use one of {STRATEGIES}.")
+        self.num_partners = _pair(num_partners)
         if not all(
             isinstance(n, int) and not isinstance(n, bool) and n >= 0
-            for n in self.partners
-        ) or not any(self.partners):
+            for n in self.num_partners
+        ) or not any(self.num_partners):
             raise APINetError(
-                f"partners={partners!r} must be one or two whole numbers of at least "
-                "0, not both 0."
+                f"num_partners={num_partners!r} must be one or two whole numbers of at "
+                "least 0, not both 0."
             )
         self.seed = seed
         self.random = keras.random.SeedGenerator(seed)
@@ -204,7 +203,7 @@ class PairMiner(keras.layers.Layer):
 
         anchors, partners, valid = [], [], []
         for candidates, strategy, count in zip(
-            (intra, inter), self.strategies, self.partners, strict=True
+            (intra, inter), self.strategies, self.num_partners, strict=True
         ):
             if not count:
                 continue
@@ -245,7 +244,7 @@ class PairMiner(keras.layers.Layer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Symbolic outputs: int32, int32 and bool `[N * (intra + inter)]`."""
         batch = features.shape[0]
-        shape: Shape = (None if batch is None else batch * sum(self.partners),)
+        shape: Shape = (None if batch is None else batch * sum(self.num_partners),)
         return (
             keras.KerasTensor(shape, "int32"),
             keras.KerasTensor(shape, "int32"),
@@ -256,8 +255,13 @@ class PairMiner(keras.layers.Layer):
         """The constructor's arguments."""
         return {
             **super().get_config(),
-            "strategy": list(self.strategies),
-            "partners": list(self.partners),
+            "mining": list(self.strategies),
+            "num_partners": list(self.num_partners),
             "seed": self.seed,
             "distance": self.distance,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "PairMiner":
+        """The layer of a `get_config()`."""
+        return cls(**with_new_names(config))

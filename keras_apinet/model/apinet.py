@@ -16,6 +16,7 @@ from keras_apinet.layers.pooling import pooling_layer
 from keras_apinet.model.freezing import cut
 from keras_apinet.model.inputs import wrong_shape
 from keras_apinet.model.training import PairwiseTraining
+from keras_apinet.renamed import with_new_names
 from keras_apinet.types import Shape, Tensor
 
 BATCH_NORM_POLICIES = ("train", "inference")
@@ -44,18 +45,18 @@ class APINet(PairwiseTraining):
             when the backbone takes raw pixels.
         pooling: `"average"` over places or tokens, or `"token"`: the first token of
             `[N, T, D]`. Default `"average"`.
-        strategy: Mining strategy, see `PairMiner`.
-        partners: Partners of each image, see `PairMiner`.
+        mining: How partners are chosen, see `PairMiner`.
+        num_partners: Partners of each image, see `PairMiner`.
         distance: What near and far mean in mining, see `PairMiner`. Default
             `"euclidean"`.
-        memory: Features of recent training images that are kept, M, so that partners
-            are looked for beyond the batch; see `FeatureMemory`. Default 0.
+        memory_size: Features of recent training images that are kept, M, so that
+            partners are looked for beyond the batch; see `FeatureMemory`. Default 0.
         mutual_units: Width of the mutual MLP. Default 512.
         dropout_rate: Dropout inside the mutual MLP and before the classifier.
             Default 0.5.
-        frozen: Share of the backbone's layers, from the images on, that stay as they
-            came: they get no gradient and their batch-norm keeps its statistics. The
-            cut is at the last place up to there that everything flows through.
+        freeze_fraction: Share of the backbone's layers, from the images on, that stay
+            unchanged: they get no gradient and their batch-norm keeps its statistics.
+            The cut is at the last place up to there that everything flows through.
             Default 0.
         batch_norm: `"train"`: the backbone runs in training mode while fitting;
             `"inference"`: it always runs in inference mode, so that batch-norm keeps
@@ -106,13 +107,13 @@ class APINet(PairwiseTraining):
         *,
         scaling: keras.layers.Layer | None = None,
         pooling: str = "average",
-        strategy: str | tuple[str, str] = "nearest",
-        partners: int | tuple[int, int] = 1,
+        mining: str | tuple[str, str] = "nearest",
+        num_partners: int | tuple[int, int] = 1,
         distance: str = "euclidean",
-        memory: int = 0,
+        memory_size: int = 0,
         mutual_units: int = 512,
         dropout_rate: float = 0.5,
-        frozen: float = 0.0,
+        freeze_fraction: float = 0.0,
         batch_norm: str = "train",
         batch_norm_momentum: float | None = 0.9,
         class_names: Sequence[str] | None = None,
@@ -126,9 +127,9 @@ class APINet(PairwiseTraining):
             raise APINetError(
                 f"num_classes={num_classes!r} must be a whole number of at least 2."
             )
-        if not isinstance(memory, int) or memory < 0:
+        if not isinstance(memory_size, int) or memory_size < 0:
             raise APINetError(
-                f"memory={memory!r} must be a whole number of at least 0."
+                f"memory_size={memory_size!r} must be a whole number of at least 0."
             )
         if class_names is not None and len(class_names) != num_classes:
             raise APINetError(
@@ -141,20 +142,20 @@ class APINet(PairwiseTraining):
         self.num_classes = num_classes
         self.scaling = scaling
         self.pooling = pooling
-        self.frozen = frozen
+        self.freeze_fraction = freeze_fraction
         # The layers are the backbone's; Keras would count them twice if it saw these.
-        self._cut = cut(backbone, frozen) if frozen else None
+        self._cut = cut(backbone, freeze_fraction) if freeze_fraction else None
         self._freeze()
         self.batch_norm = batch_norm
         self.batch_norm_momentum = batch_norm_momentum
         if batch_norm == "train" and batch_norm_momentum is not None:
             _set_momentum(backbone, batch_norm_momentum)
         self.class_names = None if class_names is None else list(class_names)
-        self.memory = FeatureMemory(memory, name="memory") if memory else None
+        self.memory = FeatureMemory(memory_size, name="memory") if memory_size else None
         self.seed = seed
         dtype = self.dtype_policy
         self.pool = pooling_layer(backbone, pooling)
-        self.miner = PairMiner(strategy, partners, seed, distance, name="miner")
+        self.miner = PairMiner(mining, num_partners, seed, distance, name="miner")
         self.interaction = AttentivePairwiseInteraction(
             mutual_units, dropout_rate, seed=seed, dtype=dtype, name="interaction"
         )
@@ -243,8 +244,8 @@ class APINet(PairwiseTraining):
             expected = self._cut.frozen.output_shape[1:]
         elif names == ["frozen"]:
             raise APINetError(
-                "{'frozen': x} is for a model with frozen layers, and here frozen=0; "
-                "give images."
+                "{'frozen': x} is for a model with frozen layers, and here "
+                "freeze_fraction=0; give images."
             )
         else:
             raise APINetError(
@@ -332,7 +333,10 @@ class APINet(PairwiseTraining):
             APINetError: If no layer is frozen.
         """
         if self._cut is None:
-            raise APINetError("No layer is frozen (frozen=0); build with frozen=0.7.")
+            raise APINetError(
+                "No layer is frozen (freeze_fraction=0); build with "
+                "freeze_fraction=0.7."
+            )
         inputs = keras.Input(self.backbone.input_shape[1:], name="image")
         return keras.Model(inputs, self._cut.frozen(self._scaled(inputs)))
 
@@ -360,13 +364,13 @@ class APINet(PairwiseTraining):
             "num_classes": self.num_classes,
             "scaling": None if self.scaling is None else serialize(self.scaling),
             "pooling": self.pooling,
-            "strategy": list(self.miner.strategies),
-            "partners": list(self.miner.partners),
+            "mining": list(self.miner.strategies),
+            "num_partners": list(self.miner.num_partners),
             "distance": self.miner.distance,
-            "memory": 0 if self.memory is None else self.memory.size,
+            "memory_size": 0 if self.memory is None else self.memory.size,
             "mutual_units": self.interaction.mutual_units,
             "dropout_rate": self.interaction.dropout_rate,
-            "frozen": self.frozen,
+            "freeze_fraction": self.freeze_fraction,
             "batch_norm": self.batch_norm,
             "batch_norm_momentum": self.batch_norm_momentum,
             "class_names": self.class_names,
@@ -376,7 +380,7 @@ class APINet(PairwiseTraining):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """The model of a `get_config()`, with new weights."""
-        config = dict(config)
+        config = with_new_names(config)
         for key in ("backbone", "scaling"):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(

@@ -34,7 +34,7 @@ def cut(backbone: keras.Model, share: float) -> Cut:
     """
     if not 0 <= share < 1:
         raise APINetError(
-            f"frozen={share!r} must lie in [0, 1): a share of the layers."
+            f"freeze_fraction={share!r} must lie in [0, 1): a share of the layers."
         )
     layers = getattr(backbone, "layers", [])
     for layer in reversed(layers[1 : round(share * len(layers))]):
@@ -42,9 +42,9 @@ def cut(backbone: keras.Model, share: float) -> Cut:
         if rest is not None:
             return Cut(keras.Model(backbone.input, layer.output), rest)
     raise APINetError(
-        f"frozen={share!r}: among the first {share:.0%} of the {len(layers)} layers of "
-        f"{backbone.name!r} there is no place that everything flows through; take a "
-        "larger share, or 0."
+        f"freeze_fraction={share!r}: among the first {share:.0%} of the {len(layers)} "
+        f"layers of {backbone.name!r} there is no place that everything flows through; "
+        "take a larger share, or 0."
     )
 
 

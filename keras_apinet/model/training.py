@@ -326,7 +326,7 @@ class PairwiseTraining(keras.Model):
 
     def _lacks(self, valid: Tensor, images: Any) -> tuple[Any, Any]:
         """Whether no image of a batch has a partner of its class, and of another."""
-        intra, inter = self.miner.partners
+        intra, inter = self.miner.num_partners
         ends = intra * images, (intra + inter) * images
         first, second = valid[: ends[0]], valid[ends[0] : ends[1]]
         return (

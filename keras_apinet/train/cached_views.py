@@ -1,8 +1,8 @@
 """What the frozen layers give for several views of every image, computed once.
 
 A training whose first layers stand still would compute the same again and again. With
-`views=8` it draws eight augmented views of each training image, keeps what the frozen
-layers give for them in a file (float16), and trains what is left on that.
+`cached_views=8` it draws eight augmented views of each training image, keeps what the
+frozen layers give for them in a file (float16), and trains what is left on that.
 """
 
 import hashlib
@@ -34,15 +34,15 @@ _SHAPE = {"sha256": str, "failed": {...: str}, "rows": [COUNT]}
 # What the stored arrays depend on; all else may differ between runs that share them.
 _SETTINGS = [
     "backbone",
-    "frozen",
+    "freeze_fraction",
     "augmentation",
-    "views",
+    "cached_views",
     "resize",
     "box_crop",
     "dtype",
 ]
 _NOTES = re.compile(r"views-[0-9a-f]{16}\.json")
-_ADVICE = "make room, lower --views, or set --views 0"
+_ADVICE = "make room, lower --cached-views, or set --cached-views 0"
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def stored_views(job: "Job", folder: Path) -> StoredViews:
     """
     if job.placement.processes > 1:
         raise APINetError(
-            f"views={job.recipe.views} are computed by one process, and there are "
-            f"{job.placement.processes}; set views=0."
+            f"cached_views={job.recipe.cached_views} are computed by one process, and "
+            f"there are {job.placement.processes}; set cached_views=0."
         )
     model = job.model.frozen_model()
     path = folder / f"views-{_key(job, model)}.npy"
@@ -148,9 +148,9 @@ def _compute(
     """Writes the file; gives the unreadable images, and the places of the others."""
     recipe, split = job.recipe, job.images.splits["train"]
     shape = (len(split), *model.output_shape[1:])
-    size = recipe.views * int(np.prod(shape)) * 2
+    size = recipe.cached_views * int(np.prod(shape)) * 2
     job.say(
-        f"Frozen layers: {recipe.views} views of {len(split):,} images, "
+        f"Frozen layers: {recipe.cached_views} views of {len(split):,} images, "
         f"{size / 1e6:,.0f} MB"
     )
     if size > shutil.disk_usage(path.parent).free:
@@ -170,14 +170,16 @@ def _write(
 ) -> dict[str, str]:
     """Writes all views of all images, or ends early and gives the unreadable ones."""
     recipe = job.recipe
-    bar = keras.utils.Progbar(recipe.views * len(split), verbose=int(job.say.bar))
+    bar = keras.utils.Progbar(
+        recipe.cached_views * len(split), verbose=int(job.say.bar)
+    )
     with path.open("wb") as file:
         # Not a mapped file: writing to one that the disk has no room for kills the
         # program.
-        shape = (recipe.views, len(split), *model.output_shape[1:])
+        shape = (recipe.cached_views, len(split), *model.output_shape[1:])
         described = {"descr": "<f2", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, described)
-        for view in range(recipe.views):
+        for view in range(recipe.cached_views):
             batches, size = job.in_order(
                 split, on_error="skip", augmentation=recipe.augmentation, seed=view
             )
@@ -196,7 +198,7 @@ def _half(values: NDArray[Any]) -> NDArray[np.float16]:
     if not np.isfinite(half).all():
         raise APINetError(
             f"The frozen layers give values up to {np.abs(values).max():.3g}, which "
-            "float16 does not hold; set --views 0."
+            "float16 does not hold; set --cached-views 0."
         )
     return half
 

@@ -63,7 +63,7 @@ class Keeper(keras.callbacks.Callback):
         self.first_step = self.looked_step = 0
         self._saved = time.monotonic()
         # Keras's own way to put the averaged weights in and out again.
-        self.average = keras.callbacks.SwapEMAWeights() if recipe.ema else None
+        self.average = keras.callbacks.SwapEMAWeights() if recipe.ema_momentum else None
 
     def set_model(self, model: Any) -> None:
         """Takes the model to keep."""
@@ -107,7 +107,7 @@ class Keeper(keras.callbacks.Callback):
 
     @property
     def _phase(self) -> str:
-        return f"epoch {self.progress.epoch + 1}" if self.values else "the warm-up"
+        return f"epoch {self.progress.epoch + 1}" if self.values else "the head phase"
 
     def note(self, report: ReadingReport) -> None:
         """Lists the images that could not be read, and says how many there are."""

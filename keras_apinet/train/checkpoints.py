@@ -36,7 +36,7 @@ class Progress:
         step: Steps of the next epoch that are done.
         best: Validation accuracy and negative loss of the best model; `None` before
             the first validation.
-        best_epoch: After which epoch that was; 0 is the warm-up.
+        best_epoch: After which epoch that was; 0 is the head phase.
         rows: What `log.csv` says: one dictionary for each complete epoch.
         ended: Whether nothing is left to do.
         failed: Unreadable images seen so far, with the reason.

@@ -1,4 +1,4 @@
-"""Head warm-up: interaction and classifier learn while the backbone stands still."""
+"""The head phase: interaction and classifier learn while the backbone stands still."""
 
 import contextlib
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from keras_apinet.train.setup import Job
 
 
-def warm_up(job: "Job", epochs: int, keeper: "Keeper") -> None:
+def train_head(job: "Job", epochs: int, keeper: "Keeper") -> None:
     """Trains interaction and classifier on a frozen backbone.
 
     The backbone runs in inference mode and gets no gradient. If the recipe allows it,
@@ -30,7 +30,7 @@ def warm_up(job: "Job", epochs: int, keeper: "Keeper") -> None:
     """
     model, recipe = job.model, job.recipe
     # Features cannot be collected from other processes' devices.
-    cached = recipe.warmup_cached and job.placement.processes == 1
+    cached = recipe.cached_head_features and job.placement.processes == 1
     batches = _cached(job, epochs, keeper) if cached else job.batches()
     report = contextlib.nullcontext() if cached else batches.report
     # Statistics that other data will move are not what the head should learn from.
@@ -47,7 +47,7 @@ def warm_up(job: "Job", epochs: int, keeper: "Keeper") -> None:
         rate = keras.optimizers.schedules.CosineDecay(recipe.head_learning_rate, steps)
         with job.placement.scope():
             model.compile(
-                optimizer(recipe, model, rate, warmup=True),
+                optimizer(recipe, model, rate, head=True),
                 loss=job.loss(),
                 **execution,
             )
@@ -67,7 +67,7 @@ def warm_up(job: "Job", epochs: int, keeper: "Keeper") -> None:
 
 
 class _Watch(keras.callbacks.Callback):
-    """Stops a warm-up if asked to, or when its loss is NaN or infinite."""
+    """Stops the head phase if asked to, or when its loss is NaN or infinite."""
 
     def __init__(self, keeper: "Keeper") -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class _Watch(keras.callbacks.Callback):
         """Looks after every step."""
         self.keeper.look(batch + 1, logs)
         if self.keeper.stop_asked:
-            # Nothing to keep yet: a run that goes on begins with the warm-up.
+            # Nothing to keep yet: a run that goes on begins with the head phase.
             raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""A training from start to end: head warm-up, then all layers; and resuming one."""
+"""A training from start to end: the head alone, then all layers; and resuming one."""
 
 import contextlib
 import importlib.util
@@ -18,7 +18,7 @@ from keras_apinet.train import checkpoints, curves
 from keras_apinet.train.cached_views import StoredViews, remove_views, stored_views
 from keras_apinet.train.callbacks import EpochLine, Keeper, StopSignals
 from keras_apinet.train.devices import Devices, out_of_memory, place
-from keras_apinet.train.head_phase import warm_up
+from keras_apinet.train.head_phase import train_head
 from keras_apinet.train.optimization import optimizer, peak_rate, schedule
 from keras_apinet.train.recipe import Recipe
 from keras_apinet.train.setup import Job, Speaker, own_globals, prepare
@@ -176,21 +176,21 @@ def _fit(job: Job, run: Run, stored: Stored | None, others: Iterator[Stored]) ->
         count = len(job.images.splits["val"])
         say(f"Validation: {count:,} images, {spread_points(count)} at most")
     source: Job | StoredViews = job
-    if recipe.views:
-        source = stored_views(job, Path(recipe.views_dir or run.folder))
+    if recipe.cached_views:
+        source = stored_views(job, Path(recipe.cached_views_dir or run.folder))
     plan = source.batches().plan
     steps, batch_size = plan.epoch_steps, plan.batch_size
     _check_steps(recipe, steps)
     keeper = Keeper(run, recipe, progress, job.placement.is_first)
     judged = [] if validation is None else [validation.report]
     keeper.reports = judged
-    warmup = recipe.head_epochs
+    head_epochs = recipe.head_phase_epochs
     with StopSignals(keeper), _explained(recipe), warnings.catch_warnings():
         # Images that are left out may make the validation a batch shorter.
         warnings.filterwarnings("ignore", "Your input ran out of data")
-        if not stored and warmup:
-            say(f"Head warm-up: {warmup} epochs")
-            warm_up(job, warmup, keeper)
+        if not stored and head_epochs:
+            say(f"Head phase: {head_epochs} epochs")
+            train_head(job, head_epochs, keeper)
         with job.placement.scope():
             rate = schedule(recipe, peak_rate(recipe, model), recipe.epochs * steps)
             model.compile(
@@ -200,13 +200,13 @@ def _fit(job: Job, run: Run, stored: Stored | None, others: Iterator[Stored]) ->
             model.build_metrics()
         keeper.set_model(model)
         if not stored:
-            if warmup:
+            if head_epochs:
                 scores = {}
                 if validation is not None:
                     with validation.report:
                         scores = model.evaluate(validation, verbose=0, return_dict=True)
                     keeper.note(validation.report)
-                    say(f"After the warm-up: validation {scores['accuracy']:.1%}")
+                    say(f"After the head phase: validation {scores['accuracy']:.1%}")
                 keeper.keep({f"val_{k}": float(v) for k, v in scores.items()})
             progress.ended = not recipe.epochs
             keeper.checkpoint()
@@ -260,10 +260,11 @@ def _check_steps(recipe: Recipe, steps: int) -> None:
             f"epoch; set --steps-per-execution {fits}, or a --steps-per-epoch that it "
             "divides."
         )
-    if 0 < total < recipe.accumulate:
+    if 0 < total < recipe.gradient_accumulation_steps:
         raise APINetError(
-            f"accumulate={recipe.accumulate}: the whole run has {total} batches, and "
-            "no weight would ever change; lower --accumulate, or raise --epochs."
+            f"gradient_accumulation_steps={recipe.gradient_accumulation_steps}: the "
+            f"whole run has {total} batches, and no weight would ever change; lower "
+            "--gradient-accumulation-steps, or raise --epochs."
         )
 
 
@@ -309,7 +310,9 @@ def _finish(job: Job, run: Run, keeper: Keeper) -> Run:
             say("For pictures of the curves: pip install 'keras-apinet[report]'")
         remove_views(run.folder)
     if best:
-        where = f"epoch {progress.best_epoch}" if progress.best_epoch else "the warm-up"
+        where = (
+            f"epoch {progress.best_epoch}" if progress.best_epoch else "the head phase"
+        )
         count = len(job.images.splits["val"])
         ends = interval(*wilson(round(best[0] * count), count))
         say(

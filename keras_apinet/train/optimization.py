@@ -36,12 +36,12 @@ def schedule(
     """The learning rate of every step of a run.
 
     Args:
-        recipe: Its `schedule` and `rising`.
+        recipe: Its `schedule` and `warmup_fraction`.
         peak: The highest rate.
         steps: Batches in the whole run. Keras asks for the rate of a batch, also where
             only every third one changes the weights.
     """
-    rising = round(recipe.rising * steps)
+    rising = round(recipe.warmup_fraction * steps)
     falling = max(1, steps - rising)
     schedules = keras.optimizers.schedules
     if recipe.schedule == "cosine":
@@ -58,7 +58,7 @@ def schedule(
 
 
 def optimizer(
-    recipe: Recipe, model: APINet, rate: Any, *, warmup: bool = False
+    recipe: Recipe, model: APINet, rate: Any, *, head: bool = False
 ) -> keras.optimizers.Optimizer:
     """The optimizer of a phase.
 
@@ -66,7 +66,7 @@ def optimizer(
         recipe: What was asked for.
         model: Its layers say which learning rates they get.
         rate: Learning rate or schedule.
-        warmup: Whether it is for the head warm-up: AdamW, one rate for all layers, no
+        head: Whether it is for the head phase: AdamW, one rate for all layers, no
             accumulation and no averages.
     """
     options: dict[str, Any] = {
@@ -74,15 +74,15 @@ def optimizer(
         "weight_decay": recipe.weight_decay,
         "global_clipnorm": recipe.clipnorm,
     }
-    name = "adamw" if warmup else recipe.optimizer
-    if not warmup:
-        if recipe.ema:
-            options |= {"use_ema": True, "ema_momentum": recipe.ema}
-        if recipe.accumulate > 1:
-            options["gradient_accumulation_steps"] = recipe.accumulate
+    name = "adamw" if head else recipe.optimizer
+    if not head:
+        if recipe.ema_momentum:
+            options |= {"use_ema": True, "ema_momentum": recipe.ema_momentum}
+        if recipe.gradient_accumulation_steps > 1:
+            options["gradient_accumulation_steps"] = recipe.gradient_accumulation_steps
     if name == "sgd":
         options |= {"momentum": 0.9, "weight_decay_mode": recipe.weight_decay_mode}
-    if recipe.layer_decay != 1 and not warmup:
+    if recipe.layer_decay != 1 and not head:
         options["layer_shares"] = layer_shares(model, recipe.layer_decay)
     made = (LayerwiseSGD if name == "sgd" else LayerwiseAdamW)(**options)
     if not recipe.decay_all:

@@ -14,6 +14,7 @@ from keras_apinet.files.bounds import (
     SEED,
     STEPS,
 )
+from keras_apinet.renamed import NEW_NAMES
 from keras_apinet.train.settings import check, setting
 
 # Pairs are sought among all images of a batch: the table of distances grows squarely.
@@ -92,20 +93,20 @@ class Recipe:
         0.9, "momentum of the moving statistics under train", low=0, below=1
     )
 
-    frozen: float = setting(
+    freeze_fraction: float = setting(
         0.0,
         "share of the backbone's layers, from the images on, that stay as they came",
         low=0,
         below=1,
     )
-    views: int = setting(
+    cached_views: int = setting(
         0,
         "augmented views of each image that the frozen layers see, once, which is "
         "several times as fast on a CPU; 0: new ones at each step",
         low=0,
         high=10_000,
     )
-    views_dir: str | None = setting(
+    cached_views_dir: str | None = setting(
         None,
         "where the views are kept for other runs (default: in the run folder until "
         "the training ends)",
@@ -145,7 +146,7 @@ class Recipe:
         "what near and far mean for partners: euclidean, or cosine: the angle alone",
         choices=("euclidean", "cosine"),
     )
-    memory: int = setting(
+    memory_size: int = setting(
         0,
         "recent features, beyond the batch, among which partners are sought",
         low=0,
@@ -163,14 +164,14 @@ class Recipe:
         0.0, "share of the target spread over all classes", low=0, below=1
     )
 
-    warmup_epochs: int | None = setting(
+    head_epochs: int | None = setting(
         None,
         "epochs in which only the head learns (default: 30 if pretrained, else 0)",
         low=0,
         high=1_000_000,
     )
-    warmup_cached: bool = setting(
-        True, "warm up on features of un-augmented images, computed once"
+    cached_head_features: bool = setting(
+        True, "train the head alone on features of un-augmented images, computed once"
     )
     epochs: int = setting(12, "epochs in which all layers learn", low=0, high=1_000_000)
     steps_per_epoch: int | None = setting(
@@ -199,14 +200,14 @@ class Recipe:
         high=1e30,
     )
     head_learning_rate: float = setting(
-        1e-3, "peak learning rate of the warm-up (AdamW)", above=0, high=1e30
+        1e-3, "peak learning rate of the head phase (AdamW)", above=0, high=1e30
     )
     schedule: str = setting(
         "cosine",
         "how the rate falls over the run, batch by batch",
         choices=("cosine", "linear", "constant", "one_cycle"),
     )
-    rising: float = setting(
+    warmup_fraction: float = setting(
         0.05,
         "share of the run over which the rate rises first (one_cycle: always 0.3)",
         low=0,
@@ -235,14 +236,14 @@ class Recipe:
     clipnorm: float = setting(
         1.0, "largest norm of the whole gradient", above=0, high=1e30
     )
-    accumulate: int = setting(
+    gradient_accumulation_steps: int = setting(
         1,
         "batches whose gradients are averaged before the weights change, counted over "
-        "the epochs after the warm-up; an incomplete last group is dropped",
+        "the epochs after the head phase; an incomplete last group is dropped",
         low=1,
         high=10_000,
     )
-    ema: float = setting(
+    ema_momentum: float = setting(
         0.0,
         "momentum of the average of the weights that is validated and kept, per change "
         "of the weights; 0: none",
@@ -251,7 +252,7 @@ class Recipe:
     )
     patience: int = setting(
         0,
-        "epochs after the warm-up without a better validation before it stops; "
+        "epochs after the head phase without a better validation before it stops; "
         "0: never",
         low=0,
         high=1_000_000,
@@ -262,7 +263,7 @@ class Recipe:
         low=1,
         high=10_000,
     )
-    jit: bool | None = setting(
+    jit_compile: bool | None = setting(
         None, "compile the step with XLA (default: what the backend does best)"
     )
     dtype: str = setting(
@@ -285,29 +286,27 @@ class Recipe:
                 f"classes_per_batch={self.classes_per_batch} times images_per_class="
                 f"{self.images_per_class} must be at most {LARGEST_BATCH:,} images."
             )
-        if self.epochs == 0 and not self.head_epochs:
+        if self.epochs == 0 and not self.head_phase_epochs:
+            raise APINetError("epochs=0 and no head_epochs: there is nothing to train.")
+        if self.cached_views and not self.freeze_fraction:
             raise APINetError(
-                "epochs=0 and no warmup_epochs: there is nothing to train."
+                f"cached_views={self.cached_views} are what frozen layers see, and "
+                "freeze_fraction=0; set freeze_fraction=0.7, or cached_views=0."
             )
-        if self.views and not self.frozen:
+        if self.freeze_fraction and not self.backbone_weights:
             raise APINetError(
-                f"views={self.views} are what frozen layers see, and frozen=0; set "
-                "frozen=0.7, or views=0."
-            )
-        if self.frozen and not self.backbone_weights:
-            raise APINetError(
-                f"frozen={self.frozen} keeps layers as they came, and these come at "
-                "random; give weights, or frozen=0."
+                f"freeze_fraction={self.freeze_fraction} keeps layers unchanged, and "
+                "these are random; give weights, or freeze_fraction=0."
             )
         if self.intra == self.inter == "none":
             raise APINetError(
                 "intra='none' and inter='none': there is no pair to learn from; choose "
                 "one, or method='baseline'."
             )
-        if self.memory and self.method == "baseline":
+        if self.memory_size and self.method == "baseline":
             raise APINetError(
-                f"memory={self.memory} is for pairs, and method='baseline' has none; "
-                "set memory=0."
+                f"memory_size={self.memory_size} is for pairs, and method='baseline' "
+                "has none; set memory_size=0."
             )
         if self.weight_decay_mode == "l2" and self.optimizer == "adamw":
             raise APINetError(
@@ -324,10 +323,10 @@ class Recipe:
         return None if self.weights.lower() == "none" else self.weights
 
     @property
-    def head_epochs(self) -> int:
-        """Epochs of the head warm-up; without being asked, 30 if pretrained."""
-        if self.warmup_epochs is not None:
-            return self.warmup_epochs
+    def head_phase_epochs(self) -> int:
+        """Epochs of the head alone; by default 30 if pretrained, otherwise 0."""
+        if self.head_epochs is not None:
+            return self.head_epochs
         return 30 if self.backbone_weights else 0
 
     def asdict(self) -> dict[str, Any]:
@@ -357,6 +356,10 @@ def check_names(names: Iterable[str], where: str) -> None:
     """
     known = [field.name for field in dataclasses.fields(Recipe)]
     for name in names:
+        if name in NEW_NAMES:
+            raise APINetError(
+                f"The setting {name!r} in {where} is now called {NEW_NAMES[name]!r}."
+            )
         if name not in known:
             raise APINetError(
                 f"There is no setting {name!r} in {where}" + did_you_mean(name, known)

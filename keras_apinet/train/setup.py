@@ -147,7 +147,7 @@ class Job:
 
     def execution(self) -> dict[str, Any]:
         """Arguments of `compile` that say how steps are run, in either phase."""
-        jit = self.recipe.jit
+        jit = self.recipe.jit_compile
         return {
             "steps_per_execution": self.recipe.steps_per_execution,
             "jit_compile": "auto" if jit is None else jit,
@@ -264,13 +264,13 @@ def _model(recipe: Recipe, images: data.ImageData) -> APINet:
         image_size=recipe.image_size,
         weights=recipe.backbone_weights,
         pooling=recipe.pooling,
-        strategy=(first, second),
-        partners=(counts[0], counts[1]),
+        mining=(first, second),
+        num_partners=(counts[0], counts[1]),
         distance=recipe.distance,
-        memory=recipe.memory,
+        memory_size=recipe.memory_size,
         mutual_units=recipe.mutual_units,
         dropout_rate=recipe.dropout_rate,
-        frozen=recipe.frozen,
+        freeze_fraction=recipe.freeze_fraction,
         batch_norm=recipe.batch_norm,
         batch_norm_momentum=recipe.batch_norm_momentum,
         class_names=images.class_names,

@@ -14,7 +14,7 @@ async function start() {
   $("footer").textContent =
     `${info.backbone}, ${info.image_size} px, ${info.precision}` +
     (info.accuracy ? `, ${(100 * info.accuracy.top1).toFixed(1)} % right on ${info.accuracy.of}` : "") +
-    (info.licence ? `, ${info.licence}` : "");
+    (info.license ? `, ${info.license}` : "");
   await loadLiteRt(new URL("runtime/wasm/", location.href).href);
   model = await loadAndCompile("model.tflite", { accelerator: "wasm" });
   for (const button of [$("choose"), $("camera")]) button.disabled = false;

@@ -10,6 +10,7 @@ from typing import Any
 from keras_apinet.errors import distinct_names
 from keras_apinet.files import schema
 from keras_apinet.files.bounds import COUNT, IMAGE_SIZE, SHARE, TEMPERATURE
+from keras_apinet.renamed import with_new_names
 from keras_apinet.version import __version__
 
 # Names of the two parts inside TFLite files, SavedModel folders, ONNX properties and
@@ -28,7 +29,7 @@ _SHAPE = {
     "precision?": ("float32", "float16", "dynamic", "int8"),
     "recipe_hash?": (None, str),
     "accuracy?": (None, {"top1": SHARE, "photos": COUNT, "of": str}),
-    "licence?": (None, str),
+    "license?": (None, str),
     "version?": str,
 }
 
@@ -52,7 +53,7 @@ class ClassifierInfo:
         recipe_hash: 16 hexadecimal digits that change with any setting of the training.
         accuracy: Top-1 accuracy of the Keras model before conversion, with the split
             and the number of photos.
-        licence: Of the trained model.
+        license: Of the trained model.
         version: Of this package.
     """
 
@@ -65,7 +66,7 @@ class ClassifierInfo:
     precision: str = "float32"
     recipe_hash: str | None = None
     accuracy: Mapping[str, Any] | None = None
-    licence: str | None = None
+    license: str | None = None
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -93,7 +94,8 @@ class ClassifierInfo:
         Raises:
             APINetError: For something else, with what is wrong.
         """
-        content = schema.parse_json(text, _SHAPE, where)
+        content = with_new_names(schema.parse_json(text, _SHAPE, where))
+        schema.check(content, _SHAPE, where)
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{k: v for k, v in content.items() if k in known})
 
