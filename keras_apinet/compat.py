@@ -11,3 +11,8 @@ def flatten_layers(layer: Any, include_self: bool = True) -> list[keras.layers.L
     `Model.layers` is public, but does not look into layers that are not models.
     """
     return list(layer._flatten_layers(include_self=include_self))
+
+
+def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The trainable variables of a layer, without those of the layers inside it."""
+    return list(layer._trainable_variables)

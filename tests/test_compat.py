@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_apinet.compat import flatten_layers
+from keras_apinet.compat import flatten_layers, own_trainable_variables
 
 
 class Pair(keras.layers.Layer):
@@ -28,3 +28,10 @@ def test_flatten_layers_looks_into_models_and_layers():
     assert names[0] == "outer"
     assert {"inner", "pair", "first", "second"} < {*names}
     assert "outer" not in [x.name for x in flatten_layers(model, include_self=False)]
+
+
+def test_own_trainable_variables_are_not_those_inside():
+    pair = Pair()
+    pair.build((None, 3))
+    assert own_trainable_variables(pair) == []
+    assert [v.name for v in own_trainable_variables(pair.first)] == ["kernel", "bias"]

@@ -14,13 +14,13 @@ import keras_apinet.evaluate.optional as extras
 from keras_apinet import APINetError, data
 from keras_apinet.cli import main
 from keras_apinet.evaluate import evaluate_run, plots
-from keras_apinet.evaluate.attribution.activation import write_maps
 from keras_apinet.evaluate.attribution.comparison import compare, page, save
 from keras_apinet.evaluate.attribution.pictures import (
     data_uri,
     square,
     with_heat,
     with_signs,
+    write_maps,
 )
 from keras_apinet.evaluate.card import as_text, license_tag, public, write_card
 from keras_apinet.evaluate.report import projection, read_log, spread, write_report

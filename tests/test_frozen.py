@@ -11,7 +11,7 @@ from factories import class_folders
 import keras_apinet
 from keras_apinet import APINetError
 from keras_apinet.data.batches import stored_batches
-from keras_apinet.model.freezing import cut
+from keras_apinet.model.backbone import cut
 from keras_apinet.train import Devices, Recipe, resume, train
 from keras_apinet.train import cached_views as frozen
 from keras_apinet.train.devices import place

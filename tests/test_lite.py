@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 import keras_apinet
 from keras_apinet import backbones
 from keras_apinet.errors import APINetError
-from keras_apinet.model.freezing import cut
+from keras_apinet.model.backbone import cut
 from keras_apinet.train import Devices, Recipe
 from keras_apinet.train.devices import place
 from keras_apinet.train.setup import Speaker, prepare

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     classifier = load_classifier(args.model, trust=args.trust)
     answers = classifier.predict(args.photos, top=args.top, failed=failed)
     if args.map:
-        from keras_apinet.evaluate.attribution.activation import write_maps
+        from keras_apinet.evaluate.attribution.pictures import write_maps
 
         read = [photo for i, photo in enumerate(args.photos) if i not in failed]
         write_maps(args.model, read, args.map, force=args.force)

@@ -12,8 +12,7 @@ from keras_apinet.errors import APINetError, distinct_names
 from keras_apinet.layers.interaction import AttentivePairwiseInteraction
 from keras_apinet.layers.memory import FeatureMemory
 from keras_apinet.layers.mining import PairMiner
-from keras_apinet.layers.pooling import pooling_layer
-from keras_apinet.model.freezing import cut
+from keras_apinet.model.backbone import cut, pooling_layer
 from keras_apinet.model.inputs import wrong_shape
 from keras_apinet.model.training import PairwiseTraining
 from keras_apinet.renamed import with_new_names

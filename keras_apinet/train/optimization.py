@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_apinet.compat import flatten_layers
+from keras_apinet.compat import flatten_layers, own_trainable_variables
 from keras_apinet.model.apinet import APINet
 from keras_apinet.optimizers import LayerwiseAdamW, LayerwiseSGD, OneCycle, Rising
 from keras_apinet.train.recipe import Recipe
@@ -104,10 +104,10 @@ def layer_shares(model: APINet, first: float) -> dict[str, float]:
     layers = [
         layer
         for layer in flatten_layers(model.backbone, include_self=False)
-        if layer.trainable and layer._trainable_variables
+        if layer.trainable and own_trainable_variables(layer)
     ]
     return {
         variable.path: first ** (1 - depth / len(layers))
         for depth, layer in enumerate(layers)
-        for variable in layer._trainable_variables
+        for variable in own_trainable_variables(layer)
     }

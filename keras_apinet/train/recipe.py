@@ -13,12 +13,29 @@ from keras_apinet.files.bounds import (
     IMAGES_PER_CLASS,
     SEED,
     STEPS,
+    Number,
+    shown,
 )
 from keras_apinet.renamed import NEW_NAMES
-from keras_apinet.train.settings import check, setting
 
 # Pairs are sought among all images of a batch: the table of distances grows squarely.
 LARGEST_BATCH = 16_384
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A field of a dataclass: its default, what it means, and which values it takes."""
+    bounds = {"low": low, "high": high, "above": above, "below": below}
+    rules = {"choices": choices, "bounds": bounds}
+    return dataclasses.field(default=default, metadata={"text": text, **rules})
 
 
 @dataclass(frozen=True)
@@ -280,7 +297,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            check(field, getattr(self, field.name), *kind_of(field.name))
+            _check(field, getattr(self, field.name), *kind_of(field.name))
         if self.classes_per_batch * self.images_per_class > LARGEST_BATCH:
             raise APINetError(
                 f"classes_per_batch={self.classes_per_batch} times images_per_class="
@@ -373,3 +390,31 @@ def kind_of(name: str) -> tuple[type, bool]:
     """The type of a setting, and whether it may be `None`."""
     kinds = typing.get_args(TYPES[name]) or (TYPES[name],)
     return next(k for k in kinds if k is not type(None)), type(None) in kinds
+
+
+def _check(field: Any, value: Any, kind: type, optional: bool) -> None:
+    """Checks one value of a setting of a type, and whether it may be `None`.
+
+    Raises:
+        APINetError: With the name, the value and what it should be.
+    """
+    name, rules = field.name, field.metadata
+    if value is None and optional:
+        return
+    if kind in (int, float):
+        number = Number(kind, **rules["bounds"])
+        # Plain numbers only: they have to go into JSON and TOML.
+        if type(value) not in (int, float):
+            raise APINetError(f"{name}={shown(value)} must be {number}.")
+        number.check(name, value)
+    elif not isinstance(value, kind):
+        words = "true or false" if kind is bool else "a text"
+        raise APINetError(f"{name}={shown(value)} must be {words}.")
+    elif isinstance(value, str) and "\0" in value:
+        raise APINetError(f"{name}={shown(value)} must be a text without NUL.")
+    choices = rules["choices"]
+    if choices and value not in choices:
+        raise APINetError(
+            f"{name}={shown(value)} is not one of {', '.join(choices)}"
+            + did_you_mean(value, choices)
+        )

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.model.freezing import onwards
+from keras_apinet.model.backbone import onwards
 from keras_apinet.types import Tensor
 
 if TYPE_CHECKING:
