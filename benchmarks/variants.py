@@ -143,7 +143,7 @@ def look_alikes_meet() -> None:
     import numpy as np
 
     from keras_apinet.data import BatchPlan
-    from keras_apinet.train.setup import Job
+    from keras_apinet.train.setup import Setup
 
     known: list[Any] = []
 
@@ -187,7 +187,7 @@ def look_alikes_meet() -> None:
             epoch_steps=recipe.steps_per_epoch,
         )
 
-    Job.plan = plan  # type: ignore[method-assign]
+    Setup.plan = plan  # type: ignore[method-assign]
 
 
 VARIANTS: dict[str, Callable[[], None]] = {

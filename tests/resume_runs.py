@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from keras_apinet import APINetError
 from keras_apinet.train import Recipe, checkpoints, resume, train
-from keras_apinet.train.callbacks import Keeper, TrainingStopped
+from keras_apinet.train.callbacks import RunCheckpoint, TrainingStopped
 
 action, folder, recipe, *moments = sys.argv[1:]
 
@@ -53,15 +53,15 @@ def at(owner, name, count, happens):
 for moment in moments:
     kind, _, count = moment.partition(":")
     owner, name, happens = {
-        "step": (Keeper, "on_train_batch_end", send()),
-        "interrupt": (Keeper, "on_train_batch_end", send(signal.SIGINT)),
-        "hangup": (Keeper, "on_train_batch_end", send(signal.SIGHUP)),
-        "pause": (Keeper, "on_train_batch_end", send(signal.SIGSTOP)),
+        "step": (RunCheckpoint, "on_train_batch_end", send()),
+        "interrupt": (RunCheckpoint, "on_train_batch_end", send(signal.SIGINT)),
+        "hangup": (RunCheckpoint, "on_train_batch_end", send(signal.SIGHUP)),
+        "pause": (RunCheckpoint, "on_train_batch_end", send(signal.SIGSTOP)),
         "replace": (os, "replace", send()),
-        "checkpoint": (Keeper, "checkpoint", send()),
+        "checkpoint": (RunCheckpoint, "checkpoint", send()),
         "seal": (checkpoints, "seal", send()),
-        "full": (Keeper, "checkpoint", fill_up),
-        "models": (Keeper, "keep", fill_up),
+        "full": (RunCheckpoint, "checkpoint", fill_up),
+        "models": (RunCheckpoint, "keep", fill_up),
     }[kind]
     at(owner, name, int(count), happens)
 

@@ -269,11 +269,11 @@ def test_classes_that_look_alike_meet_as_often_as_others_would(monkeypatch):
     """Eight classes in two directions: a batch of four is of one of them."""
     from types import SimpleNamespace
 
-    from keras_apinet.train.setup import Job
+    from keras_apinet.train.setup import Setup
 
     labels = np.repeat(np.arange(8), 4)
     features = np.eye(2)[labels % 2] + 0.01 * np.eye(8)[labels, :2]
-    job = SimpleNamespace(
+    setup = SimpleNamespace(
         recipe=Recipe(classes_per_batch=4, images_per_class=2),
         images=SimpleNamespace(splits={"train": None}, class_names=list("abcdefgh")),
         model=SimpleNamespace(feature_model=lambda: None),
@@ -281,10 +281,10 @@ def test_classes_that_look_alike_meet_as_often_as_others_would(monkeypatch):
         in_order=lambda split, on_error: (None, 0),
         outputs=lambda model, batches, size: [(features, labels)],
     )
-    plain = Job.plan(job, labels)
-    monkeypatch.setattr(Job, "plan", Job.plan)
+    plain = Setup.plan(setup, labels)
+    monkeypatch.setattr(Setup, "plan", Setup.plan)
     variants.look_alikes_meet()
-    plan = Job.plan(job, labels)
+    plan = Setup.plan(setup, labels)
     images = [plan.indices(0, step) for step in range(plan.epoch_steps)]
     for batch in images:
         assert len(set(labels[batch])) == 4

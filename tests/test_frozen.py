@@ -11,11 +11,11 @@ from factories import class_folders
 import keras_apinet
 from keras_apinet import APINetError
 from keras_apinet.data.batches import stored_batches
-from keras_apinet.model.backbone import cut
+from keras_apinet.model.backbone import split_backbone
 from keras_apinet.train import Devices, Recipe, resume, train
 from keras_apinet.train import cached_views as frozen
 from keras_apinet.train.devices import place
-from keras_apinet.train.setup import Speaker, prepare
+from keras_apinet.train.setup import Console, prepare
 
 
 def backbone(size=16):
@@ -44,11 +44,11 @@ def backbone(size=16):
 )
 def test_the_cut_is_where_everything_flows_through(share, name, rng):
     network = backbone()
-    parts = cut(network, share)
+    parts = split_backbone(network, share)
     assert parts.frozen.layers[-1].name == name
     images = rng.normal(size=(2, 16, 16, 3)).astype("float32")
     np.testing.assert_allclose(
-        parts.rest.predict(parts.frozen.predict(images, verbose=0), verbose=0),
+        parts.tail.predict(parts.frozen.predict(images, verbose=0), verbose=0),
         network.predict(images, verbose=0),
         atol=1e-6,
     )
@@ -58,7 +58,7 @@ def test_the_cut_is_where_everything_flows_through(share, name, rng):
 @pytest.mark.parametrize("share", [-0.1, 1.0, 0.1])
 def test_a_share_that_does_not_fit_is_named(share):
     with pytest.raises(APINetError, match=f"freeze_fraction={share}"):
-        cut(backbone(), share)
+        split_backbone(backbone(), share)
 
 
 def test_frozen_layers_stay_and_the_others_learn(rng, tmp_path):
@@ -254,8 +254,8 @@ def test_a_training_on_views(settings, tmp_path, monkeypatch, capsys):
 def test_views_that_were_damaged_are_computed_anew(settings, tmp_path, capsys):
     kept = tmp_path / "views"
     with place(Devices()) as placement:
-        job = prepare(Recipe(**settings), placement, Speaker("plain"))
-        first = np.array(frozen.stored_views(job, kept).arrays)
+        setup = prepare(Recipe(**settings), placement, Console("plain"))
+        first = np.array(frozen.stored_views(setup, kept).arrays)
         (file,) = kept.glob("*.npy")
         notes = file.with_suffix(".json")
         whole, told = file.read_bytes(), notes.read_text()
@@ -273,31 +273,31 @@ def test_views_that_were_damaged_are_computed_anew(settings, tmp_path, capsys):
         capsys.readouterr()
         for damaged, content in damages:
             damaged.write_bytes(content)
-            again = frozen.stored_views(job, kept)
+            again = frozen.stored_views(setup, kept)
             assert "damaged; they are computed anew" in capsys.readouterr().out
             np.testing.assert_allclose(again.arrays, first, atol=1e-3)
-        frozen.stored_views(job, kept)
+        frozen.stored_views(setup, kept)
         assert capsys.readouterr().out == ""
 
 
 def test_views_are_gone_when_the_training_has_ended_and_not_before(
     settings, tmp_path, monkeypatch
 ):
-    from keras_apinet.train.callbacks import Keeper
+    from keras_apinet.train.callbacks import RunCheckpoint
 
     whole = train(Recipe(**settings), tmp_path / "whole", "quiet")
     assert not list(whole.folder.glob("views*"))
-    end = Keeper.on_epoch_end
+    end = RunCheckpoint.on_epoch_end
 
     def killed(self, epoch, logs=None):
         end(self, epoch, logs)
         raise RuntimeError("killed")
 
-    monkeypatch.setattr(Keeper, "on_epoch_end", killed)
+    monkeypatch.setattr(RunCheckpoint, "on_epoch_end", killed)
     with pytest.raises(RuntimeError, match="killed"):
         train(Recipe(**settings), tmp_path / "run", "quiet")
     assert len(list((tmp_path / "run").glob("views*.npy"))) == 1
-    monkeypatch.setattr(Keeper, "on_epoch_end", end)
+    monkeypatch.setattr(RunCheckpoint, "on_epoch_end", end)
     monkeypatch.setattr(frozen, "_compute", None)  # nothing is computed again
     run = resume(tmp_path / "run", verbose="quiet")
     for a, b in zip(all_weights(whole), all_weights(run), strict=True):

@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 import keras_apinet
 from keras_apinet import backbones
 from keras_apinet.errors import APINetError
-from keras_apinet.model.backbone import cut
+from keras_apinet.model.backbone import split_backbone
 from keras_apinet.train import Devices, Recipe
 from keras_apinet.train.devices import place
-from keras_apinet.train.setup import Speaker, prepare
+from keras_apinet.train.setup import Console, prepare
 
 WITH_WEIGHTS = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 
@@ -156,7 +156,7 @@ def test_pixels_are_scaled_as_the_weights_expect():
 def test_every_share_of_the_layers_can_be_frozen(number):
     backbone = backbones.create(f"efficientnet_lite{number}", 32, None).model
     found = [
-        len(cut(backbone, share).frozen.layers) / len(backbone.layers)
+        len(split_backbone(backbone, share).frozen.layers) / len(backbone.layers)
         for share in (0.1, 0.25, 0.4, 0.6, 0.75, 0.9)
     ]
     # The cut is close to the share that was asked for: within two blocks of layers.
@@ -321,16 +321,16 @@ def prepared(capsys, **settings):
     """What would train, and what is said about it."""
     recipe = Recipe(image_size=32, mutual_units=4, **settings)
     with place(Devices()) as placement:
-        job = prepare(recipe, placement, Speaker("plain"))
-    return job, capsys.readouterr().out
+        setup = prepare(recipe, placement, Console("plain"))
+    return setup, capsys.readouterr().out
 
 
 @pytest.mark.one_backend
 def test_photos_train_what_is_pretrained_and_says_so(keras_home, photos, capsys):
     package_of("efficientnet_lite0")
-    job, said = prepared(capsys, data=photos)
-    assert job.model.backbone.name == "efficientnet_lite0"
-    assert job.description()["settings"]["backbone"] == "efficientnet_lite0"
+    setup, said = prepared(capsys, data=photos)
+    assert setup.model.backbone.name == "efficientnet_lite0"
+    assert setup.description()["settings"]["backbone"] == "efficientnet_lite0"
     assert said.startswith("efficientnet_lite0 with ImageNet weights at 32 px, ")
 
 
@@ -351,8 +351,8 @@ def test_what_starts_at_random_says_so(settings, name, photos, capsys):
 @pytest.mark.one_backend
 def test_photos_without_the_package(keras_home, photos, monkeypatch, capsys):
     without_package(monkeypatch, "efficientnet_lite0")
-    job, said = prepared(capsys, data=photos)
-    assert job.recipe.backbone == "tiny"
+    setup, said = prepared(capsys, data=photos)
+    assert setup.recipe.backbone == "tiny"
     sentence, first, _ = said.split("\n", 2)
     assert sentence.count(". ") == 0
     assert sentence.endswith("pip install 'keras-apinet[lite]'.")

@@ -12,7 +12,7 @@ from keras_apinet.runs import Run
 from keras_apinet.train import Devices, Recipe, train
 from keras_apinet.train.devices import place
 from keras_apinet.train.optimization import optimizer, peak_rate, schedule
-from keras_apinet.train.setup import Speaker, own_globals, prepare
+from keras_apinet.train.setup import Console, own_globals, prepare
 
 pytestmark = pytest.mark.one_backend
 
@@ -58,21 +58,21 @@ class Seen:
     def __init__(self, asked, settings):
         self.recipe = Recipe(**{**BASE, **settings})
         with own_globals(), place(Devices()) as placement:
-            self.job = prepare(self.recipe, placement, Speaker("quiet"))
-        self.asked, self.model = asked[-1], self.job.model
+            self.setup = prepare(self.recipe, placement, Console("quiet"))
+        self.asked, self.model = asked[-1], self.setup.model
 
     @property
     def batch(self):
-        images, labels = next(iter(self.job.batches()))
+        images, labels = next(iter(self.setup.batches()))
         return np.asarray(images), np.asarray(labels)
 
     @property
     def judged(self):
-        return np.asarray(next(iter(self.job.validation()))[0])
+        return np.asarray(next(iter(self.setup.validation()))[0])
 
     @property
     def loss(self):
-        return self.job.loss().get_config()
+        return self.setup.loss().get_config()
 
     @property
     def optimizer(self):
@@ -109,12 +109,12 @@ TABLE = {
     "pooling": ("token", lambda s: s.model.pooling, "token"),
     "batch_norm": ("inference", lambda s: s.model.batch_norm, "inference"),
     "batch_norm_momentum": (0.7, norms, {0.7}),
-    "method": ("baseline", lambda s: type(s.job.loss()).__name__, "CrossEntropy"),
+    "method": ("baseline", lambda s: type(s.setup.loss()).__name__, "CrossEntropy"),
     "classes_per_batch": (3, lambda s: len(set(s.batch[1].tolist())), 3),
     "images_per_class": (5, lambda s: len(s.batch[1]), 10),
     "class_sampling": (
         "sqrt",
-        lambda s: s.job.batches().plan.class_sampling,
+        lambda s: s.setup.batches().plan.class_sampling,
         "sqrt",
     ),
     "intra": ("farthest", lambda s: s.model.miner.strategies[0], "farthest"),
@@ -126,7 +126,7 @@ TABLE = {
     "margin": (0.2, lambda s: s.loss["margin"], 0.2),
     "ranking_weight": (2.0, lambda s: s.loss["ranking_weight"], 2.0),
     "label_smoothing": (0.1, lambda s: s.loss["label_smoothing"], 0.1),
-    "steps_per_epoch": (3, lambda s: s.job.batches().plan.epoch_steps, 3),
+    "steps_per_epoch": (3, lambda s: s.setup.batches().plan.epoch_steps, 3),
     "augmentation": ("strong", lambda s: s.batch[0].tolist(), "other"),
     "resize": ("squash", lambda s: (s.batch[0].tolist(), s.judged.tolist()), "other"),
     "optimizer": ("sgd", lambda s: s.optimizer.momentum, 0.9),
@@ -148,8 +148,8 @@ TABLE = {
         3,
     ),
     "ema_momentum": (0.8, lambda s: s.optimizer.ema_momentum, 0.8),
-    "steps_per_execution": (2, lambda s: s.job.execution()["steps_per_execution"], 2),
-    "jit_compile": (False, lambda s: s.job.execution()["jit_compile"], False),
+    "steps_per_execution": (2, lambda s: s.setup.execution()["steps_per_execution"], 2),
+    "jit_compile": (False, lambda s: s.setup.execution()["jit_compile"], False),
     "dtype": ("mixed_bfloat16", lambda s: s.model.compute_dtype, "bfloat16"),
     "seed": (5, lambda s: s.batch[0].tolist(), "other"),
 }

@@ -24,7 +24,7 @@ from keras_apinet.cli import main
 from keras_apinet.files.sealing import seal
 from keras_apinet.runs import Run
 from keras_apinet.train import Recipe, checkpoints, resume, train
-from keras_apinet.train.callbacks import Keeper, StopSignals
+from keras_apinet.train.callbacks import RunCheckpoint, StopSignals
 
 SCRIPT = Path(__file__).parent / "resume_runs.py"
 # Averages, a memory of features, dropout, augmentation: everything with a state.
@@ -425,14 +425,14 @@ def test_a_folder_of_somebody_else_is_no_place_for_a_run(tmp_path, capsys):
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
     """As under nohup."""
     run = Run.create(tmp_path / "run", {"settings": {}})
-    keeper = Keeper(run, Recipe(), checkpoints.Progress())
+    run_checkpoint = RunCheckpoint(run, Recipe(), checkpoints.Progress())
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with StopSignals(keeper):
+        with StopSignals(run_checkpoint):
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not keeper.stop_asked
+            assert not run_checkpoint.stop_asked
             os.kill(os.getpid(), signal.SIGTERM)
-            assert keeper.stop_asked
+            assert run_checkpoint.stop_asked
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -446,13 +446,17 @@ def test_patience_ends_a_run_that_does_not_get_better(tmp_path):
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     model.compile("sgd", "mse")
     model.stop_training = False
-    keeper = Keeper(run, Recipe(patience=2, epochs=9), checkpoints.Progress())
-    keeper.set_model(model)
+    run_checkpoint = RunCheckpoint(
+        run, Recipe(patience=2, epochs=9), checkpoints.Progress()
+    )
+    run_checkpoint.set_model(model)
     stopped = []
     for epoch, accuracy in enumerate((0.5, 0.7, 0.6, 0.7)):
         # An equal accuracy with a higher loss is no better.
-        keeper.on_epoch_end(epoch, {"val_accuracy": accuracy, "val_loss": 1.0 + epoch})
+        run_checkpoint.on_epoch_end(
+            epoch, {"val_accuracy": accuracy, "val_loss": 1.0 + epoch}
+        )
         stopped.append(model.stop_training)
     assert stopped == [False, False, False, True]
-    assert keeper.progress.ended
-    assert keeper.progress.best_epoch == 2
+    assert run_checkpoint.progress.ended
+    assert run_checkpoint.progress.best_epoch == 2

@@ -138,14 +138,14 @@ def test_the_head_phase_trains_the_head_and_nothing_else(photos, tmp_path):
 
 
 def test_the_best_model_is_kept_not_the_last(tmp_path):
-    from keras_apinet.train.callbacks import Keeper
+    from keras_apinet.train.callbacks import RunCheckpoint
     from keras_apinet.train.checkpoints import Progress
 
     run = Run.create(tmp_path / "run", {"settings": {}})
     inputs = keras.Input((1,))
     model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
     progress = Progress()
-    keep = Keeper(run, Recipe(), progress)
+    keep = RunCheckpoint(run, Recipe(), progress)
     keep.set_model(model)
     scores = [(0.5, 1.0), (0.7, 2.0), (0.7, 1.5), (0.6, 0.1)]
     for epoch, (accuracy, loss) in enumerate(scores):
@@ -275,9 +275,9 @@ def test_too_many_unreadable_images_are_one_sentence(
 
 @pytest.fixture
 def kept(tmp_path):
-    """A keeper, with a model whose weights are averaged."""
+    """A run_checkpoint, with a model whose weights are averaged."""
     from keras_apinet.optimizers import LayerwiseSGD
-    from keras_apinet.train.callbacks import Keeper
+    from keras_apinet.train.callbacks import RunCheckpoint
     from keras_apinet.train.checkpoints import Progress
 
     run = Run.create(tmp_path / "run", {"settings": {}})
@@ -285,11 +285,11 @@ def kept(tmp_path):
     model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
     model.compile(LayerwiseSGD(0.1, use_ema=True, ema_momentum=0.9), "mse")
     model.optimizer.build(model.trainable_variables)
-    keeper = Keeper(run, Recipe(ema_momentum=0.9, epochs=9), Progress())
-    keeper.set_model(model)
-    keeper.set_params({"steps": 3})
-    keeper.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5})
-    return keeper
+    run_checkpoint = RunCheckpoint(run, Recipe(ema_momentum=0.9, epochs=9), Progress())
+    run_checkpoint.set_model(model)
+    run_checkpoint.set_params({"steps": 3})
+    run_checkpoint.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5})
+    return run_checkpoint
 
 
 @pytest.mark.parametrize("what", ["val_loss", "weights", "averages"])

@@ -12,7 +12,7 @@ from keras_apinet.errors import APINetError, distinct_names
 from keras_apinet.layers.interaction import AttentivePairwiseInteraction
 from keras_apinet.layers.memory import FeatureMemory
 from keras_apinet.layers.mining import PairMiner
-from keras_apinet.model.backbone import cut, pooling_layer
+from keras_apinet.model.backbone import pooling_layer, split_backbone
 from keras_apinet.model.inputs import wrong_shape
 from keras_apinet.model.training import PairwiseTraining
 from keras_apinet.renamed import with_new_names
@@ -143,7 +143,9 @@ class APINet(PairwiseTraining):
         self.pooling = pooling
         self.freeze_fraction = freeze_fraction
         # The layers are the backbone's; Keras would count them twice if it saw these.
-        self._cut = cut(backbone, freeze_fraction) if freeze_fraction else None
+        self._halves = (
+            split_backbone(backbone, freeze_fraction) if freeze_fraction else None
+        )
         self._freeze()
         self.batch_norm = batch_norm
         self.batch_norm_momentum = batch_norm_momentum
@@ -221,13 +223,13 @@ class APINet(PairwiseTraining):
         if self.batch_norm == "inference":
             training = False
         self._check_inputs(inputs, maps=True)
-        if self._cut is None:
+        if self._halves is None:
             return self.backbone(self._scaled(inputs), training=training)
         if isinstance(inputs, dict):
             given = inputs["frozen"]
         else:
-            given = self._cut.frozen(self._scaled(inputs), training=False)
-        return self._cut.rest(given, training=training)
+            given = self._halves.frozen(self._scaled(inputs), training=False)
+        return self._halves.tail(given, training=training)
 
     def _check_inputs(self, inputs: Any, maps: bool = False) -> None:
         """Checks images, or what stands for them; with `maps`, no pooled features."""
@@ -239,8 +241,8 @@ class APINet(PairwiseTraining):
         names = [*inputs]
         if names == ["features"] and not maps:
             expected: Shape = (self.feature_size,)
-        elif names == ["frozen"] and self._cut is not None:
-            expected = self._cut.frozen.output_shape[1:]
+        elif names == ["frozen"] and self._halves is not None:
+            expected = self._halves.frozen.output_shape[1:]
         elif names == ["frozen"]:
             raise APINetError(
                 "{'frozen': x} is for a model with frozen layers, and here "
@@ -268,7 +270,7 @@ class APINet(PairwiseTraining):
         self._freeze()
 
     def _freeze(self) -> None:
-        for layer in () if self._cut is None else self._cut.frozen.layers:
+        for layer in () if self._halves is None else self._halves.frozen.layers:
             layer.trainable = False
 
     def _pairwise(
@@ -331,13 +333,13 @@ class APINet(PairwiseTraining):
         Raises:
             APINetError: If no layer is frozen.
         """
-        if self._cut is None:
+        if self._halves is None:
             raise APINetError(
                 "No layer is frozen (freeze_fraction=0); build with "
                 "freeze_fraction=0.7."
             )
         inputs = keras.Input(self.backbone.input_shape[1:], name="image")
-        return keras.Model(inputs, self._cut.frozen(self._scaled(inputs)))
+        return keras.Model(inputs, self._halves.frozen(self._scaled(inputs)))
 
     def feature_model(self) -> keras.Model:
         """The plain model of pooled features: scaling, backbone, pooling.

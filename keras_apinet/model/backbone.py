@@ -10,19 +10,19 @@ from keras_apinet.types import Tensor
 
 
 @dataclass(frozen=True)
-class Cut:
+class Halves:
     """Two models that share their layers with a backbone, one after the other.
 
     Attributes:
         frozen: From the backbone's input to the cut.
-        rest: From the cut to the backbone's output.
+        tail: From the cut to the backbone's output.
     """
 
     frozen: keras.Model
-    rest: keras.Model
+    tail: keras.Model
 
 
-def cut(backbone: keras.Model, share: float) -> Cut:
+def split_backbone(backbone: keras.Model, share: float) -> Halves:
     """Cuts a backbone at the last place that everything flows through.
 
     Args:
@@ -39,9 +39,9 @@ def cut(backbone: keras.Model, share: float) -> Cut:
         )
     layers = getattr(backbone, "layers", [])
     for layer in reversed(layers[1 : round(share * len(layers))]):
-        rest = onwards(backbone, getattr(layer, "output", None))
+        rest = tail(backbone, getattr(layer, "output", None))
         if rest is not None:
-            return Cut(keras.Model(backbone.input, layer.output), rest)
+            return Halves(keras.Model(backbone.input, layer.output), rest)
     raise APINetError(
         f"freeze_fraction={share!r}: among the first {share:.0%} of the {len(layers)} "
         f"layers of {backbone.name!r} there is no place that everything flows through; "
@@ -49,7 +49,7 @@ def cut(backbone: keras.Model, share: float) -> Cut:
     )
 
 
-def onwards(backbone: keras.Model, tensor: Any) -> keras.Model | None:
+def tail(backbone: keras.Model, tensor: Any) -> keras.Model | None:
     """The model from a tensor inside a backbone to its output.
 
     Returns:

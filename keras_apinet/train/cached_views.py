@@ -27,7 +27,7 @@ from keras_apinet.files.io import replacing, unwritable, write_atomically
 from keras_apinet.types import Dataset
 
 if TYPE_CHECKING:
-    from keras_apinet.train.setup import Job
+    from keras_apinet.train.setup import Setup
 
 # What the file beside the arrays holds.
 _SHAPE = {"sha256": str, "failed": {...: str}, "rows": [COUNT]}
@@ -50,60 +50,60 @@ class StoredViews:
     """Views that a training draws its batches from.
 
     Attributes:
-        job: The training.
+        setup: The training.
         arrays: `[V, n, ...]` float16, in a file.
         labels: `[n]`, the classes of the images that could be read.
         failed: Images that could not, with the reason.
     """
 
-    job: "Job"
+    setup: "Setup"
     arrays: NDArray[np.float16]
     labels: NDArray[np.int32]
     failed: dict[str, str]
 
     def batches(self, start_step: int = 0) -> Dataset:
-        """The training batches from a step on, as `Job.batches` gives them."""
-        split = self.job.images.splits["train"]
+        """The training batches from a step on, as `Setup.batches` gives them."""
+        split = self.setup.images.splits["train"]
         report = data.ReadingReport(split, "skip")
         report.failed.update(self.failed)
-        plan = self.job.plan(self.labels)
+        plan = self.setup.plan(self.labels)
         batches = stored_batches(self.arrays, self.labels, plan, report, start_step)
         named = batches.map(lambda arrays, labels: ({"frozen": arrays}, labels))
         return with_account(named, plan=plan, report=report)
 
 
-def stored_views(job: "Job", folder: Path) -> StoredViews:
-    """The views of a job: computed now, or before by a run that needed the same.
+def stored_views(setup: "Setup", folder: Path) -> StoredViews:
+    """The views of a setup: computed now, or before by a run that needed the same.
 
     Args:
-        job: What is to be trained.
+        setup: What is to be trained.
         folder: Where the file is, or will be.
 
     Raises:
         APINetError: For several processes, values that float16 does not hold, or a
             file that cannot be written.
     """
-    if job.placement.processes > 1:
+    if setup.placement.processes > 1:
         raise APINetError(
-            f"cached_views={job.recipe.cached_views} are computed by one process, and "
-            f"there are {job.placement.processes}; set cached_views=0."
+            f"cached_views={setup.recipe.cached_views} are computed by one process, "
+            f"and there are {setup.placement.processes}; set cached_views=0."
         )
-    model = job.model.frozen_model()
-    path = folder / f"views-{_key(job, model)}.npy"
+    model = setup.model.frozen_model()
+    path = folder / f"views-{_key(setup, model)}.npy"
     notes = path.with_suffix(".json")
     found = _notes(notes)
     arrays = _opened(path, found, model)
     if found is None or arrays is None:
         if notes.exists():
-            job.say(f"The views in {path.name} are damaged; they are computed anew.")
+            setup.say(f"The views in {path.name} are damaged; they are computed anew.")
         with unwritable(path, _ADVICE):
             folder.mkdir(parents=True, exist_ok=True)
-            failed, rows = _compute(job, model, path)
+            failed, rows = _compute(setup, model, path)
             found = {"failed": failed, "rows": rows, "sha256": _digest(path)}
             write_atomically(notes, schema.to_json(found, None), advice=_ADVICE)
             arrays = np.load(path, mmap_mode="r", allow_pickle=False)
-    labels = job.images.splits["train"].labels[np.array(found["rows"])]
-    return StoredViews(job, arrays, labels, found["failed"])
+    labels = setup.images.splits["train"].labels[np.array(found["rows"])]
+    return StoredViews(setup, arrays, labels, found["failed"])
 
 
 def remove_views(folder: Path) -> None:
@@ -143,13 +143,13 @@ def _digest(path: Path) -> str:
 
 
 def _compute(
-    job: "Job", model: keras.Model, path: Path
+    setup: "Setup", model: keras.Model, path: Path
 ) -> tuple[dict[str, str], list[int]]:
     """Writes the file; gives the unreadable images, and the places of the others."""
-    recipe, split = job.recipe, job.images.splits["train"]
+    recipe, split = setup.recipe, setup.images.splits["train"]
     shape = (len(split), *model.output_shape[1:])
     size = recipe.cached_views * int(np.prod(shape)) * 2
-    job.say(
+    setup.say(
         f"Frozen layers: {recipe.cached_views} views of {len(split):,} images, "
         f"{size / 1e6:,.0f} MB"
     )
@@ -159,19 +159,19 @@ def _compute(
     rows = list(range(len(split)))
     with replacing(path, advice=_ADVICE) as partial:
         # Images that cannot be read are found on the way; then it begins again.
-        while found := _write(job, model, split.take(np.array(rows)), partial):
+        while found := _write(setup, model, split.take(np.array(rows)), partial):
             failed.update(found)
             rows = [i for i in rows if split.reference(i) not in found]
     return failed, rows
 
 
 def _write(
-    job: "Job", model: keras.Model, split: data.Split, path: Path
+    setup: "Setup", model: keras.Model, split: data.Split, path: Path
 ) -> dict[str, str]:
     """Writes all views of all images, or ends early and gives the unreadable ones."""
-    recipe = job.recipe
+    recipe = setup.recipe
     bar = keras.utils.Progbar(
-        recipe.cached_views * len(split), verbose=int(job.say.bar)
+        recipe.cached_views * len(split), verbose=int(setup.say.bar)
     )
     with path.open("wb") as file:
         # Not a mapped file: writing to one that the disk has no room for kills the
@@ -180,11 +180,11 @@ def _write(
         described = {"descr": "<f2", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, described)
         for view in range(recipe.cached_views):
-            batches, size = job.in_order(
+            batches, size = setup.in_order(
                 split, on_error="skip", augmentation=recipe.augmentation, seed=view
             )
             with batches.report:
-                for found, labels in job.outputs(model, batches, size):
+                for found, labels in setup.outputs(model, batches, size):
                     file.write(_half(found).tobytes())
                     bar.add(len(labels))
             if batches.report.failed:
@@ -203,12 +203,16 @@ def _half(values: NDArray[Any]) -> NDArray[np.float16]:
     return half
 
 
-def _key(job: "Job", model: keras.Model) -> str:
+def _key(setup: "Setup", model: keras.Model) -> str:
     """16 hexadecimal digits that change with anything that the views depend on."""
-    settings = {name: getattr(job.recipe, name) for name in _SETTINGS}
-    facts = {**settings, "image_size": job.image_size, "shape": model.output_shape[1:]}
+    settings = {name: getattr(setup.recipe, name) for name in _SETTINGS}
+    facts = {
+        **settings,
+        "image_size": setup.image_size,
+        "shape": model.output_shape[1:],
+    }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    digest.update(job.images.fingerprint().encode())
+    digest.update(setup.images.fingerprint().encode())
     for values in model.get_weights():
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()[:16]

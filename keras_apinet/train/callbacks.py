@@ -31,7 +31,7 @@ class TrainingStopped(KeyboardInterrupt):
     """The user asked to stop; a checkpoint was written first."""
 
 
-class Keeper(keras.callbacks.Callback):
+class RunCheckpoint(keras.callbacks.Callback):
     """Keeps the best and the last model, the log, and checkpoints to go on from.
 
     The best model has the highest validation accuracy; equal ones are settled by the
@@ -221,8 +221,8 @@ class StopSignals:
     main thread only; elsewhere this does nothing.
     """
 
-    def __init__(self, keeper: Keeper) -> None:
-        self.keeper = keeper
+    def __init__(self, run_checkpoint: RunCheckpoint) -> None:
+        self.run_checkpoint = run_checkpoint
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
@@ -238,9 +238,9 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.keeper.stop_asked:
+        if self.run_checkpoint.stop_asked:
             raise KeyboardInterrupt
-        self.keeper.stop_asked = True
+        self.run_checkpoint.stop_asked = True
         with contextlib.suppress(OSError):  # the terminal may be gone
             print("\nStopping after this step (once more: at once) ...", flush=True)
 

@@ -11,11 +11,11 @@ from keras_apinet import data
 from keras_apinet.train.optimization import optimizer
 
 if TYPE_CHECKING:
-    from keras_apinet.train.callbacks import Keeper
-    from keras_apinet.train.setup import Job
+    from keras_apinet.train.callbacks import RunCheckpoint
+    from keras_apinet.train.setup import Setup
 
 
-def train_head(job: "Job", epochs: int, keeper: "Keeper") -> None:
+def train_head(setup: "Setup", epochs: int, run_checkpoint: "RunCheckpoint") -> None:
     """Trains interaction and classifier on a frozen backbone.
 
     The backbone runs in inference mode and gets no gradient. If the recipe allows it,
@@ -23,32 +23,32 @@ def train_head(job: "Job", epochs: int, keeper: "Keeper") -> None:
     what the head costs.
 
     Args:
-        job: What to train.
+        setup: What to train.
         epochs: Passes over the training images.
-        keeper: Asked whether to stop, and told about unreadable images; nothing is
-            kept before the end.
+        run_checkpoint: Asked whether to stop, and told about unreadable images;
+            nothing is kept before the end.
     """
-    model, recipe = job.model, job.recipe
+    model, recipe = setup.model, setup.recipe
     # Features cannot be collected from other processes' devices.
-    cached = recipe.cached_head_features and job.placement.processes == 1
-    batches = _cached(job, epochs, keeper) if cached else job.batches()
+    cached = recipe.cached_head_features and setup.placement.processes == 1
+    batches = _cached(setup, epochs, run_checkpoint) if cached else setup.batches()
     report = contextlib.nullcontext() if cached else batches.report
     # Statistics that other data will move are not what the head should learn from.
     policy, model.batch_norm = model.batch_norm, "inference"
     model.train_backbone(False)
     try:
         steps = epochs * batches.plan.epoch_steps
-        execution = job.execution()
+        execution = setup.execution()
         # Keras runs whole groups of steps: what does not fill one is left out.
         each = execution["steps_per_execution"] = min(
             execution["steps_per_execution"], steps
         )
         steps -= steps % each
         rate = keras.optimizers.schedules.CosineDecay(recipe.head_learning_rate, steps)
-        with job.placement.scope():
+        with setup.placement.scope():
             model.compile(
                 optimizer(recipe, model, rate, head=True),
-                loss=job.loss(),
+                loss=setup.loss(),
                 **execution,
             )
         with report:
@@ -57,10 +57,10 @@ def train_head(job: "Job", epochs: int, keeper: "Keeper") -> None:
                 steps_per_epoch=steps,
                 shuffle=False,
                 verbose=0,
-                callbacks=[_Watch(keeper)],
+                callbacks=[_Watch(run_checkpoint)],
             )
         if not cached:
-            keeper.note(batches.report)
+            run_checkpoint.note(batches.report)
     finally:
         model.train_backbone(True)
         model.batch_norm = policy
@@ -69,33 +69,35 @@ def train_head(job: "Job", epochs: int, keeper: "Keeper") -> None:
 class _Watch(keras.callbacks.Callback):
     """Stops the head phase if asked to, or when its loss is NaN or infinite."""
 
-    def __init__(self, keeper: "Keeper") -> None:
+    def __init__(self, run_checkpoint: "RunCheckpoint") -> None:
         super().__init__()
-        self.keeper = keeper
+        self.run_checkpoint = run_checkpoint
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Looks after every step."""
-        self.keeper.look(batch + 1, logs)
-        if self.keeper.stop_asked:
+        self.run_checkpoint.look(batch + 1, logs)
+        if self.run_checkpoint.stop_asked:
             # Nothing to keep yet: a run that goes on begins with the head phase.
             raise KeyboardInterrupt
 
 
-def _cached(job: "Job", epochs: int, keeper: "Keeper") -> "_FeatureBatches":
-    split = job.images.splits["train"]
-    batches, size = job.in_order(split, on_error="skip")
+def _cached(
+    setup: "Setup", epochs: int, run_checkpoint: "RunCheckpoint"
+) -> "_FeatureBatches":
+    split = setup.images.splits["train"]
+    batches, size = setup.in_order(split, on_error="skip")
     features, labels = [], []
-    progress = keras.utils.Progbar(len(split), verbose=1 if job.say.bar else 0)
+    progress = keras.utils.Progbar(len(split), verbose=1 if setup.say.bar else 0)
     with batches.report:
-        model = job.model.feature_model()
-        for found, batch_labels in job.outputs(model, batches, size):
+        model = setup.model.feature_model()
+        for found, batch_labels in setup.outputs(model, batches, size):
             features.append(found)
             labels.append(batch_labels)
             progress.add(len(batch_labels))
-    keeper.note(batches.report)
-    plan = job.plan(np.concatenate(labels))
+    run_checkpoint.note(batches.report)
+    plan = setup.plan(np.concatenate(labels))
     return _FeatureBatches(
         np.concatenate(features), np.concatenate(labels), plan, epochs
     )

@@ -16,12 +16,12 @@ from keras_apinet.runs import Run, calibration_file, check_new, only_writer
 from keras_apinet.shares import interval, percent, spread_points, wilson
 from keras_apinet.train import checkpoints, curves
 from keras_apinet.train.cached_views import StoredViews, remove_views, stored_views
-from keras_apinet.train.callbacks import EpochLine, Keeper, StopSignals
+from keras_apinet.train.callbacks import EpochLine, RunCheckpoint, StopSignals
 from keras_apinet.train.devices import Devices, out_of_memory, place
 from keras_apinet.train.head_phase import train_head
 from keras_apinet.train.optimization import optimizer, peak_rate, schedule
 from keras_apinet.train.recipe import Recipe
-from keras_apinet.train.setup import Job, Speaker, own_globals, prepare
+from keras_apinet.train.setup import Console, Setup, own_globals, prepare
 
 Stored = tuple[checkpoints.Progress, list[NDArray[Any]]]
 
@@ -60,13 +60,13 @@ def train(
         placement = stack.enter_context(place(devices))
         if placement.is_first:
             check_new(out)
-        job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
-        run = Run(Path(out), job.description())
+        setup = prepare(recipe, placement, Console(verbose, placement.is_first))
+        run = Run(Path(out), setup.description())
         if placement.is_first:
             run = Run.create(out, run.description)
             stack.enter_context(only_writer(run.folder))
-        _fit(job, run, None, iter(()))
-    return _calibrated(job, run)
+        _fit(setup, run, None, iter(()))
+    return _calibrated(setup, run)
 
 
 def resume(
@@ -103,8 +103,8 @@ def resume(
             stack.enter_context(only_writer(run.folder))
             for left in (run.folder, run.folder / checkpoints.FOLDER):
                 sweep(left, again=True)
-        job = prepare(recipe, placement, Speaker(verbose, placement.is_first))
-        description = job.description()
+        setup = prepare(recipe, placement, Console(verbose, placement.is_first))
+        description = setup.description()
         differences = _differences(run.description, description)
         if differences and not force:
             raise APINetError(
@@ -112,7 +112,7 @@ def resume(
                 f"{'; '.join(differences)}. Go on all the same with --force, or start "
                 "a new run."
             )
-        readable = checkpoints.readable(run.folder, job.say)
+        readable = checkpoints.readable(run.folder, setup.say)
         stored = next(readable, None)
         if differences:
             if placement.is_first:
@@ -120,52 +120,54 @@ def resume(
             run = Run(run.folder, description)
             if stored:  # more epochs, or fewer, may have been asked for
                 stored[0].ended = stored[0].epoch >= recipe.epochs
-        _fit(job, run, stored, readable)
-    return _calibrated(job, run)
+        _fit(setup, run, stored, readable)
+    return _calibrated(setup, run)
 
 
-def _calibrated(job: Job, run: Run) -> Run:
+def _calibrated(setup: Setup, run: Run) -> Run:
     """Fits the temperature of the best model, on one device: predictions use it."""
     # Evaluation is not needed before the training has ended.
     from keras_apinet.evaluate import calibrate_run
     from keras_apinet.evaluate.calibration import too_few
 
-    if not job.placement.is_first or "val" not in job.images.splits:
+    if not setup.placement.is_first or "val" not in setup.images.splits:
         return run
-    images = len(job.images.splits["val"])
+    images = len(setup.images.splits["val"])
     if few := too_few(images):  # no model has to be opened for that
         run.write(
             calibration_file("best"),
             {"temperature": 1.0, "reason": few, "images": images, "model": "best"},
         )
-        job.say(few)
+        setup.say(few)
         return run
     try:
-        found = calibrate_run(run, run.model(), job.images, again=True)
+        found = calibrate_run(run, run.model(), setup.images, again=True)
     except APINetError as error:
-        job.say(f"No temperature was fitted: {error}")
+        setup.say(f"No temperature was fitted: {error}")
         return run
     assert found is not None
     told = f"Temperature {found['temperature']:.2f}, fitted on {images:,} validation"
-    job.say(found["reason"] or f"{told} images")
+    setup.say(found["reason"] or f"{told} images")
     return run
 
 
-def _fit(job: Job, run: Run, stored: Stored | None, others: Iterator[Stored]) -> Run:
+def _fit(
+    setup: Setup, run: Run, stored: Stored | None, others: Iterator[Stored]
+) -> Run:
     """Runs the phases that are left, from a checkpoint if there is one.
 
     Args:
-        job: What to train.
+        setup: What to train.
         run: Where it is kept.
         stored: The newest checkpoint.
         others: The ones before, for the case that it does not fit the model.
     """
-    recipe, model, say = job.recipe, job.model, job.say
+    recipe, model, say = setup.recipe, setup.model, setup.say
     progress = stored[0] if stored else checkpoints.Progress()
     if progress.ended:
         say(f"This training has ended already, after epoch {progress.epoch}.")
         return run
-    validation = job.validation()
+    validation = setup.validation()
     if recipe.patience and validation is None:
         raise APINetError(
             f"patience={recipe.patience} waits for a better validation, and "
@@ -173,45 +175,45 @@ def _fit(job: Job, run: Run, stored: Stored | None, others: Iterator[Stored]) ->
             "--patience 0."
         )
     if validation is not None:
-        count = len(job.images.splits["val"])
+        count = len(setup.images.splits["val"])
         say(f"Validation: {count:,} images, {spread_points(count)} at most")
-    source: Job | StoredViews = job
+    source: Setup | StoredViews = setup
     if recipe.cached_views:
-        source = stored_views(job, Path(recipe.cached_views_dir or run.folder))
+        source = stored_views(setup, Path(recipe.cached_views_dir or run.folder))
     plan = source.batches().plan
     steps, batch_size = plan.epoch_steps, plan.batch_size
     _check_steps(recipe, steps)
-    keeper = Keeper(run, recipe, progress, job.placement.is_first)
+    run_checkpoint = RunCheckpoint(run, recipe, progress, setup.placement.is_first)
     judged = [] if validation is None else [validation.report]
-    keeper.reports = judged
+    run_checkpoint.reports = judged
     head_epochs = recipe.head_phase_epochs
-    with StopSignals(keeper), _explained(recipe), warnings.catch_warnings():
+    with StopSignals(run_checkpoint), _explained(recipe), warnings.catch_warnings():
         # Images that are left out may make the validation a batch shorter.
         warnings.filterwarnings("ignore", "Your input ran out of data")
         if not stored and head_epochs:
             say(f"Head phase: {head_epochs} epochs")
-            train_head(job, head_epochs, keeper)
-        with job.placement.scope():
+            train_head(setup, head_epochs, run_checkpoint)
+        with setup.placement.scope():
             rate = schedule(recipe, peak_rate(recipe, model), recipe.epochs * steps)
             model.compile(
-                optimizer(recipe, model, rate), loss=job.loss(), **job.execution()
+                optimizer(recipe, model, rate), loss=setup.loss(), **setup.execution()
             )
             model.optimizer.build(model.trainable_variables)
             model.build_metrics()
-        keeper.set_model(model)
+        run_checkpoint.set_model(model)
         if not stored:
             if head_epochs:
                 scores = {}
                 if validation is not None:
                     with validation.report:
                         scores = model.evaluate(validation, verbose=0, return_dict=True)
-                    keeper.note(validation.report)
+                    run_checkpoint.note(validation.report)
                     say(f"After the head phase: validation {scores['accuracy']:.1%}")
-                keeper.keep({f"val_{k}": float(v) for k, v in scores.items()})
+                run_checkpoint.keep({f"val_{k}": float(v) for k, v in scores.items()})
             progress.ended = not recipe.epochs
-            keeper.checkpoint()
+            run_checkpoint.checkpoint()
         else:
-            keeper.progress = progress = _restored(model, stored, others, say)
+            run_checkpoint.progress = progress = _restored(model, stored, others, say)
             # With --force, epochs may have become shorter, and executions longer.
             progress.step -= progress.step % recipe.steps_per_execution
             if progress.step >= steps:
@@ -221,11 +223,11 @@ def _fit(job: Job, run: Run, stored: Stored | None, others: Iterator[Stored]) ->
         while not progress.ended:
             partial = progress.step > 0
             if partial:
-                keeper.partial = checkpoints.values_of(model)
+                run_checkpoint.partial = checkpoints.values_of(model)
             batches = source.batches(progress.epoch * steps + progress.step)
-            keeper.reports = [batches.report, *judged]
+            run_checkpoint.reports = [batches.report, *judged]
             with contextlib.ExitStack() as stack:
-                for report in keeper.reports:
+                for report in run_checkpoint.reports:
                     stack.enter_context(report)
                 model.fit(
                     batches,
@@ -236,8 +238,8 @@ def _fit(job: Job, run: Run, stored: Stored | None, others: Iterator[Stored]) ->
                     steps_per_epoch=steps - progress.step,
                     verbose=1 if say.bar else 0,
                     callbacks=[
-                        keeper,
-                        *_tensorboard(run.folder, keeper.writes),
+                        run_checkpoint,
+                        *_tensorboard(run.folder, run_checkpoint.writes),
                         # Keras would add its bar last, and end it after our line.
                         *([keras.callbacks.ProgbarLogger()] if say.bar else []),
                         *([lines] if say.lines else []),
@@ -245,8 +247,8 @@ def _fit(job: Job, run: Run, stored: Stored | None, others: Iterator[Stored]) ->
                 )
             if partial and not progress.ended:
                 # Keras leaves the averaged weights in the model when a fit ends.
-                checkpoints.restore(keeper.values, model)
-    return _finish(job, run, keeper)
+                checkpoints.restore(run_checkpoint.values, model)
+    return _finish(setup, run, run_checkpoint)
 
 
 def _check_steps(recipe: Recipe, steps: int) -> None:
@@ -269,7 +271,7 @@ def _check_steps(recipe: Recipe, steps: int) -> None:
 
 
 def _restored(
-    model: Any, stored: Stored, others: Iterator[Stored], say: Speaker
+    model: Any, stored: Stored, others: Iterator[Stored], say: Console
 ) -> checkpoints.Progress:
     """Puts the newest checkpoint that fits into the model; gives its progress."""
     while True:
@@ -292,12 +294,12 @@ def _tensorboard(folder: Path, writes: bool) -> list[keras.callbacks.Callback]:
     return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
 
 
-def _finish(job: Job, run: Run, keeper: Keeper) -> Run:
+def _finish(setup: Setup, run: Run, run_checkpoint: RunCheckpoint) -> Run:
     """Writes what the training came to."""
-    progress, say = keeper.progress, job.say
-    validated = "val" in job.images.splits
+    progress, say = run_checkpoint.progress, setup.say
+    validated = "val" in setup.images.splits
     best = progress.best if validated else None
-    if keeper.writes:
+    if run_checkpoint.writes:
         run.write(
             "training.json",
             {
@@ -313,7 +315,7 @@ def _finish(job: Job, run: Run, keeper: Keeper) -> Run:
         where = (
             f"epoch {progress.best_epoch}" if progress.best_epoch else "the head phase"
         )
-        count = len(job.images.splits["val"])
+        count = len(setup.images.splits["val"])
         ends = interval(*wilson(round(best[0] * count), count))
         say(
             f"Best validation accuracy {percent(best[0])} of {count:,} images "

@@ -28,7 +28,7 @@ from keras_apinet.train.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Job:
+class Setup:
     """A training that is ready to begin."""
 
     recipe: Recipe
@@ -37,7 +37,7 @@ class Job:
     model: APINet
     image_size: int
     placement: Placement
-    say: "Speaker"
+    say: "Console"
 
     def description(self) -> dict[str, Any]:
         """What `run.json` says."""
@@ -176,7 +176,7 @@ def own_globals() -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
+def prepare(recipe: Recipe, placement: Placement, say: "Console") -> Setup:
     """Opens the data and builds the model; inside `own_globals`."""
     backend = keras.backend.backend()
     if recipe.backend not in (None, backend):
@@ -233,10 +233,10 @@ def prepare(recipe: Recipe, placement: Placement, say: "Speaker") -> Job:
         + f"\n{recipe.data}: {classes} classes, {counts} images"
         + "".join(f"\n{note}" for note in images.notes)
     )
-    return Job(recipe, images, load, model, image_size, placement, say)
+    return Setup(recipe, images, load, model, image_size, placement, say)
 
 
-def _with_backbone(recipe: Recipe, say: "Speaker") -> Recipe:
+def _with_backbone(recipe: Recipe, say: "Console") -> Recipe:
     """The recipe with a backbone: its own, or the best that needs no download."""
     if recipe.backbone is not None:
         return recipe
@@ -288,7 +288,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-class Speaker:
+class Console:
     """What a person sees: a bar, lines, or nothing."""
 
     def __init__(self, verbose: str, speaks: bool = True) -> None:

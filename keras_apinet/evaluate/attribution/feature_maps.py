@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.model.backbone import onwards
+from keras_apinet.model.backbone import tail
 from keras_apinet.types import Tensor
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _cuts(backbone: Any) -> tuple[list[Any], list[Any]]:
         if size < 1.8 * coarser or size > side * _FINEST:
             continue
         for output in reversed(by_size[size]):
-            after = onwards(backbone, output)
+            after = tail(backbone, output)
             if after is None:
                 continue
             cuts.insert(0, output)
