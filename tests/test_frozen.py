@@ -11,7 +11,7 @@ from factories import class_folders
 import keras_apinet
 from keras_apinet import APINetError
 from keras_apinet.data.batches import stored_batches
-from keras_apinet.model.backbone import split_backbone
+from keras_apinet.model.backbone import split
 from keras_apinet.train import Devices, Recipe, resume, train
 from keras_apinet.train import cached_views as frozen
 from keras_apinet.train.devices import place
@@ -44,7 +44,7 @@ def backbone(size=16):
 )
 def test_the_cut_is_where_everything_flows_through(share, name, rng):
     network = backbone()
-    parts = split_backbone(network, share)
+    parts = split(network, share)
     assert parts.frozen.layers[-1].name == name
     images = rng.normal(size=(2, 16, 16, 3)).astype("float32")
     np.testing.assert_allclose(
@@ -58,7 +58,7 @@ def test_the_cut_is_where_everything_flows_through(share, name, rng):
 @pytest.mark.parametrize("share", [-0.1, 1.0, 0.1])
 def test_a_share_that_does_not_fit_is_named(share):
     with pytest.raises(APINetError, match=f"freeze_fraction={share}"):
-        split_backbone(backbone(), share)
+        split(backbone(), share)
 
 
 def test_frozen_layers_stay_and_the_others_learn(rng, tmp_path):

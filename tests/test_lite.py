@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 import keras_apinet
 from keras_apinet import backbones
 from keras_apinet.errors import APINetError
-from keras_apinet.model.backbone import split_backbone
+from keras_apinet.model.backbone import split
 from keras_apinet.train import Devices, Recipe
 from keras_apinet.train.devices import place
 from keras_apinet.train.setup import Console, prepare
@@ -156,7 +156,7 @@ def test_pixels_are_scaled_as_the_weights_expect():
 def test_every_share_of_the_layers_can_be_frozen(number):
     backbone = backbones.create(f"efficientnet_lite{number}", 32, None).model
     found = [
-        len(split_backbone(backbone, share).frozen.layers) / len(backbone.layers)
+        len(split(backbone, share).frozen.layers) / len(backbone.layers)
         for share in (0.1, 0.25, 0.4, 0.6, 0.75, 0.9)
     ]
     # The cut is close to the share that was asked for: within two blocks of layers.

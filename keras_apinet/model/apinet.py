@@ -12,7 +12,7 @@ from keras_apinet.errors import APINetError, distinct_names
 from keras_apinet.layers.interaction import AttentivePairwiseInteraction
 from keras_apinet.layers.memory import FeatureMemory
 from keras_apinet.layers.mining import PairMiner
-from keras_apinet.model.backbone import pooling_layer, split_backbone
+from keras_apinet.model.backbone import pooling_layer, split
 from keras_apinet.model.inputs import wrong_shape
 from keras_apinet.model.training import PairwiseTraining
 from keras_apinet.renamed import with_new_names
@@ -143,9 +143,7 @@ class APINet(PairwiseTraining):
         self.pooling = pooling
         self.freeze_fraction = freeze_fraction
         # The layers are the backbone's; Keras would count them twice if it saw these.
-        self._halves = (
-            split_backbone(backbone, freeze_fraction) if freeze_fraction else None
-        )
+        self._halves = split(backbone, freeze_fraction) if freeze_fraction else None
         self._freeze()
         self.batch_norm = batch_norm
         self.batch_norm_momentum = batch_norm_momentum

@@ -22,7 +22,7 @@ class Halves:
     tail: keras.Model
 
 
-def split_backbone(backbone: keras.Model, share: float) -> Halves:
+def split(backbone: keras.Model, share: float) -> Halves:
     """Cuts a backbone at the last place that everything flows through.
 
     Args:

@@ -151,16 +151,14 @@ def _calibrated(setup: Setup, run: Run) -> Run:
     return run
 
 
-def _fit(
-    setup: Setup, run: Run, stored: Stored | None, others: Iterator[Stored]
-) -> Run:
+def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) -> Run:
     """Runs the phases that are left, from a checkpoint if there is one.
 
     Args:
         setup: What to train.
         run: Where it is kept.
         stored: The newest checkpoint.
-        others: The ones before, for the case that it does not fit the model.
+        rest: The ones before, for the case that it does not fit the model.
     """
     recipe, model, say = setup.recipe, setup.model, setup.say
     progress = stored[0] if stored else checkpoints.Progress()
@@ -213,7 +211,7 @@ def _fit(
             progress.ended = not recipe.epochs
             run_checkpoint.checkpoint()
         else:
-            run_checkpoint.progress = progress = _restored(model, stored, others, say)
+            run_checkpoint.progress = progress = _restored(model, stored, rest, say)
             # With --force, epochs may have become shorter, and executions longer.
             progress.step -= progress.step % recipe.steps_per_execution
             if progress.step >= steps:
