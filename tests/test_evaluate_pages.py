@@ -12,10 +12,9 @@ from evaluate_runs import COLOURS, NAMES, make_run, photos
 from huggingface_hub import ModelCard
 from PIL import Image
 
-import keras_apinet.evaluate.optional as extras
 from keras_apinet import APINetError, data
 from keras_apinet.cli import main
-from keras_apinet.evaluate import evaluate_run, plots
+from keras_apinet.evaluate import evaluate_run, optional, plots
 from keras_apinet.evaluate.attribution.comparison import compare, page, save
 from keras_apinet.evaluate.attribution.pictures import (
     data_uri,
@@ -207,7 +206,7 @@ def test_a_comparison_needs_a_known_ending(comparison, tmp_path):
 
 def test_a_missing_package_says_how_to_get_it():
     with pytest.raises(APINetError, match=r"'no_such_package'.*keras-apinet\[report\]"):
-        extras.need("no_such_package")
+        optional.need("no_such_package")
 
 
 def test_the_card(run, report):
