@@ -24,7 +24,7 @@ from keras_apinet.evaluate.attribution.contrast import (
     class_activation,
     contrast,
 )
-from keras_apinet.evaluate.attribution.feature_maps import EvidenceLevels, enlarged
+from keras_apinet.evaluate.attribution.feature_maps import FeatureMaps, enlarged
 from keras_apinet.evaluate.predictions import predict_split
 from keras_apinet.runs import Run
 
@@ -45,7 +45,7 @@ def main() -> None:
     correct = seen.positions[seen.predicted == seen.labels]
     print(f"{len(correct)} of {len(seen)} pictures classified correctly")
 
-    rng, levels = np.random.default_rng(0), EvidenceLevels(model)
+    rng, feature_maps = np.random.default_rng(0), FeatureMaps(model)
     hits: dict[str, list[list[float]]] = defaultdict(list)
     by_part: dict[str, list[float]] = defaultdict(list)
     for a, b in siblings():
@@ -56,15 +56,17 @@ def main() -> None:
                 model,
                 *(drawing.pixels for drawing in drawings),
                 classes=(a, b),
-                levels=levels,
+                feature_maps=feature_maps,
             )
             boxes = [
                 [seen_box(d, name, size, GROWTH) for name in distinguishing_parts(a, b)]
                 for d in drawings
             ]
-            plain = plain_activation(model, levels, result)
+            plain = plain_activation(model, feature_maps, result)
             fine = [
-                class_activation(model, image, int(p.argmax()), levels=levels)
+                class_activation(
+                    model, image, int(p.argmax()), feature_maps=feature_maps
+                )
                 for image, p in zip(result.images, result.probabilities, strict=True)
             ]
             for method, maps in (
@@ -140,12 +142,12 @@ def mask(boxes: list[np.ndarray], size: int) -> np.ndarray:
     return result
 
 
-def plain_activation(model, levels: EvidenceLevels, result: Contrast) -> np.ndarray:
+def plain_activation(model, feature_maps: FeatureMaps, result: Contrast) -> np.ndarray:
     """Class activation of the predicted class on the last feature map."""
-    activations = levels.activations(result.images)
+    activations = feature_maps.activations(result.images)
     kernel = np.asarray(model.classifier.get_weights()[0])
     weights = kernel[:, result.probabilities.argmax(axis=1)].T
-    return enlarged(levels.evidence(activations, weights)[-1], len(result.own[0]))
+    return enlarged(feature_maps.evidence(activations, weights)[-1], len(result.own[0]))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main() -> None:
 
     from keras_apinet import build
     from keras_apinet.data import evaluation_batches, load
-    from keras_apinet.evaluate import measure
+    from keras_apinet.evaluate import compute_metrics
     from keras_apinet.evaluate.predictions import Predictions, predict_split
 
     size = args.image_size
@@ -68,7 +68,7 @@ def main() -> None:
         second, _ = timed(predict, halves[1])
         grown = peak_mb() - before
     names = [str(c) for c in range(CLASSES)]
-    figures, _ = timed(lambda x: measure(x, names, temperature=1.2), seen)
+    figures, _ = timed(lambda x: compute_metrics(x, names, temperature=1.2), seen)
     plain_s = first + second
     print(f"plain predict          {args.images / plain_s:8.1f} images/s")
     print(f"evaluation             {args.images / spent:8.1f} images/s")

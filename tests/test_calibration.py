@@ -13,8 +13,8 @@ from keras_apinet.evaluate.calibration import (
 )
 from keras_apinet.evaluate.measures import (
     calibration_words,
+    compute_metrics,
     disagreement,
-    measure,
     raised_errors,
 )
 from keras_apinet.evaluate.predictions import Predictions
@@ -153,7 +153,7 @@ def told(right, images, confidence, temperature=None):
     logits = np.tile([np.log(confidence / (1 - confidence)), 0.0], (images, 1))
     labels = np.repeat([0, 1], [right, images - right])
     given = seen(labels, logits)
-    return measure(given, ["a", "b"], temperature=temperature, bootstrap=9)
+    return compute_metrics(given, ["a", "b"], temperature=temperature, bootstrap=9)
 
 
 def test_words_on_sureness_follow_from_the_figures():

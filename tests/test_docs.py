@@ -46,7 +46,7 @@ REPLACED = {
         ("--split val", "--split val --bootstrap 20"),
         ("--split test", "--split test --bootstrap 20"),
     ],
-    "comparing": [
+    "against_a_baseline": [
         ("(0, 1, 2)", "(0, 1)"),
         ("seed=seed)", "seed=seed, **small)"),
     ],
@@ -125,8 +125,8 @@ def test_cub(few_birds, capsys):
     assert list((few_birds / "runs/cub_jax").glob("*.tflite"))
 
 
-def test_comparing(few_birds):
-    names = run_page("comparing")
+def test_against_a_baseline(few_birds):
+    names = run_page("against_a_baseline")
     assert len(list((few_birds / "runs").iterdir())) == 4
     assert names["low"] <= names["mean"] <= names["high"]
     # Two differences of 0 and 0.2: the mean is 0.1, its standard error 0.1, and

@@ -4,7 +4,7 @@ import pytest
 
 from keras_apinet import APINet, APINetError, build
 from keras_apinet.evaluate.attribution.contrast import class_activation, contrast
-from keras_apinet.evaluate.attribution.feature_maps import EvidenceLevels, as_grid
+from keras_apinet.evaluate.attribution.feature_maps import FeatureMaps, as_grid
 
 
 def painted(*squares):
@@ -93,18 +93,18 @@ def test_evidence_adds_up_to_the_score_difference(rng):
 
 
 def test_finer_maps_carry_the_same_evidence(detector):
-    """The detector is linear: on every level the evidence adds up to the score."""
-    levels = EvidenceLevels(detector)
+    """The detector is linear: on every map the evidence adds up to the score."""
+    feature_maps = FeatureMaps(detector)
     image = painted((1, 20, 8), (0, 4, 4))[None].astype("float32")
-    maps = levels.activations(keras.ops.convert_to_tensor(image))
+    maps = feature_maps.activations(keras.ops.convert_to_tensor(image))
     weights = np.array([[0.5, 2, 1]], "float32")
     score = float(
         (keras.ops.convert_to_numpy(detector.features(image)) * weights).sum()
     )
-    evidence = levels.evidence(maps, weights)
+    evidence = feature_maps.evidence(maps, weights)
     assert [e.shape for e in evidence] == [(1, 8, 8), (1, 4, 4)]
-    for level in evidence:
-        assert level.sum() == pytest.approx(score, rel=1e-4)
+    for maps in evidence:
+        assert maps.sum() == pytest.approx(score, rel=1e-4)
 
 
 def test_class_activation_peaks_on_the_class(detector):
@@ -144,7 +144,7 @@ def test_features_without_places_are_refused():
     inputs = keras.Input((8, 8, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(inputs)
     with pytest.raises(APINetError, match="have no places"):
-        EvidenceLevels(APINet(keras.Model(inputs, pooled), 2))
+        FeatureMaps(APINet(keras.Model(inputs, pooled), 2))
 
 
 @pytest.mark.one_backend

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from browser import Browser, chromium
 from evaluate_runs import COLOURS, NAMES, make_run, photos
+from huggingface_hub import ModelCard
 from PIL import Image
 
-import keras_apinet.evaluate.optional as extras
 from keras_apinet import APINetError, data
 from keras_apinet.cli import main
-from keras_apinet.evaluate import evaluate_run, plots
+from keras_apinet.evaluate import evaluate_run, optional, plots
 from keras_apinet.evaluate.attribution.comparison import compare, page, save
 from keras_apinet.evaluate.attribution.pictures import (
     data_uri,
@@ -205,14 +206,17 @@ def test_a_comparison_needs_a_known_ending(comparison, tmp_path):
 
 def test_a_missing_package_says_how_to_get_it():
     with pytest.raises(APINetError, match=r"'no_such_package'.*keras-apinet\[report\]"):
-        extras.need("no_such_package")
+        optional.need("no_such_package")
 
 
 def test_the_card(run, report):
     card = write_card(run, license_name="MIT").read_text("utf-8")
     front, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL).groups()
-    yaml = pytest.importorskip("yaml")
     known = yaml.safe_load(front)
+    parsed = ModelCard(card).data
+    (figure,) = parsed.eval_results
+    assert (parsed.license, parsed.model_name) == ("mit", "<run> & co")
+    assert (figure.metric_type, figure.dataset_split) == ("accuracy", "test")
     assert known["license"] == "mit"
     assert known["pipeline_tag"] == "image-classification"
     (entry,) = known["model-index"]
@@ -255,12 +259,15 @@ def test_what_a_card_tells_strangers():
     assert [public(x) for x in ("imagenet", "a/b", 3)] == ["imagenet", "a/b", 3]
 
 
-@pytest.mark.parametrize("name", ['a: "b" #c', "'", "- x", "\u00e9\u2028", "{y}"])
+@pytest.mark.parametrize(
+    "name", ['a: "b" #c', "'", "- x", "\u00e9\u2028", "{y}", "a\u202eb"]
+)
 def test_front_matter_holds_any_name(run, report, tmp_path, name):
-    yaml = pytest.importorskip("yaml")
     copy = shutil.copytree(run, tmp_path / name)
     card = write_card(copy, license_name=name).read_text("utf-8")
-    known = yaml.safe_load(card.split("\n---\n")[0])
+    front = card.split("\n---\n")[0]
+    assert front.isascii()
+    known = yaml.safe_load(front)
     assert (known["license"], known["license_name"]) == ("other", name)
     assert known["model-index"][0]["name"] == name
 

@@ -10,8 +10,11 @@ STARTS_KERAS = False
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run, the split, the license and where to write."""
-    parser.add_argument("run_folder", metavar="RUN", help="run folder of train")
-    parser.add_argument("--split", help="split whose figures to tell (default: test)")
+    parser.add_argument("run_folder", metavar="RUN", help="run folder written by train")
+    parser.add_argument(
+        "--split",
+        help="split to report (default: test, or val if only that was evaluated)",
+    )
     parser.add_argument("--license", metavar="NAME", help="license of the model (SPDX)")
     parser.add_argument(
         "--out", metavar="FILE", help="where to write (default: RUN/MODEL_CARD.md)"

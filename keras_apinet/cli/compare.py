@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes",
         nargs=2,
         metavar=("CLASS_A", "CLASS_B"),
-        help="classes to tell apart (default: what the photos are taken for)",
+        help="classes to tell apart (default: those predicted for the photos)",
     )
     parser.add_argument(
         "--out",
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the picture or page, and prints what the photos are taken for."""
+    """Writes the picture or page, and prints the predicted classes."""
     from keras_apinet.evaluate.attribution.comparison import check_path, compare, save
     from keras_apinet.shares import probability as as_shown
 

@@ -26,7 +26,7 @@ _TITLES = {
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run, which of its models, and where its data is now."""
-    parser.add_argument("run_folder", metavar="RUN", help="run folder of train")
+    parser.add_argument("run_folder", metavar="RUN", help="run folder written by train")
     parser.add_argument(
         "--which", choices=("best", "last"), default="best", help="model of the run"
     )
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=BOOTSTRAP,
         default=1000,
         metavar="N",
-        help="samples for the 95 %% intervals of figures that are no shares of images; "
+        help="samples for the 95 %% intervals of figures other than shares of images; "
         "0 for none (default: 1000)",
     )
     parser.add_argument(

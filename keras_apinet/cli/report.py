@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run, the split and where to write."""
     add_data_arguments(parser)
     parser.add_argument(
-        "--split", help="split to judge it on (default: test, or val if there is none)"
+        "--split", help="split to evaluate (default: test, or val if there is none)"
     )
     parser.add_argument(
         "--out", metavar="FILE", help="where to write (default: RUN/report.html)"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     )
     from keras_apinet.evaluate.card import write_card
     from keras_apinet.evaluate.evaluation import calibrate_run, evaluate_run
-    from keras_apinet.evaluate.measures import measure
+    from keras_apinet.evaluate.measures import compute_metrics
     from keras_apinet.evaluate.metrics import retrieval_scores
     from keras_apinet.evaluate.predictions import Predictions, predict_split
     from keras_apinet.evaluate.report import write_report
@@ -34,10 +34,10 @@ __all__ = [
     "calibration_error",
     "class_activation",
     "compare",
+    "compute_metrics",
     "contrast",
     "evaluate_run",
     "fit_temperature",
-    "measure",
     "predict_split",
     "reliability",
     "retrieval_scores",
@@ -57,7 +57,7 @@ __getattr__ = lazily(
         "contrast": "attribution.contrast",
         "evaluate_run": "evaluation",
         "fit_temperature": "calibration",
-        "measure": "measures",
+        "compute_metrics": "measures",
         "predict_split": "predictions",
         "reliability": "calibration",
         "retrieval_scores": "metrics",

@@ -7,9 +7,8 @@ from typing import Any
 
 from keras_apinet.errors import APINetError, printable
 from keras_apinet.evaluate.measures import calibration_words
-from keras_apinet.evaluate.optional import templates
+from keras_apinet.evaluate.optional import need, templates
 from keras_apinet.files.outputs import MARKDOWN_MARK, check_output, write_output
-from keras_apinet.files.schema import to_json
 from keras_apinet.runs import Run
 from keras_apinet.shares import decimal, interval, percent
 
@@ -94,9 +93,13 @@ def write_card(
             "it again."
         )
     environment = templates()
+    from markupsafe import Markup
+
     name = run.folder.resolve().name
-    text = environment.get_template("card.md").render(
-        quoted=lambda value: to_json(str(value), None),
+    text = environment.get_template(
+        "card.md"
+    ).render(
+        metadata=Markup(_metadata(name, result, license_name)),  # kept as it is
         text=as_text,
         name=name,
         data=Path(result["data"]).name,
@@ -115,7 +118,6 @@ def write_card(
         calibration=calibration_words(result),
         warnings=result["warnings"],
         license_name=license_name,
-        license_tag=license_tag(license_name),
         # Of equal shares, that of the most images is the surest.
         lowest=[
             (
@@ -131,6 +133,37 @@ def write_card(
     )
     write_output(path, f"{text.rstrip()}\n\n{MARKDOWN_MARK}\n", force)
     return path
+
+
+def _metadata(name: str, result: dict[str, Any], license_name: str | None) -> str:
+    """The card's YAML header, without its fences."""
+    need("huggingface_hub", "yaml")
+    import yaml
+    from huggingface_hub import EvalResult, ModelCardData
+
+    tag, data = license_tag(license_name), Path(result["data"]).name
+    header: Any = ModelCardData(
+        license=tag,
+        license_name=license_name if tag == "other" else None,
+        library_name="keras",
+        pipeline_tag="image-classification",
+        tags=["keras", "image-classification", "fine-grained", "api-net"],
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=data,
+                dataset_name=data,
+                dataset_split=result["split"],
+                metric_type="accuracy",
+                metric_name="Top-1 accuracy",
+                metric_value=round(result["metrics"]["top1"]["value"], 4),
+            )
+        ],
+    )
+    # Not `to_yaml()`, which writes marks that turn the direction of text as they are.
+    plain: str = yaml.safe_dump(header.to_dict(), sort_keys=False)
+    return plain.rstrip()
 
 
 def license_tag(name: str | None) -> str | None:

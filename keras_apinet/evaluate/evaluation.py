@@ -11,7 +11,7 @@ from keras_apinet.evaluate.calibration import (
     negative_log_likelihood,
 )
 from keras_apinet.evaluate.intervals import with_intervals
-from keras_apinet.evaluate.measures import disagreement, measure, raised_errors
+from keras_apinet.evaluate.measures import compute_metrics, disagreement, raised_errors
 from keras_apinet.evaluate.metrics import Scores
 from keras_apinet.evaluate.open_split import (
     data_groups,
@@ -157,7 +157,7 @@ def judge(
         "classes": len(run.class_names),
         "left_out": len(images.splits[split]) - len(part),
         "unreadable": seen.unreadable,
-        **measure(
+        **compute_metrics(
             seen,
             run.class_names,
             groups=data_groups(images, run.class_names),

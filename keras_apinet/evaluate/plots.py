@@ -76,7 +76,7 @@ def curves(log: Mapping[str, Sequence[float]]) -> str:
                         epochs, log[key], line, color=colour, label=label, marker="."
                     )
             axis.set(title=name, xlabel="epoch")
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             axis.legend()
 
     return _svg((9, 3.2), draw, "curves")

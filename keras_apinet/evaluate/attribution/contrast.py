@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.attribution.feature_maps import EvidenceLevels, fused
+from keras_apinet.evaluate.attribution.feature_maps import FeatureMaps, fused
 from keras_apinet.evaluate.calibration import log_softmax
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def contrast(
     classes: tuple[int, int] | None = None,
     temperature: float = 1.0,
     channels: int = 4,
-    levels: EvidenceLevels | None = None,
+    feature_maps: FeatureMaps | None = None,
 ) -> Contrast:
     """Compares two photos as the model does, and says where it looks.
 
@@ -75,7 +75,7 @@ def contrast(
             the photos for; if that is one class, b stands for the runner-up of both.
         temperature: For the probabilities. Default 1.
         channels: Channels to name in `distinguishing` and `shared`, k. Default 4.
-        levels: `EvidenceLevels(model)`, to make it once for many pairs.
+        feature_maps: `FeatureMaps(model)`, to make it once for many pairs.
 
     Returns:
         Maps, scores and channels.
@@ -91,9 +91,9 @@ def contrast(
     """
     from keras import ops
 
-    levels = levels or EvidenceLevels(model)
+    feature_maps = feature_maps or FeatureMaps(model)
     images = _sized(model, image_a, image_b)
-    activations = levels.activations(ops.convert_to_tensor(images))
+    activations = feature_maps.activations(ops.convert_to_tensor(images))
     features = model.pool(activations[-1])
     logits = _array(model.classifier(features))
     log_p = log_softmax(logits / temperature)
@@ -109,8 +109,8 @@ def contrast(
     other_weights = factors * kernel[:, list(pair[::-1])].T
 
     size = images.shape[1]
-    own = levels.evidence(activations, own_weights)
-    other = levels.evidence(activations, other_weights)
+    own = feature_maps.evidence(activations, own_weights)
+    other = feature_maps.evidence(activations, other_weights)
     differences = [p - q for p, q in zip(own, other, strict=True)]
     where = fused([np.abs(d) for d in differences], size)
     peak = where.max(axis=(1, 2), keepdims=True)
@@ -138,7 +138,7 @@ def class_activation(
     image: ArrayLike,
     class_index: int | None = None,
     *,
-    levels: EvidenceLevels | None = None,
+    feature_maps: FeatureMaps | None = None,
 ) -> NDArray[np.float32]:
     """Where one photo looks like a class, against the average of all classes.
 
@@ -147,22 +147,22 @@ def class_activation(
         image: `[h, w, 3]`, 0..255, prepared as for prediction if it is not of the
             model's size.
         class_index: The class. Default: the predicted one.
-        levels: `EvidenceLevels(model)`, to make it once for many photos.
+        feature_maps: `FeatureMaps(model)`, to make it once for many photos.
 
     Returns:
         `[S, S]` float32 in 0..1; its peak is 1, unless no place speaks for the class.
     """
     from keras import ops
 
-    levels = levels or EvidenceLevels(model)
+    feature_maps = feature_maps or FeatureMaps(model)
     images = _sized(model, image)
-    activations = levels.activations(ops.convert_to_tensor(images))
+    activations = feature_maps.activations(ops.convert_to_tensor(images))
     if class_index is None:
         logits = _array(model.classifier(model.pool(activations[-1])))
         class_index = int(logits[0].argmax())
     kernel = _array(model.classifier.kernel)
     weights = kernel[:, class_index] - kernel.mean(axis=1)
-    evidence = levels.evidence(activations, weights[None])
+    evidence = feature_maps.evidence(activations, weights[None])
     positive = fused([np.maximum(one, 0) for one in evidence], images.shape[1])[0]
     shown: NDArray[np.float32] = np.clip(
         positive / max(float(positive.max()), 1e-12), 0, 1

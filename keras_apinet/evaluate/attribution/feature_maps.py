@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _FINEST = 1 / 4
 
 
-class EvidenceLevels:
+class FeatureMaps:
     """Splits weighted sums of a model's pooled features over places of the image.
 
     The sum `w . x` of pooled features x is, place by place, `w . f(place) / places` on
@@ -57,14 +57,14 @@ class EvidenceLevels:
     def evidence(
         self, activations: list[Tensor], weights: NDArray[np.float32]
     ) -> list[NDArray[np.float32]]:
-        """Signed evidence of every place, one map for each level.
+        """Signed evidence of every place, one for each feature map.
 
         Args:
             activations: Of `activations`, for N images.
             weights: `[N, D]`, what the pooled features are weighted with.
 
         Returns:
-            `[N, h, w]` for each level, finest first. On the last level the maps add up
+            `[N, h, w]` for each feature map, finest first. The last ones add up
             to `w . x`.
         """
         from keras import ops
@@ -96,20 +96,20 @@ def as_grid(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     return maps[:, maps.shape[1] - side * side :].reshape(len(maps), side, side, -1)
 
 
-def fused(levels: list[NDArray[np.float32]], size: int) -> NDArray[np.float32]:
-    """One signed map of all levels: the mean of each level scaled to its extreme.
+def fused(feature_maps: list[NDArray[np.float32]], size: int) -> NDArray[np.float32]:
+    """One signed map of all feature maps: the mean of each scaled to its extreme.
 
     Args:
-        levels: `[N, h, w]` each.
+        feature_maps: `[N, h, w]` each.
         size: Height and width of the result, px.
 
     Returns:
         `[N, size, size]` float32 in -1..1.
     """
     scaled = []
-    for level in levels:
-        extreme = np.abs(level).max(axis=(1, 2), keepdims=True)
-        scaled.append(enlarged(level / np.maximum(extreme, 1e-12), size))
+    for maps in feature_maps:
+        extreme = np.abs(maps).max(axis=(1, 2), keepdims=True)
+        scaled.append(enlarged(maps / np.maximum(extreme, 1e-12), size))
     # Smooth enlargement overshoots a little; clipping would cut the peaks flat.
     result = np.mean(scaled, axis=0)
     extreme = np.abs(result).max(axis=(1, 2), keepdims=True)

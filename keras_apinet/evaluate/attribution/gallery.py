@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.attribution.contrast import contrast
-from keras_apinet.evaluate.attribution.feature_maps import EvidenceLevels
+from keras_apinet.evaluate.attribution.feature_maps import FeatureMaps
 from keras_apinet.evaluate.attribution.pictures import data_uri, with_heat
 from keras_apinet.evaluate.predictions import Predictions
 from keras_apinet.runs import Run
@@ -45,7 +45,7 @@ class Gallery:
         """For each pair: an image of one taken for the other, beside a right one."""
         names, seen = self.run.class_names, self.seen
         try:
-            levels = EvidenceLevels(self.model)
+            feature_maps = FeatureMaps(self.model)
         except APINetError:  # the features have no places
             return []
         gallery = []
@@ -63,7 +63,9 @@ class Gallery:
             photos = [
                 self._prepared(self.split, int(seen.positions[i])) for i in (x, y)
             ]
-            found = contrast(self.model, *photos, classes=(a, b), levels=levels)
+            found = contrast(
+                self.model, *photos, classes=(a, b), feature_maps=feature_maps
+            )
             first, second = pair["classes"]
             gallery.append(
                 pair

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.attribution.contrast import class_activation
-from keras_apinet.evaluate.attribution.feature_maps import EvidenceLevels
+from keras_apinet.evaluate.attribution.feature_maps import FeatureMaps
 from keras_apinet.files.io import unwritable
 from keras_apinet.files.outputs import check_output, picture_bytes, write_output
 from keras_apinet.runs import Run
@@ -138,14 +138,16 @@ def write_maps(
     run = Run.open(place) if place.is_dir() else None
     network = run.model() if run else load(place)
     resize = run.settings.get("resize", "fit") if run else "fit"
-    levels = EvidenceLevels(network)
+    feature_maps = FeatureMaps(network)
     with unwritable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for photo, path in zip(photos, targets, strict=True):
         pixels = read_photo(photo)
         size = network.image_size or min(pixels.shape[:2])
         image = prepare(pixels, size, resize=resize)
-        shown = with_heat(image, class_activation(network, image, levels=levels))
+        shown = with_heat(
+            image, class_activation(network, image, feature_maps=feature_maps)
+        )
         picture = Image.fromarray(np.concatenate([image, shown], axis=1))
         write_output(path, picture_bytes(picture, path), force)
     return targets
