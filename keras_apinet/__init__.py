@@ -76,30 +76,46 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-class _AfterKeras(importlib.abc.MetaPathFinder):
-    """Registers the package's classes as soon as somebody imports Keras.
+class _Registration(importlib.abc.MetaPathFinder):
+    """Registers the package's classes as soon as somebody has imported Keras.
 
     `keras.saving.load_model` finds only classes that are registered, and importing
-    Keras here would load a backend for those who read one `.tflite` file.
+    Keras here would load a backend for those who read one `.tflite` file. A module of
+    the package that imports Keras has to end first, as others import from it.
     """
 
+    def __init__(self) -> None:
+        self.running = 0  # modules of the package that are being imported
+
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != "keras":
+        own = name.startswith("keras_apinet.")
+        if not own and name != "keras":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
             def exec_module(module: Any) -> None:
-                run(module)
-                importlib.import_module("keras_apinet.loading")
+                self.running += own
+                try:
+                    run(module)
+                finally:
+                    self.running -= own
+                self.register()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
+
+    def register(self) -> None:
+        """Does it, if Keras is there and no module of the package is being imported."""
+        if "keras" in sys.modules and not self.running and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            importlib.import_module("keras_apinet.loading")
 
 
 if "keras" in sys.modules:
     importlib.import_module("keras_apinet.loading")
 else:
-    sys.meta_path.insert(0, _AfterKeras())
+    sys.meta_path.insert(0, _Registration())

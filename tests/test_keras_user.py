@@ -298,6 +298,7 @@ print(type(model).__name__)
     [
         "import keras_apinet; assert 'keras' not in sys.modules; import keras",
         "from keras_apinet import APINetError; from keras import layers; import keras",
+        "from keras_apinet.losses import CrossEntropy; import keras",
     ],
 )
 def test_imports_in_any_order(tmp_path, imports):
@@ -310,6 +311,35 @@ def test_imports_in_any_order(tmp_path, imports):
         text=True,
     )
     assert result.stdout.strip() == "APINet", result.stderr[-2000:]
+
+
+FIRST = """
+import importlib, pkgutil, sys
+import keras, tensorflow
+import keras_apinet
+names = [m.name for m in pkgutil.walk_packages(keras_apinet.__path__, "keras_apinet.")]
+finders = [*sys.meta_path]
+for name in names:
+    # As if nothing had been imported; what Keras itself is made of may stay.
+    for other in [*sys.modules]:
+        if other == "keras" or other.split(".")[0] == "keras_apinet":
+            del sys.modules[other]
+    sys.meta_path[:] = finders
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+        import keras
+        assert keras.saving.get_registered_object("keras_apinet>APINet")
+print(len(names))
+"""
+
+
+@pytest.mark.one_backend
+def test_any_module_can_be_imported_first():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FIRST], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 100
 
 
 @pytest.mark.one_backend
