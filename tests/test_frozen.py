@@ -338,7 +338,7 @@ def test_a_full_disk_and_too_large_values_are_said(settings, tmp_path, monkeypat
     ("changes", "words"),
     [
         ({"freeze_fraction": 0.0}, "cached_views=3 are what frozen layers see"),
-        ({"weights": None}, "these come at random"),
+        ({"weights": None}, "these are random"),
         ({"freeze_fraction": 1.0}, "freeze_fraction=1.0"),
         ({"cached_views": -1}, "cached_views=-1"),
     ],
