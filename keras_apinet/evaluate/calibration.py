@@ -185,7 +185,8 @@ def explained_temperature(
     Validation photos are often twins of training photos. Such images are easier than
     those to come, so a temperature below 1, which makes a model surer, needs more
     evidence: at least 10 errors, and the mean confidence may not exceed the lower end
-    of the accuracy's 95 % interval.
+    of the accuracy's 95 % interval. One above 1 has to lower the plain negative
+    log-likelihood of the images, too.
 
     Args:
         labels: `[n]` true classes of images the model was not trained on.
@@ -216,9 +217,15 @@ def explained_temperature(
     ends = (np.log(LOWEST), np.log(HIGHEST))
     found = optimize.minimize_scalar(loss, bounds=ends, method="bounded")
     temperature = float(np.exp(found.x))
-    return (
-        (temperature, None) if temperature >= 1 else _surer(truth, scores, temperature)
-    )
+    if temperature < 1:
+        return _surer(truth, scores, temperature)
+    before = negative_log_likelihood(truth, scores)
+    if negative_log_likelihood(truth, scores, temperature=temperature) >= before:
+        return 1.0, (
+            f"No temperature above 1 lowers the negative log-likelihood of the {n} "
+            f"validation images, {before:.3f}, so it is 1."
+        )
+    return temperature, None
 
 
 def _surer(
