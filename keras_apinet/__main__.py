@@ -1,8 +1,6 @@
 """`python -m keras_apinet` is `keras-apinet`."""
 
-import sys
-
-from keras_apinet.cli import main
+from keras_apinet.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -72,7 +72,7 @@ try:
         changes = json.loads(recipe)
         resume(folder, changes, "quiet", force=bool(changes))
 except TrainingStopped:
-    sys.exit(130)
+    os._exit(130)  # as the command line does
 except APINetError as error:
-    print(error, file=sys.stderr)
-    sys.exit(2)
+    print(error, file=sys.stderr, flush=True)
+    os._exit(2)

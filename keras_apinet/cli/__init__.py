@@ -9,6 +9,7 @@ all. `STARTS_KERAS = False` says that the command decides itself.
 import argparse
 import contextlib
 import importlib
+import os
 import re
 import signal
 import sys
@@ -107,6 +108,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             close_output()
             raise
         return _told(error)
+
+
+def program() -> NoReturn:
+    """The program `keras-apinet`: runs `main` and ends the process.
+
+    A training that ends early leaves batches that are still being read. Python would
+    wait for them at its end, and they for Python: TensorFlow does not give way.
+    """
+    code = main()
+    if code:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(0)
 
 
 def _run(arguments: Sequence[str] | None, debug: bool) -> int:
