@@ -49,7 +49,7 @@ def balanced_batches(
             `as_split` takes.
         classes_per_batch: P.
         images_per_class: K.
-        image_size: Px of the square images.
+        image_size: Side of the square images in px.
         augmentation: `"paper"` (random crop and flip, default), `"light"`, `"strong"`
             or `"none"`.
         resize: `"fit"` (keep the aspect ratio, default) or `"squash"`.
@@ -133,7 +133,7 @@ def evaluation_batches(
 
     Args:
         source: As for `balanced_batches`.
-        image_size: Px of the square images.
+        image_size: Side of the square images in px.
         batch_size: Images per batch; the last batch holds the rest. Default 64.
         resize: `"fit"` (keep the aspect ratio, default) or `"squash"`.
         box_crop: Crop to the object's box first, where the source has boxes. Default
@@ -223,7 +223,7 @@ def _finisher(
     """What makes a finished image of a photo.
 
     Args:
-        image_size: Px.
+        image_size: Side of the square images in px.
         augmentation: As for `balanced_batches`.
         resize: As for `balanced_batches`.
         seed: Of everything random.

@@ -96,10 +96,9 @@ def write_card(
     from markupsafe import Markup
 
     name = run.folder.resolve().name
-    text = environment.get_template(
-        "card.md"
-    ).render(
-        metadata=Markup(_metadata(name, result, license_name)),  # kept as it is
+    text = environment.get_template("card.md").render(
+        # Markup: the line breaks of YAML are not to be escaped.
+        metadata=Markup(_metadata(name, result, license_name)),
         text=as_text,
         name=name,
         data=Path(result["data"]).name,

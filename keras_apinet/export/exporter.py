@@ -90,7 +90,7 @@ class Exporter:
             `[N, h, w, 3]`, in place of the run's own: for the comparison, and for the
             ranges of int8; no photo serves both.
         class_names: Names of the classes, where the model has none.
-        image_size: Px, for a backbone that takes any size.
+        image_size: Side of the images in px, for a backbone that takes any size.
         temperature: What to divide the logits by. Default: the run's own, else 1.
         license: Of the trained model; it is written into the file.
         verify: Whether to compare each file with the Keras model. Default True.

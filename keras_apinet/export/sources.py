@@ -51,7 +51,7 @@ def open_source(
     Args:
         source: An `APINet`, a `Run`, a run folder, or a `.keras` file.
         which: In a run, `"best"` or `"last"`.
-        image_size: Px, for a backbone that takes any size.
+        image_size: Side of the images in px, for a backbone that takes any size.
         class_names: Names of the classes, where the model has none.
         temperature: What to divide the logits by. Default: the run's own, else 1.
         license: Of the trained model.

@@ -121,7 +121,7 @@ def prepare_or_blank(
 
     Args:
         content: Scalar string tensor.
-        image_size: Px.
+        image_size: Side of the square images in px.
         resize: `"fit"` or `"squash"`.
 
     Returns:
@@ -170,7 +170,7 @@ def crop_and_resize(
 
     Args:
         pixels: uint8 `[h, w, 3]`.
-        image_size: Px.
+        image_size: Side of the square images in px.
         resize: `"fit"` crops a square, 7/8 of the short side; `"squash"` crops 7/8 of
             height and width each and distorts that to a square.
         seed: int32 `[2]` for a random place and a flip of every other image, or None

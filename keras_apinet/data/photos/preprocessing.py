@@ -257,7 +257,7 @@ def prepare(
     Args:
         pixels: `[h, w, 3]`, `[h, w, 1]` or `[h, w]` in 0..255, such as `read_photo`
             returns.
-        image_size: Px of the square that the model sees.
+        image_size: Side in px of the square that the model sees.
         resize: `"fit"` (default) crops a square, 7/8 of the short side; `"squash"`
             crops 7/8 of height and width each and distorts that to a square.
         box: Left, top, right, bottom of the object in pixels, to crop to, or None.
