@@ -8,6 +8,7 @@ import pytest
 from factories import class_folders
 
 from keras_apinet.cli import COMMANDS, main
+from keras_apinet.data.loading import check_source
 from keras_apinet.runs import Run
 
 pytestmark = pytest.mark.one_backend
@@ -38,6 +39,38 @@ def test_help_names_every_command_and_loads_no_backend():
     assert "loaded []" in result.stdout
     for command in COMMANDS:
         assert f"    {command} " in result.stdout
+
+
+def test_what_needs_no_backend_is_checked_before_it_starts(tmp_path):
+    (tmp_path / "photos").mkdir()
+    code = (
+        "import sys; from keras_apinet.cli import main\n"
+        "for line in ('train --data photoz --out run', 'data photoz',\n"
+        "    'train --data photos/nowhere --out run', 'evaluate nope', 'report nope',\n"
+        "    'compare --model nope a.jpg b.jpg', 'export nope --format tflit',\n"
+        "    'export nope --format tflite', 'export nope.txt --format onnx'):\n"
+        "    assert main(line.split()) == 2\n"
+        "print('loaded', sorted({'keras', 'tensorflow'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "loaded []" in result.stdout
+    assert result.stderr.count("'photoz'; did you mean 'photos'?") == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["caltech_birds2011", "cars196", "stanford_dogs", "oxford_iiit_pet", "cifar10"],
+)
+def test_names_of_public_sets_pass_the_first_check(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_source(name)
+    check_source(f"{name}:1.0.0")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

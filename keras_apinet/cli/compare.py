@@ -1,6 +1,7 @@
 """`keras-apinet compare`."""
 
 import argparse
+import os
 
 from keras_apinet.errors import printable
 
@@ -39,6 +40,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace what this package wrote there; nothing else is replaced",
     )
+
+
+def prepare(args: argparse.Namespace) -> bool:
+    """Checks run, photos and data before the backend starts."""
+    from keras_apinet.data.loading import check_source
+    from keras_apinet.errors import APINetError
+    from keras_apinet.runs import Run
+
+    Run.open(args.model)
+    for photo in (args.photo_a, args.photo_b):
+        if not os.path.exists(photo):
+            raise APINetError(f"There is no photo at {photo!r}; check the path.")
+    if args.data:
+        check_source(args.data, args.data_dir)
+    return False
 
 
 def run(args: argparse.Namespace) -> int:

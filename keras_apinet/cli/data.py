@@ -86,6 +86,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def prepare(args: argparse.Namespace) -> bool:
+    """Checks the source before the backend starts."""
+    from keras_apinet.data.loading import check_source
+
+    check_source(args.data, args.data_dir)
+    return False
+
+
 def run(args: argparse.Namespace) -> int:
     """Prints what is in the data set and writes the contact sheet."""
     from keras_apinet.data import load

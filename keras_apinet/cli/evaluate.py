@@ -74,6 +74,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def prepare(args: argparse.Namespace) -> bool:
+    """Checks run and data before the backend starts."""
+    from keras_apinet.data.loading import check_source
+    from keras_apinet.runs import Run
+
+    Run.open(args.run_folder)
+    if args.data:
+        check_source(args.data, args.data_dir)
+    return False
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from keras_apinet.evaluate import evaluate_run

@@ -88,10 +88,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Exports to every format asked for, then prints one table."""
+def prepare(args: argparse.Namespace) -> bool:
+    """Checks the targets and the place of the model, before the backend starts.
+
+    Returns:
+        False: the export itself is left to do.
+
+    Raises:
+        APINetError: For an unknown format, a target that exists, or no model.
+    """
     from keras_apinet.errors import APINetError
     from keras_apinet.export.formats import Target, check_precision, known_format
+    from keras_apinet.runs import Run
 
     wanted: dict[tuple[str, str], None] = {}
     for name in args.format:
@@ -106,13 +114,19 @@ def run(args: argparse.Namespace) -> int:
             f"--out={args.out!r} names one target, but {len(wanted)} exports were "
             "asked for; leave --out away or ask for one."
         )
-    targets = []
+    args.targets = []
     for form, precision in wanted:
         path = args.out or _default_target(Path(args.model), form, precision)
         target = Target.of(path, form, precision, args.runtime)
         target.check(args.force)
-        targets.append(target)
+        args.targets.append(target)
+    if not Path(args.model).is_file():
+        Run.open(args.model)
+    return False
 
+
+def run(args: argparse.Namespace) -> int:
+    """Exports to every format asked for, then prints one table."""
     from keras_apinet.export.exporter import Exporter, tell
     from keras_apinet.export.verification import reports_table
 
@@ -128,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
         max_logit_difference=args.max_logit_difference,
         say=tell,
     )
-    reports = exporter.write(targets, force=args.force)
+    reports = exporter.write(args.targets, force=args.force)
     print(printable(reports_table(reports), keep="\n"))
     for report in reports:
         print(f"Written: {printable(report.path)}")

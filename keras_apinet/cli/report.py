@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def prepare(args: argparse.Namespace) -> bool:
+    """Checks run and data before the backend starts."""
+    from keras_apinet.cli import evaluate
+
+    return evaluate.prepare(args)
+
+
 def run(args: argparse.Namespace) -> int:
     """Writes the report."""
     from keras_apinet.evaluate.report import write_report

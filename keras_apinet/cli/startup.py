@@ -59,7 +59,7 @@ def start_backend() -> None:
     if name:
         check_backend(name, f"KERAS_BACKEND={name!r}")
     try:
-        with _without_stderr():
+        with _starting(name), _without_stderr():
             if name == "torch":
                 import torch  # noqa: F401  torch has to come before TensorFlow
             import keras
@@ -100,6 +100,22 @@ def check_backend(name: str, said: str) -> None:
             f"{said} is not installed; pip install 'keras-apinet[{name}]', or set "
             "KERAS_BACKEND to another."
         )
+
+
+@contextlib.contextmanager
+def _starting(name: str | None) -> Iterator[None]:
+    """Says on a terminal what the seconds are for, and takes it back afterwards."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    titles = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+    # TensorFlow reads the photos on every backend.
+    names = dict.fromkeys([titles.get(name or "", "TensorFlow"), "TensorFlow"])
+    print(f"Starting {' and '.join(names)} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -111,6 +111,7 @@ def prepare(args: argparse.Namespace) -> bool:
     Raises:
         APINetError: For a recipe that does not fit, or a backend that is not there.
     """
+    from keras_apinet.data.loading import check_source
     from keras_apinet.errors import APINetError
     from keras_apinet.train.recipe import Recipe
     from keras_apinet.train.recipe_files import (
@@ -145,6 +146,7 @@ def prepare(args: argparse.Namespace) -> bool:
         check_new(args.out)
     if args.settings.backend:
         _choose_backend(args.settings.backend, "This recipe is")
+    check_source(args.settings.data, args.settings.data_dir)
     return False
 
 

@@ -1,5 +1,6 @@
 """`load`: the one way from a name on the command line to a data set."""
 
+import importlib.util
 import os
 import re
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from keras_apinet.data.image_data import ImageData, checked
 from keras_apinet.data.sources.archives import load_archive
 from keras_apinet.data.sources.folders import load_folder
 from keras_apinet.data.sources.tables import load_table
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, did_you_mean
 
 # A TensorFlow Datasets name: set, perhaps /config, perhaps :version.
 _TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:\d[\w.*]*)?")
@@ -114,3 +115,37 @@ def load(
         group_by=group_by,
         progress=progress,
     )
+
+
+def check_source(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
+    """Checks that a name can be a source, before a backend has to start for it.
+
+    Args:
+        name: As for `load`.
+        data_dir: As for `load`.
+
+    Raises:
+        APINetError: For a path that is not there, with the nearest one that is; for a
+            name that neither the working folder nor TensorFlow Datasets has.
+    """
+    path = Path(name)
+    if name == "synthetic_birds" or name.startswith("tfds:") or path.exists():
+        return
+    beside = path.parent if path.parent.is_dir() else Path()
+    near = did_you_mean(path.name, (p.name for p in beside.iterdir()))
+    known = _TFDS_NAME.fullmatch(name) and _perhaps_tfds(
+        re.split("[/:]", name)[0], data_dir
+    )
+    if not known:
+        raise APINetError(f"There is no folder, table or data set {name!r}{near}")
+
+
+def _perhaps_tfds(base: str, data_dir: str | os.PathLike[str] | None) -> bool:
+    """Whether TensorFlow Datasets, which takes seconds to import, may know a set."""
+    kept = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if (Path(kept).expanduser() / base).is_dir():
+        return True
+    spec = importlib.util.find_spec("tensorflow_datasets")
+    roots = (spec and spec.submodule_search_locations) or ()
+    # Each set has a module, a folder or a list of checksums that is named after it.
+    return any(p.stem == base for root in roots for p in Path(root).rglob(f"{base}*"))
