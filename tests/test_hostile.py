@@ -1,6 +1,7 @@
 """Hostile inputs: one sentence that names what is wrong, and never a traceback."""
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -131,7 +132,8 @@ def test_predict_answers_every_photo_once_in_order(world, tmp_path, capsys):
     odd = tmp_path / os.fsdecode(b"a\xff\x1b[31m\n.png")
     odd.write_bytes((world / "0.png").read_bytes())
     (tmp_path / "broken.png").write_bytes((world / "0.png").read_bytes()[:40])
-    photos = [world / "0.png", odd, tmp_path / "broken.png", world / "0.png", tmp_path]
+    gone = tmp_path / "gone.png"
+    photos = [world / "0.png", odd, tmp_path / "broken.png", world / "0.png", gone]
     photos = [str(photo) for photo in photos]
     command = ["predict", str(world / "m.tflite"), *photos]
     assert main([*command, "--json"]) == 2
@@ -146,6 +148,13 @@ def test_predict_answers_every_photo_once_in_order(world, tmp_path, capsys):
     assert not STEERING.search(said.out)
     heads = [line for line in said.out.splitlines() if not line.startswith(" ")]
     assert heads == [printable(photo) for photo in photos]
+    assert main([*command, "--top", "1", "--csv"]) == 2
+    said = capsys.readouterr()
+    assert not STEERING.search(said.out)
+    table = list(csv.DictReader(said.out.splitlines()))
+    assert [row["photo"] for row in table] == [printable(photo) for photo in photos]
+    assert [bool(row["error"]) for row in table] == [False, False, True, False, True]
+    assert table[0]["class"] == rows[0]["top"][0]["class"]
     assert main(command[:3]) == 0
 
 

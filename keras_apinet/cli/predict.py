@@ -1,10 +1,14 @@
 """`keras-apinet predict`."""
 
 import argparse
+import csv
+import glob
+import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from keras_apinet.errors import printable
+from keras_apinet.errors import APINetError, printable, reason
 from keras_apinet.files.bounds import TOP
 from keras_apinet.files.schema import to_json
 
@@ -18,11 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", help="run folder, .keras, .tflite, .onnx or SavedModel folder"
     )
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files")
+    parser.add_argument(
+        "photos",
+        nargs="+",
+        metavar="PHOTO",
+        help="image files, folders (with all below them), patterns such as 'new/*.jpg' "
+        "and .csv or .tsv tables with a column path",
+    )
     parser.add_argument(
         "--top", type=TOP, default=5, metavar="N", help="classes to show (default: 5)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument(
+        "--csv", action="store_true", help="print CSV, one line for each class shown"
+    )
     parser.add_argument(
         "--trust",
         action="store_true",
@@ -56,13 +70,14 @@ def run(args: argparse.Namespace) -> int:
         from keras_apinet.cli.startup import start_backend
 
         start_backend()
+    photos = listed_photos(args.photos)
     failed: dict[int, str] = {}
     classifier = load_classifier(args.model, trust=args.trust)
-    answers = classifier.predict(args.photos, top=args.top, failed=failed)
+    answers = classifier.predict(photos, top=args.top, failed=failed)
     if args.map:
         from keras_apinet.evaluate.attribution.pictures import write_maps
 
-        read = [photo for i, photo in enumerate(args.photos) if i not in failed]
+        read = [photo for i, photo in enumerate(photos) if i not in failed]
         write_maps(args.model, read, args.map, force=args.force)
     if args.json:
         rows: list[dict[str, object]] = [
@@ -72,21 +87,90 @@ def run(args: argparse.Namespace) -> int:
                 "photo": photo,
                 "top": [{"class": name, "probability": p} for name, p in answers[i]],
             }
-            for i, photo in enumerate(args.photos)
+            for i, photo in enumerate(photos)
         ]
         print(to_json(rows))
+    elif args.csv:
+        table = csv.writer(sys.stdout, lineterminator="\n")
+        table.writerow(("photo", "rank", "class", "probability", "error"))
+        for i, photo in enumerate(photos):
+            shown = printable(photo)
+            if i in failed:
+                table.writerow((shown, "", "", "", printable(failed[i])))
+            for rank, (name, p) in enumerate(answers[i], 1):
+                table.writerow((shown, rank, printable(name), f"{p:.6g}", ""))
     else:
-        for i, photo in enumerate(args.photos):
+        for i, photo in enumerate(photos):
             print(printable(photo))
             if i in failed:
                 print(f"  {printable(failed[i])}")
             for name, probability in answers[i]:
                 print(f"  {as_shown(probability):>6}  {printable(name)}")
     if failed:
-        total = len(args.photos)
+        total = len(photos)
         print(
             f"keras-apinet: error: {len(failed):,} of {total:,} photos cannot be read.",
             file=sys.stderr,
         )
         return 2
     return 0
+
+
+def listed_photos(names: Sequence[str]) -> list[str]:
+    """The image files that files, folders, patterns and tables stand for, in order.
+
+    Args:
+        names: Paths; what stands for no other file is taken for an image.
+
+    Raises:
+        APINetError: For a folder or a pattern without photos, or a table without a
+            column `path`.
+    """
+    photos: list[str] = []
+    for name in names:
+        if os.path.isdir(name):
+            found = sorted(_photos_below(name))
+        elif name.lower().endswith((".csv", ".tsv")):
+            found = _photos_of_table(name)
+        elif glob.has_magic(name) and not os.path.exists(name):
+            found = sorted(p for p in glob.glob(name, recursive=True) if _is_photo(p))
+        else:
+            found = [name]
+        if not found:
+            raise APINetError(f"There are no photos in {name!r}; check the path.")
+        photos += found
+    return photos
+
+
+def _photos_below(folder: str) -> Iterator[str]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if _is_photo(name):
+                yield os.path.join(place, name)
+
+
+def _is_photo(path: str) -> bool:
+    from keras_apinet.data.photos.files import PHOTO_SUFFIXES
+
+    name = os.path.basename(path)
+    return not name.startswith(".") and name.lower().endswith(PHOTO_SUFFIXES)
+
+
+def _photos_of_table(path: str) -> list[str]:
+    separator = "\t" if path.lower().endswith(".tsv") else ","
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, delimiter=separator))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise APINetError(
+            f"The table {path!r} cannot be read ({reason(error)}): save it again as "
+            "CSV or TSV in UTF-8."
+        ) from error
+    if rows and "path" not in rows[0]:
+        raise APINetError(
+            f"The table {path!r} has the columns {', '.join(map(str, rows[0]))}: name "
+            "the column of the photos path."
+        )
+    folder = os.path.dirname(path)
+    return [os.path.join(folder, row["path"]) for row in rows if row["path"]]

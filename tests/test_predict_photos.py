@@ -1,0 +1,58 @@
+"""What `keras-apinet predict` takes for photos."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_apinet.cli.predict import listed_photos
+from keras_apinet.errors import APINetError
+
+pytestmark = pytest.mark.one_backend
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("new/b.jpg", "new/a.PNG", "new/deep/c.jpg", "new/.hidden/d.jpg"):
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        pixels = np.full((40, 40, 3), 90, np.uint8)
+        Image.fromarray(pixels).save(name, "PNG" if name.endswith("PNG") else None)
+    (tmp_path / "new/notes.txt").write_text("no photo")
+    (tmp_path / "new/._b.jpg").write_text("a resource fork")
+    (tmp_path / "list.csv").write_text("label,path\nx,new/b.jpg\ny,gone.jpg\n")
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["new"], ["new/a.PNG", "new/b.jpg", "new/deep/c.jpg"]),
+        (["new/*.jpg"], ["new/b.jpg"]),
+        (["new/**/*.jpg"], ["new/b.jpg", "new/deep/c.jpg"]),
+        (["list.csv"], ["new/b.jpg", "gone.jpg"]),
+        (["gone.jpg", "new/a.PNG"], ["gone.jpg", "new/a.PNG"]),
+    ],
+)
+def test_files_folders_patterns_and_tables(photos, names, expected):
+    assert listed_photos(names) == expected
+
+
+def test_a_file_whose_name_is_a_pattern_is_that_file(photos):
+    (photos / "a[1].jpg").write_bytes(b"")
+    assert listed_photos(["a[1].jpg"]) == ["a[1].jpg"]
+
+
+@pytest.mark.parametrize("name", ["empty", "*.webp", "none.csv"])
+def test_where_there_are_no_photos_it_is_said(photos, name):
+    (photos / "none.csv").write_text("path\n")
+    with pytest.raises(APINetError, match="no photos in"):
+        listed_photos([name])
+
+
+def test_a_table_needs_a_column_path(photos):
+    (photos / "t.csv").write_text("file\na.jpg\n")
+    with pytest.raises(APINetError, match="columns file"):
+        listed_photos(["t.csv"])
