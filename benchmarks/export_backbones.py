@@ -108,9 +108,11 @@ def _measure_statistics(model: Any, images: Any) -> None:
     """Sets batch-norm statistics to those of a batch, layer after layer."""
     import keras
 
+    from keras_apinet.compat import flatten_layers
+
     norms = [
         layer
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
     momenta = [layer.momentum for layer in norms]

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_apinet.compat import OptimizerSteps
 from keras_apinet.distribute import whole_gradients
 from keras_apinet.errors import APINetError
 
@@ -80,7 +81,7 @@ def _cosine(start: float, end: float, place: Any) -> Any:
     return end + (start - end) * 0.5 * (1.0 + ops.cos(place * 3.141592653589793))
 
 
-class _Layerwise:
+class _Layerwise(OptimizerSteps):
     """Gives each variable its share of the learning rate; clips the whole gradient.
 
     The order of an update is clipping, weight decay, step. The share of a variable
@@ -91,11 +92,8 @@ class _Layerwise:
     use_ema: bool
     ema_momentum: float
     gradient_accumulation_steps: int | None
-    _iterations: Any
     weight_decay: float | None
     weight_decay_mode = "decoupled"
-    _model_variables_moving_average: list[Any]
-    _use_weight_decay: Any
 
     def __init__(
         self, *args: Any, layer_shares: dict[str, float] | None = None, **kwargs: Any
@@ -111,41 +109,37 @@ class _Layerwise:
         # Keras leaves averages at zero until the first update; a model may be judged
         # and kept before that.
         if self.use_ema:
-            averages = self._model_variables_moving_average
-            for variable, average in zip(variables, averages, strict=True):
+            for variable, average in zip(variables, self.averages, strict=True):
                 if average is not None:
                     average.assign(ops.copy(variable))  # JAX would share it
 
-    def _update_model_variables_moving_average(self, variables: list[Any]) -> None:
-        # Keras averages after every batch, of which most change nothing while
-        # gradients accumulate; `_iterations` counts batches, `iterations` changes.
+    def update_averages(self, variables: list[Any]) -> None:
+        """Moves the averages after a change of the weights.
+
+        Keras moves them after every batch, of which most change nothing while
+        gradients accumulate.
+        """
         every = self.gradient_accumulation_steps or 1
-        updated = (self._iterations + 1) % every == 0
-        averages = self._model_variables_moving_average
-        for variable, average in zip(variables, averages, strict=True):
+        updated = (self.batches + 1) % every == 0
+        for variable, average in zip(variables, self.averages, strict=True):
             if average is not None:
                 kept = ops.where(updated, self.ema_momentum, 1.0)
                 kept = ops.cast(kept, variable.dtype)
                 average.assign(kept * average + (1 - kept) * variable)
 
-    def _apply_weight_decay(self, variables: list[Any]) -> None:
-        """Nothing yet: the step of each variable decays it at its own rate."""
+    def decay_all(self, variables: list[Any]) -> None:
+        """Does nothing: the step of each variable decays it at its own rate."""
 
-    def _backend_update_step(
-        self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
-    ) -> None:
-        # Keras has one rate for all variables. This is the one place through which
-        # every backend's updates go.
+    def update_all(self, gradients: list[Any], variables: list[Any], rate: Any) -> None:
+        """Updates the variables of each share together, at their own rate."""
         groups: dict[float, tuple[list[Any], list[Any]]] = {}
-        for gradient, variable in zip(grads, trainable_variables, strict=True):
+        for gradient, variable in zip(gradients, variables, strict=True):
             share = self.layer_shares.get(variable.path, 1.0)
             group = groups.setdefault(share, ([], []))
             group[0].append(gradient)
             group[1].append(variable)
-        for share, (gradients, variables) in groups.items():
-            super()._backend_update_step(  # type: ignore[misc]
-                gradients, variables, learning_rate * share
-            )
+        for share, group in groups.items():
+            super().update_all(*group, rate * share)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Decays one variable, and updates it."""
@@ -154,7 +148,7 @@ class _Layerwise:
 
     def _decayed(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
         """The gradient of a variable, which is decayed here or through it."""
-        if not self.weight_decay or not self._use_weight_decay(variable):
+        if not self.weight_decay or not self.decays(variable):
             return gradient
         decay = ops.cast(self.weight_decay, variable.dtype)
         if self.weight_decay_mode == "l2":
@@ -164,11 +158,10 @@ class _Layerwise:
         variable.assign(variable - variable * decay * rate)
         return gradient
 
-    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
-        # Keras clips what one replica has of a gradient, and adds up afterwards.
-        whole, replicas = whole_gradients(grads)
-        clipped = super()._clip_gradients(whole)  # type: ignore[misc]
-        return [g if g is None else g / replicas for g in clipped]
+    def clip(self, gradients: list[Any]) -> list[Any]:
+        """Clips whole gradients; Keras would clip each replica's part of them."""
+        whole, replicas = whole_gradients(gradients)
+        return [g if g is None else g / replicas for g in super().clip(whole)]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -236,7 +229,7 @@ class LayerwiseSGD(_Layerwise, keras.optimizers.SGD):
             super().update_step(gradient, variable, learning_rate)
             return
         gradient = self._decayed(gradient, variable, learning_rate)
-        kept = self.momentums[self._get_variable_index(variable)]
+        kept = self.slot(self.momentums, variable)
         step = ops.cast(gradient, variable.dtype) + self.momentum * kept
         self.assign(kept, step)
         self.assign_sub(variable, step * ops.cast(learning_rate, variable.dtype))

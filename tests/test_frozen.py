@@ -15,7 +15,8 @@ from keras_apinet.model.backbone import split
 from keras_apinet.train import Devices, Recipe, resume, train
 from keras_apinet.train import cached_views as frozen
 from keras_apinet.train.devices import place
-from keras_apinet.train.setup import Console, prepare
+from keras_apinet.train.progress import Console
+from keras_apinet.train.setup import prepare
 
 
 def backbone(size=16):

@@ -19,7 +19,8 @@ from keras_apinet.errors import APINetError
 from keras_apinet.model.backbone import split
 from keras_apinet.train import Devices, Recipe
 from keras_apinet.train.devices import place
-from keras_apinet.train.setup import Console, prepare
+from keras_apinet.train.progress import Console
+from keras_apinet.train.setup import prepare
 
 WITH_WEIGHTS = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 

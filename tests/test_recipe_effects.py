@@ -12,7 +12,8 @@ from keras_apinet.runs import Run
 from keras_apinet.train import Devices, Recipe, train
 from keras_apinet.train.devices import place
 from keras_apinet.train.optimization import optimizer, peak_rate, schedule
-from keras_apinet.train.setup import Console, own_globals, prepare
+from keras_apinet.train.progress import Console
+from keras_apinet.train.setup import own_globals, prepare
 
 pytestmark = pytest.mark.one_backend
 

@@ -6,14 +6,17 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_apinet.compat import flatten_layers
 from keras_apinet.distribute import whole_batch
 from keras_apinet.errors import APINetError, distinct_names
 from keras_apinet.layers.interaction import AttentivePairwiseInteraction
 from keras_apinet.layers.memory import FeatureMemory
 from keras_apinet.layers.mining import PairMiner
-from keras_apinet.model.backbone import pooling_layer, split
-from keras_apinet.model.inputs import wrong_shape
+from keras_apinet.model.backbone import (
+    BackboneModel,
+    pooling_layer,
+    set_momentum,
+    split,
+)
 from keras_apinet.model.training import PairwiseTraining
 from keras_apinet.renamed import with_new_names
 from keras_apinet.types import Shape, Tensor
@@ -23,7 +26,7 @@ POOLINGS = ("average", "token")
 
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
-class APINet(PairwiseTraining):
+class APINet(BackboneModel, PairwiseTraining):
     """Backbone, pooling, pairwise interaction and one classifier.
 
     In training every image is paired inside its batch with its nearest neighbour of the
@@ -148,7 +151,7 @@ class APINet(PairwiseTraining):
         self.batch_norm = batch_norm
         self.batch_norm_momentum = batch_norm_momentum
         if batch_norm == "train" and batch_norm_momentum is not None:
-            _set_momentum(backbone, batch_norm_momentum)
+            set_momentum(backbone, batch_norm_momentum)
         self.class_names = None if class_names is None else list(class_names)
         self.memory = FeatureMemory(memory_size, name="memory") if memory_size else None
         self.seed = seed
@@ -181,17 +184,6 @@ class APINet(PairwiseTraining):
             self.memory.build(features)
         self.built = True
 
-    @property
-    def feature_size(self) -> int:
-        """Channels D of a feature."""
-        return int(self.backbone.output_shape[-1])
-
-    @property
-    def image_size(self) -> int | None:
-        """Height and width of the images in px; `None` if the backbone takes any."""
-        size = self.backbone.input_shape[1]
-        return None if size is None else int(size)
-
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Logits of single images, or everything the pairwise loss needs."""
         if isinstance(inputs, (tuple, list)):
@@ -199,77 +191,6 @@ class APINet(PairwiseTraining):
             return self._pairwise(_finite(images, training), labels, training)
         features = self.features(_finite(inputs, training), training=training)
         return self.classifier(self.dropout(features, training=training))
-
-    def features(self, inputs: Any, training: bool | None = False) -> Tensor:
-        """Pooled backbone features, the x of the paper.
-
-        Args:
-            inputs: Images `[N, H, W, 3]`, float or uint8, 0..255, or what stands for
-                them: `{"frozen": x}` or `{"features": x}`, see the class.
-            training: Whether the backbone runs in training mode.
-
-        Returns:
-            `[N, D]`, in the compute dtype.
-        """
-        self._check_inputs(inputs)
-        if isinstance(inputs, dict) and "features" in inputs:
-            return ops.cast(inputs["features"], self.compute_dtype)
-        return self.pool(self.feature_map(inputs, training=training))
-
-    def feature_map(self, inputs: Any, training: bool | None = False) -> Tensor:
-        """What the backbone gives before pooling, for inputs as in `features`."""
-        if self.batch_norm == "inference":
-            training = False
-        self._check_inputs(inputs, maps=True)
-        if self._halves is None:
-            return self.backbone(self._scaled(inputs), training=training)
-        if isinstance(inputs, dict):
-            given = inputs["frozen"]
-        else:
-            given = self._halves.frozen(self._scaled(inputs), training=False)
-        return self._halves.tail(given, training=training)
-
-    def _check_inputs(self, inputs: Any, maps: bool = False) -> None:
-        """Checks images, or what stands for them; with `maps`, no pooled features."""
-        if not isinstance(inputs, dict):
-            shape = tuple(inputs.shape)
-            if not _fits(shape, (*self.backbone.input_shape[1:3], 3)):
-                raise wrong_shape(shape, self.image_size)
-            return
-        names = [*inputs]
-        if names == ["features"] and not maps:
-            expected: Shape = (self.feature_size,)
-        elif names == ["frozen"] and self._halves is not None:
-            expected = self._halves.frozen.output_shape[1:]
-        elif names == ["frozen"]:
-            raise APINetError(
-                "{'frozen': x} is for a model with frozen layers, and here "
-                "freeze_fraction=0; give images."
-            )
-        else:
-            raise APINetError(
-                f"In place of images there are {names}; give images, {{'frozen': x}} "
-                "or, where no map is needed, {'features': x}."
-            )
-        shape = tuple(inputs[names[0]].shape)
-        if not _fits(shape, expected):
-            sides = ", ".join("S" if side is None else str(side) for side in expected)
-            raise APINetError(
-                f"The model needs {{{names[0]!r}: x}} with x [N, {sides}]; got "
-                f"shape={shape}."
-            )
-
-    def _scaled(self, images: Tensor) -> Tensor:
-        return images if self.scaling is None else self.scaling(images)
-
-    def train_backbone(self, learns: bool) -> None:
-        """Lets the backbone learn, but for its frozen layers; or nothing of it."""
-        self.backbone.trainable = learns
-        self._freeze()
-
-    def _freeze(self) -> None:
-        for layer in () if self._halves is None else self._halves.frozen.layers:
-            layer.trainable = False
 
     def _pairwise(
         self, images: Any, labels: Tensor, training: bool | None
@@ -295,8 +216,6 @@ class APINet(PairwiseTraining):
             "labels": labels,
         }
 
-    # What is shipped.
-
     def classifier_model(self, probabilities: bool = True) -> keras.Model:
         """The plain single-image model: scaling, backbone, pooling, classifier.
 
@@ -317,42 +236,6 @@ class APINet(PairwiseTraining):
                 "softmax", dtype="float32", name="probabilities"
             )(outputs)
         return keras.Model(features.input, outputs, name=f"{self.name}_classifier")
-
-    def frozen_model(self) -> keras.Model:
-        """The plain model of scaling and frozen layers.
-
-        It shares its layers with this model, which takes what it gives, x, in place of
-        the images: as `{"frozen": x}`.
-
-        Returns:
-            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to what the
-            frozen layers give.
-
-        Raises:
-            APINetError: If no layer is frozen.
-        """
-        if self._halves is None:
-            raise APINetError(
-                "No layer is frozen (freeze_fraction=0); build with "
-                "freeze_fraction=0.7."
-            )
-        inputs = keras.Input(self.backbone.input_shape[1:], name="image")
-        return keras.Model(inputs, self._halves.frozen(self._scaled(inputs)))
-
-    def feature_model(self) -> keras.Model:
-        """The plain model of pooled features: scaling, backbone, pooling.
-
-        It shares its layers, and so its weights, with this model.
-
-        Returns:
-            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, D]`
-            float32.
-        """
-        inputs = keras.Input(self.backbone.input_shape[1:], name="image")
-        outputs = self.pool(self.backbone(self._scaled(inputs)))
-        if outputs.dtype != "float32":
-            outputs = keras.layers.Activation("linear", dtype="float32")(outputs)
-        return keras.Model(inputs, outputs, name=f"{self.name}_features")
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; layers in Keras's serialized form."""
@@ -393,13 +276,6 @@ def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
         raise APINetError(f"{key}={value!r} is not one of {choices}.")
 
 
-def _fits(shape: Shape, expected: Shape) -> bool:
-    """Whether all dimensions but the first are as expected; `None` fits anything."""
-    pairs = zip(shape[1:], expected, strict=False)
-    alike = all(None in pair or pair[0] == pair[1] for pair in pairs)
-    return alike and len(shape) == len(expected) + 1
-
-
 def _finite(images: Any, training: bool | None) -> Any:
     """Images without NaN in training, where the step refuses the batch anyway.
 
@@ -410,11 +286,3 @@ def _finite(images: Any, training: bool | None) -> Any:
     if not keras.backend.is_float_dtype(images.dtype):
         return images
     return ops.where(ops.isfinite(images), images, ops.zeros_like(images))
-
-
-def _set_momentum(backbone: keras.Model, momentum: float) -> None:
-    if not 0 <= momentum < 1:
-        raise APINetError(f"batch_norm_momentum={momentum!r} must lie in [0, 1).")
-    for layer in flatten_layers(backbone):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = momentum

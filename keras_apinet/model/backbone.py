@@ -1,12 +1,15 @@
-"""What a model does with its backbone: it freezes first layers and pools the output."""
+"""A model's backbone: frozen first layers, feature maps and pooled features."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+from keras import ops
 
+from keras_apinet.compat import flatten_layers
 from keras_apinet.errors import APINetError
-from keras_apinet.types import Tensor
+from keras_apinet.model.inputs import CheckedModel, wrong_shape
+from keras_apinet.types import Shape, Tensor
 
 
 @dataclass(frozen=True)
@@ -95,3 +98,153 @@ class FirstToken(keras.layers.Layer):
     def call(self, tokens: Tensor) -> Tensor:
         """Takes token 0."""
         return tokens[:, 0]
+
+
+class BackboneModel(CheckedModel):
+    """A model with a backbone: from images to feature maps and pooled features.
+
+    Attributes:
+        backbone: From scaled images to a feature map, tokens or a vector.
+        scaling: The layer before it, or `None`.
+        pool: What pools the backbone's output to `[N, D]`.
+    """
+
+    backbone: keras.Model
+    scaling: keras.layers.Layer | None
+    pool: keras.layers.Layer
+    batch_norm: str
+    _halves: Halves | None
+
+    @property
+    def feature_size(self) -> int:
+        """Channels D of a feature."""
+        return int(self.backbone.output_shape[-1])
+
+    @property
+    def image_size(self) -> int | None:
+        """Height and width of the images in px; `None` if the backbone takes any."""
+        size = self.backbone.input_shape[1]
+        return None if size is None else int(size)
+
+    def features(self, inputs: Any, training: bool | None = False) -> Tensor:
+        """Pooled backbone features, the x of the paper.
+
+        Args:
+            inputs: Images `[N, H, W, 3]`, float or uint8, 0..255, or what stands for
+                them: `{"frozen": x}` or `{"features": x}`, see the class.
+            training: Whether the backbone runs in training mode.
+
+        Returns:
+            `[N, D]`, in the compute dtype.
+        """
+        self._check_inputs(inputs)
+        if isinstance(inputs, dict) and "features" in inputs:
+            return ops.cast(inputs["features"], self.compute_dtype)
+        return self.pool(self.feature_map(inputs, training=training))
+
+    def feature_map(self, inputs: Any, training: bool | None = False) -> Tensor:
+        """What the backbone gives before pooling, for inputs as in `features`."""
+        if self.batch_norm == "inference":
+            training = False
+        self._check_inputs(inputs, maps=True)
+        if self._halves is None:
+            return self.backbone(self._scaled(inputs), training=training)
+        if isinstance(inputs, dict):
+            given = inputs["frozen"]
+        else:
+            given = self._halves.frozen(self._scaled(inputs), training=False)
+        return self._halves.tail(given, training=training)
+
+    def _check_inputs(self, inputs: Any, maps: bool = False) -> None:
+        """Checks images, or what stands for them; with `maps`, no pooled features."""
+        if not isinstance(inputs, dict):
+            shape = tuple(inputs.shape)
+            if not _fits(shape, (*self.backbone.input_shape[1:3], 3)):
+                raise wrong_shape(shape, self.image_size)
+            return
+        names = [*inputs]
+        if names == ["features"] and not maps:
+            expected: Shape = (self.feature_size,)
+        elif names == ["frozen"] and self._halves is not None:
+            expected = self._halves.frozen.output_shape[1:]
+        elif names == ["frozen"]:
+            raise APINetError(
+                "{'frozen': x} is for a model with frozen layers, and here "
+                "freeze_fraction=0; give images."
+            )
+        else:
+            raise APINetError(
+                f"In place of images there are {names}; give images, {{'frozen': x}} "
+                "or, where no map is needed, {'features': x}."
+            )
+        shape = tuple(inputs[names[0]].shape)
+        if not _fits(shape, expected):
+            sides = ", ".join("S" if side is None else str(side) for side in expected)
+            raise APINetError(
+                f"The model needs {{{names[0]!r}: x}} with x [N, {sides}]; got "
+                f"shape={shape}."
+            )
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        return images if self.scaling is None else self.scaling(images)
+
+    def train_backbone(self, learns: bool) -> None:
+        """Lets the backbone learn, but for its frozen layers; or nothing of it."""
+        self.backbone.trainable = learns
+        self._freeze()
+
+    def _freeze(self) -> None:
+        for layer in () if self._halves is None else self._halves.frozen.layers:
+            layer.trainable = False
+
+    def frozen_model(self) -> keras.Model:
+        """The plain model of scaling and frozen layers.
+
+        It shares its layers with this model, which takes what it gives, x, in place of
+        the images: as `{"frozen": x}`.
+
+        Returns:
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to what the
+            frozen layers give.
+
+        Raises:
+            APINetError: If no layer is frozen.
+        """
+        if self._halves is None:
+            raise APINetError(
+                "No layer is frozen (freeze_fraction=0); build with "
+                "freeze_fraction=0.7."
+            )
+        inputs = keras.Input(self.backbone.input_shape[1:], name="image")
+        return keras.Model(inputs, self._halves.frozen(self._scaled(inputs)))
+
+    def feature_model(self) -> keras.Model:
+        """The plain model of pooled features: scaling, backbone, pooling.
+
+        It shares its layers, and so its weights, with this model.
+
+        Returns:
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, D]`
+            float32.
+        """
+        inputs = keras.Input(self.backbone.input_shape[1:], name="image")
+        outputs = self.pool(self.backbone(self._scaled(inputs)))
+        if outputs.dtype != "float32":
+            outputs = keras.layers.Activation("linear", dtype="float32")(outputs)
+        return keras.Model(inputs, outputs, name=f"{self.name}_features")
+
+
+def set_momentum(backbone: keras.Model, momentum: float) -> None:
+    """Sets the momentum of every batch-norm of a backbone, in [0, 1)."""
+    if not 0 <= momentum < 1:
+        raise APINetError(f"batch_norm_momentum={momentum!r} must lie in [0, 1).")
+    for layer in flatten_layers(backbone):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+
+
+def _fits(shape: Shape, expected: Shape) -> bool:
+    """Whether all dimensions but the first are as expected; `None` fits anything."""
+    pairs = zip(shape[1:], expected, strict=False)
+    alike = all(None in pair or pair[0] == pair[1] for pair in pairs)
+    return alike and len(shape) == len(expected) + 1

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_apinet.compat import better_when, set_better_when
 from keras_apinet.errors import APINetError
 from keras_apinet.layers.mining import class_indices
 from keras_apinet.losses import CrossEntropy, PairwiseLoss
@@ -232,7 +233,7 @@ class PairMean(keras.metrics.Mean):
 
     def __init__(self, name: str = "pair_mean", dtype: Any = None) -> None:
         super().__init__(name=name, dtype=dtype)
-        self._direction = "up" if name == "valid_pairs" else "down"
+        set_better_when(self, "up" if name == "valid_pairs" else "down")
 
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
@@ -257,8 +258,7 @@ class OnProbabilities(keras.metrics.Metric):
     def __init__(self, metric: Any, name: str | None = None, dtype: Any = None) -> None:
         super().__init__(name=name or metric.name, dtype=dtype)
         self.metric = metric
-        if hasattr(metric, "_direction"):
-            self._direction = metric._direction
+        set_better_when(self, better_when(metric))
 
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None

@@ -1,12 +1,11 @@
 """How Keras trains a model on pairs: its own step, with the labels as an input."""
 
-import inspect
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
+from keras_apinet.compat import compiled_metrics
 from keras_apinet.distribute import whole_batch
 from keras_apinet.errors import APINetError
 from keras_apinet.layers.interaction import AttentivePairwiseInteraction
@@ -20,39 +19,21 @@ from keras_apinet.model.compiling import (
     logits_loss,
     logits_metrics,
 )
-from keras_apinet.model.faults import (
-    NAME,
-    Faults,
-    Watch,
-    outside,
-    pixel_fault,
-    wrong_label,
-)
-from keras_apinet.model.inputs import check_images, check_labels_shape
-from keras_apinet.pixels import check_pixels, wrong_pixels
+from keras_apinet.model.faults import NAME, outside, pixel_fault
+from keras_apinet.model.inputs import CheckedModel, check_labels_shape
 from keras_apinet.types import Tensor
 
-# Names of the arguments after x and y, which may be given by position.
-_FIT = tuple(inspect.signature(keras.Model.fit).parameters)[3:]
-_EVALUATE = tuple(inspect.signature(keras.Model.evaluate).parameters)[3:]
 
-
-class PairwiseTraining(keras.Model):
+class PairwiseTraining(CheckedModel):
     """A model whose `call((images, labels))` gives pairs, as Keras trains it.
 
     Keras's own step does the work on every backend; it only has to see the labels as an
     input, because pairs are chosen by class.
     """
 
-    num_classes: int
     interaction: AttentivePairwiseInteraction
     memory: FeatureMemory | None
     miner: PairMiner
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.faults = Faults()
-        self._judging = False
 
     def compile(
         self,
@@ -108,94 +89,10 @@ class PairwiseTraining(keras.Model):
 
         Keras makes them with the first batch; a checkpoint has to be put in before.
         """
-        metrics = self._compile_metrics
+        metrics = compiled_metrics(self)
         if metrics is not None and not metrics.built:
             logits = keras.KerasTensor((None, self.num_classes), "float32")
             metrics.build(keras.KerasTensor((None,), "int32"), logits)
-
-    # What comes in.
-
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.fit`, for arrays or a data set of `(images, labels)`.
-
-        Raises:
-            APINetError: For images or labels that do not fit, before the step with
-                them in arrays, soon after it in data sets; the weights are kept.
-        """
-        # Keras would warn that it cannot shuffle a data set; nobody asked it to.
-        arrays = y is not None or isinstance(x, keras.utils.PyDataset)
-        kwargs.update(zip(_FIT, args, strict=False))
-        kwargs.setdefault("shuffle", arrays)
-        y = self._checked(x, y)
-        held = kwargs.get("validation_data")
-        if isinstance(held, (tuple, list)) and len(held) in (2, 3):
-            kwargs["validation_data"] = (held[0], self._checked(*held[:2]), *held[2:])
-        return super().fit(x, y, **self._watched(kwargs))
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.evaluate`; raises as `fit` does."""
-        kwargs.update(zip(_EVALUATE, args, strict=False))
-        y = self._checked(x, y)
-        before, self._judging = self._judging, True
-        try:
-            return super().evaluate(x, y, **self._watched(kwargs))
-        finally:
-            self._judging = before
-
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.predict`: float32 logits `[N, C]` of images.
-
-        Raises:
-            APINetError: For anything but images `[N, H, W, 3]` of pixels 0..255.
-        """
-        self._checked(x)
-        return _sound(super().predict(x, *args, **kwargs))
-
-    def predict_on_batch(self, x: Any) -> Any:
-        """As `keras.Model.predict_on_batch`; raises as `predict` does."""
-        self._checked(x)
-        return _sound(super().predict_on_batch(x))
-
-    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.train_on_batch`; raises as `fit` does."""
-        return super().train_on_batch(x, self._checked(x, y), *args, **kwargs)
-
-    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.test_on_batch`; raises as `fit` does."""
-        before, self._judging = self._judging, True
-        try:
-            return super().test_on_batch(x, self._checked(x, y), *args, **kwargs)
-        finally:
-            self._judging = before
-
-    def _watched(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        callbacks = kwargs.get("callbacks")
-        if not self.compiled or isinstance(callbacks, keras.callbacks.CallbackList):
-            return kwargs
-        given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-        # First, so that nothing is saved of what a fault made.
-        watch = Watch(self.faults, self.num_classes)
-        return {**kwargs, "callbacks": [watch, *(c for c in given if c is not None)]}
-
-    def _checked(self, images: Any, labels: Any = None) -> Any:
-        """Labels as an array, after a look at what is an array already."""
-        check_images(images)
-        if isinstance(images, np.ndarray):
-            self._check_inputs(images)
-            check_pixels(images)
-        if isinstance(labels, (list, tuple)):
-            labels = np.asarray(labels)
-        if isinstance(labels, np.ndarray):
-            check_labels_shape(labels, self.num_classes)
-            wrong = ops.convert_to_numpy(outside(labels, self.num_classes))
-            if wrong.any():
-                value = float(labels.reshape(-1)[wrong][0])
-                raise wrong_label(value, self.num_classes)
-        return labels
-
-    def _check_inputs(self, inputs: Any) -> None:
-        """Checks images, or what stands for them."""
-        raise NotImplementedError
 
     # The steps. JAX passes its state first, the others pass only data.
 
@@ -374,11 +271,3 @@ def _shown(logs: dict[str, Tensor], pairwise: bool) -> dict[str, Tensor]:
     if not pairwise:
         hidden |= {"cross_entropy", "ranking_loss", "valid_pairs"}
     return {name: value for name, value in logs.items() if name not in hidden}
-
-
-def _sound(logits: Any) -> Any:
-    """Logits, unless the step found wrong pixels: then [NaN, what was wrong, ...]."""
-    told = np.isnan(logits[:, 0]) & ~np.isnan(logits[:, 1])
-    if told.any():
-        raise wrong_pixels(float(logits[told][0, 1]))
-    return logits

@@ -1,4 +1,4 @@
-"""What happens after steps and epochs: models and checkpoints kept, progress told."""
+"""What happens after steps and epochs: models and checkpoints are kept."""
 
 import contextlib
 import csv
@@ -20,7 +20,6 @@ from keras_apinet.files.io import write_atomically
 from keras_apinet.files.sealing import save_atomically
 from keras_apinet.runs import Run
 from keras_apinet.train import checkpoints
-from keras_apinet.train.devices import peak_memory
 from keras_apinet.train.recipe import Recipe
 
 # A loss is looked at this often: asking for it makes the program wait for the device.
@@ -243,59 +242,3 @@ class StopSignals:
         self.run_checkpoint.stop_asked = True
         with contextlib.suppress(OSError):  # the terminal may be gone
             print("\nStopping after this step (once more: at once) ...", flush=True)
-
-
-class EpochLine(keras.callbacks.Callback):
-    """One line for each epoch: figures, images per second, time left, GPU memory."""
-
-    def __init__(self, epochs: int, steps: int, batch_size: int) -> None:
-        super().__init__()
-        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
-        self.started = self.epoch_started = self.training_s = 0.0
-        self.steps_done = 0
-        self.seen = 0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Starts the clocks."""
-        self.epoch_started = time.monotonic()
-        self.started = self.started or self.epoch_started
-        self.training_s, self.steps_done = 0.0, 0
-
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Counts the steps, of which a resumed epoch has fewer."""
-        self.steps_done = batch + 1
-
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Training of this epoch is over; what follows is validation."""
-        self.training_s = time.monotonic() - self.epoch_started
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Prints the line."""
-        logs = logs or {}
-        now = time.monotonic()
-        took = self.training_s or now - self.epoch_started
-        self.seen += self.steps_done
-        left = (now - self.started) / max(self.seen, 1)
-        left *= (self.epochs - epoch - 1) * self.steps
-        figures = [f"loss {logs['loss']:.3f}"]
-        if "ranking_loss" in logs:
-            figures.append(f"ranking {logs['ranking_loss']:.4f}")
-        figures.append(f"accuracy {logs['accuracy']:.1%}")
-        if "val_accuracy" in logs:
-            figures.append(f"validation {logs['val_accuracy']:.1%}")
-        images = self.steps_done * self.batch_size
-        figures.append(f"{images / max(took, 1e-9):,.0f} images/s")
-        memory = peak_memory()
-        if memory is not None:
-            figures.append(f"{memory / 2**30:.1f} GiB on the GPU")
-        figures.append(f"{clock(left)} left")
-        print(f"Epoch {epoch + 1:>3}/{self.epochs}  {'  '.join(figures)}", flush=True)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as `m:ss` or `h:mm:ss`."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

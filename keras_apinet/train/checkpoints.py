@@ -74,6 +74,10 @@ class Progress:
         return made
 
 
+# A checkpoint that was read: how far it is, and the values of all variables.
+Stored = tuple[Progress, list[NDArray[Any]]]
+
+
 def variables_of(model: Any) -> list[Any]:
     """All variables of a compiled model and its optimizer, always in one order."""
     found = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
@@ -238,3 +242,20 @@ def restore(arrays: list[NDArray[Any]], model: Any) -> None:
 def _stored_type(dtype: str) -> str:
     """The type in which the values of a variable are stored, see `_plain`."""
     return "float32" if dtype.startswith(("bfloat", "float8")) else str(dtype)
+
+
+def restore_newest(
+    model: Any, stored: Stored, others: Iterator[Stored], say: Callable[[str], None]
+) -> Progress:
+    """Puts the newest checkpoint that fits into the model; gives its progress."""
+    while True:
+        try:
+            restore(stored[1], model)
+        except APINetError as error:
+            before = next(others, None)
+            if before is None:
+                raise
+            say(f"{error} Looking at the one before.")
+            stored = before
+        else:
+            return stored[0]

@@ -1,29 +1,38 @@
 """A training from start to end: the head alone, then all layers; and resuming one."""
 
 import contextlib
-import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
-from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import sweep
 from keras_apinet.runs import Run, calibration_file, check_new, only_writer
 from keras_apinet.shares import interval, percent, spread_points, wilson
-from keras_apinet.train import checkpoints, curves
+from keras_apinet.train import checkpoints
 from keras_apinet.train.cached_views import StoredViews, remove_views, stored_views
-from keras_apinet.train.callbacks import EpochLine, RunCheckpoint, StopSignals
+from keras_apinet.train.callbacks import RunCheckpoint, StopSignals
+from keras_apinet.train.checkpoints import Stored
 from keras_apinet.train.devices import Devices, out_of_memory, place
 from keras_apinet.train.head_phase import train_head
-from keras_apinet.train.optimization import optimizer, peak_rate, schedule
+from keras_apinet.train.optimization import (
+    check_steps,
+    optimizer,
+    peak_rate,
+    schedule,
+)
+from keras_apinet.train.progress import (
+    Console,
+    EpochLine,
+    draw_curves,
+    tensorboard,
+)
 from keras_apinet.train.recipe import Recipe
-from keras_apinet.train.setup import Console, Setup, own_globals, prepare
-
-Stored = tuple[checkpoints.Progress, list[NDArray[Any]]]
+from keras_apinet.train.recipe_files import differences
+from keras_apinet.train.setup import Setup, own_globals, prepare
 
 
 def train(
@@ -105,16 +114,16 @@ def resume(
                 sweep(left, again=True)
         setup = prepare(recipe, placement, Console(verbose, placement.is_first))
         description = setup.description()
-        differences = _differences(run.description, description)
-        if differences and not force:
+        changed = differences(run.description, description)
+        if changed and not force:
             raise APINetError(
                 f"The run in {str(folder)!r} began differently: "
-                f"{'; '.join(differences)}. Go on all the same with --force, or start "
+                f"{'; '.join(changed)}. Go on all the same with --force, or start "
                 "a new run."
             )
         readable = checkpoints.readable(run.folder, setup.say)
         stored = next(readable, None)
-        if differences:
+        if changed:
             if placement.is_first:
                 run.write("run.json", description)
             run = Run(run.folder, description)
@@ -152,14 +161,7 @@ def _calibrated(setup: Setup, run: Run) -> Run:
 
 
 def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) -> Run:
-    """Runs the phases that are left, from a checkpoint if there is one.
-
-    Args:
-        setup: What to train.
-        run: Where it is kept.
-        stored: The newest checkpoint.
-        rest: The ones before, for the case that it does not fit the model.
-    """
+    """Runs the phases that are left; `rest` are the checkpoints before `stored`."""
     recipe, model, say = setup.recipe, setup.model, setup.say
     progress = stored[0] if stored else checkpoints.Progress()
     if progress.ended:
@@ -180,7 +182,7 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
         source = stored_views(setup, Path(recipe.cached_views_dir or run.folder))
     plan = source.batches().plan
     steps, batch_size = plan.epoch_steps, plan.batch_size
-    _check_steps(recipe, steps)
+    check_steps(recipe, steps)
     run_checkpoint = RunCheckpoint(run, recipe, progress, setup.placement.is_first)
     judged = [] if validation is None else [validation.report]
     run_checkpoint.reports = judged
@@ -211,7 +213,9 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
             progress.ended = not recipe.epochs
             run_checkpoint.checkpoint()
         else:
-            run_checkpoint.progress = progress = _restored(model, stored, rest, say)
+            run_checkpoint.progress = progress = checkpoints.restore_newest(
+                model, stored, rest, say
+            )
             # With --force, epochs may have become shorter, and executions longer.
             progress.step -= progress.step % recipe.steps_per_execution
             if progress.step >= steps:
@@ -237,7 +241,7 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
                     verbose=1 if say.bar else 0,
                     callbacks=[
                         run_checkpoint,
-                        *_tensorboard(run.folder, run_checkpoint.writes),
+                        *tensorboard(run.folder, run_checkpoint.writes),
                         # Keras would add its bar last, and end it after our line.
                         *([keras.callbacks.ProgbarLogger()] if say.bar else []),
                         *([lines] if say.lines else []),
@@ -247,49 +251,6 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
                 # Keras leaves the averaged weights in the model when a fit ends.
                 checkpoints.restore(run_checkpoint.values, model)
     return _finish(setup, run, run_checkpoint)
-
-
-def _check_steps(recipe: Recipe, steps: int) -> None:
-    """Checks that the batches of an epoch and of the run can be grouped as asked."""
-    each, total = recipe.steps_per_execution, recipe.epochs * steps
-    if recipe.epochs and steps % each:
-        # Keras would run whole groups, and so more batches than an epoch has.
-        fits = max(n for n in range(1, each) if steps % n == 0)
-        raise APINetError(
-            f"steps_per_execution={each} does not divide the {steps} batches of an "
-            f"epoch; set --steps-per-execution {fits}, or a --steps-per-epoch that it "
-            "divides."
-        )
-    if 0 < total < recipe.gradient_accumulation_steps:
-        raise APINetError(
-            f"gradient_accumulation_steps={recipe.gradient_accumulation_steps}: the "
-            f"whole run has {total} batches, and no weight would ever change; lower "
-            "--gradient-accumulation-steps, or raise --epochs."
-        )
-
-
-def _restored(
-    model: Any, stored: Stored, others: Iterator[Stored], say: Console
-) -> checkpoints.Progress:
-    """Puts the newest checkpoint that fits into the model; gives its progress."""
-    while True:
-        try:
-            checkpoints.restore(stored[1], model)
-        except APINetError as error:
-            before = next(others, None)
-            if before is None:
-                raise
-            say(f"{error} Looking at the one before.")
-            stored = before
-        else:
-            return stored[0]
-
-
-def _tensorboard(folder: Path, writes: bool) -> list[keras.callbacks.Callback]:
-    # TensorFlow's summaries are written by the tensorboard package, an extra.
-    if not writes or importlib.util.find_spec("tensorboard") is None:
-        return []
-    return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
 
 
 def _finish(setup: Setup, run: Run, run_checkpoint: RunCheckpoint) -> Run:
@@ -306,7 +267,7 @@ def _finish(setup: Setup, run: Run, run_checkpoint: RunCheckpoint) -> Run:
                 "unreadable": progress.failed,
             },
         )
-        if progress.rows and not curves.draw(progress.rows, run.folder):
+        if progress.rows and not draw_curves(progress.rows, run.folder):
             say("For pictures of the curves: pip install 'keras-apinet[report]'")
         remove_views(run.folder)
     if best:
@@ -322,36 +283,17 @@ def _finish(setup: Setup, run: Run, run_checkpoint: RunCheckpoint) -> Run:
     return run
 
 
-class _explained:  # noqa: N801  used as a function
+@contextlib.contextmanager
+def _explained(recipe: Recipe) -> Iterator[None]:
     """Turns an exhausted memory into advice."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is not None and out_of_memory(error):
-            recipe = self.recipe
-            raise APINetError(
-                "The memory of the device ran out; lower --images-per-class "
-                f"(now {recipe.images_per_class}), --classes-per-batch (now "
-                f"{recipe.classes_per_batch}) or --image-size, or take --dtype "
-                "mixed_bfloat16."
-            ) from error
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two descriptions of a run, in words."""
-    found = []
-    defaults = {**Recipe().asdict(), "group_by": "none"}
-    for what, old, new in (
-        ("", {**defaults, **before["settings"]}, now["settings"]),
-        ("data ", before["data"], now["data"]),
-        ("version of ", before["versions"], now["versions"]),
-    ):
-        for name in sorted({*old, *new} - {"load", "held_out"}):
-            if old.get(name) != new.get(name):
-                found.append(f"{what}{name} was {old.get(name)}, is {new.get(name)}")
-    return found
+    try:
+        yield
+    except BaseException as error:
+        if not out_of_memory(error):
+            raise
+        raise APINetError(
+            "The memory of the device ran out; lower --images-per-class (now "
+            f"{recipe.images_per_class}), --classes-per-batch (now "
+            f"{recipe.classes_per_batch}) or --image-size, or take --dtype "
+            "mixed_bfloat16."
+        ) from error

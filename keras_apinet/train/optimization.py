@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_apinet.compat import flatten_layers, own_trainable_variables
+from keras_apinet.errors import APINetError
 from keras_apinet.model.apinet import APINet
 from keras_apinet.optimizers import LayerwiseAdamW, LayerwiseSGD, OneCycle, Rising
 from keras_apinet.train.recipe import Recipe
@@ -111,3 +112,22 @@ def layer_shares(model: APINet, first: float) -> dict[str, float]:
         for depth, layer in enumerate(layers)
         for variable in own_trainable_variables(layer)
     }
+
+
+def check_steps(recipe: Recipe, steps: int) -> None:
+    """Checks that the batches of an epoch and of the run can be grouped as asked."""
+    each, total = recipe.steps_per_execution, recipe.epochs * steps
+    if recipe.epochs and steps % each:
+        # Keras would run whole groups, and so more batches than an epoch has.
+        fits = max(n for n in range(1, each) if steps % n == 0)
+        raise APINetError(
+            f"steps_per_execution={each} does not divide the {steps} batches of an "
+            f"epoch; set --steps-per-execution {fits}, or a --steps-per-epoch that it "
+            "divides."
+        )
+    if 0 < total < recipe.gradient_accumulation_steps:
+        raise APINetError(
+            f"gradient_accumulation_steps={recipe.gradient_accumulation_steps}: the "
+            f"whole run has {total} batches, and no weight would ever change; lower "
+            "--gradient-accumulation-steps, or raise --epochs."
+        )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,18 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         texts[name.strip().replace("-", "_")] = text.strip()
     check_names(texts, "--set")
     return {name: parse_value(name, text) for name, text in texts.items()}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two descriptions of a run, in words."""
+    found = []
+    defaults = {**Recipe().asdict(), "group_by": "none"}
+    for what, old, new in (
+        ("", {**defaults, **before["settings"]}, now["settings"]),
+        ("data ", before["data"], now["data"]),
+        ("version of ", before["versions"], now["versions"]),
+    ):
+        for name in sorted({*old, *new} - {"load", "held_out"}):
+            if old.get(name) != new.get(name):
+                found.append(f"{what}{name} was {old.get(name)}, is {new.get(name)}")
+    return found

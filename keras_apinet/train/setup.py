@@ -5,8 +5,7 @@ import dataclasses
 import importlib.metadata
 import platform
 import random
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from numpy.typing import NDArray
 from keras_apinet import data
 from keras_apinet.backbones.weights import is_packaged
 from keras_apinet.data.pipeline import with_account
-from keras_apinet.errors import APINetError, printable
+from keras_apinet.errors import APINetError
 from keras_apinet.loading import build
 from keras_apinet.losses import CrossEntropy, PairwiseLoss
 from keras_apinet.model.apinet import APINet
 from keras_apinet.train.devices import Placement
 from keras_apinet.train.optimization import peak_rate
+from keras_apinet.train.progress import Console
 from keras_apinet.train.recipe import Recipe
 
 
@@ -37,7 +37,7 @@ class Setup:
     model: APINet
     image_size: int
     placement: Placement
-    say: "Console"
+    say: Console
 
     def description(self) -> dict[str, Any]:
         """What `run.json` says."""
@@ -176,7 +176,7 @@ def own_globals() -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-def prepare(recipe: Recipe, placement: Placement, say: "Console") -> Setup:
+def prepare(recipe: Recipe, placement: Placement, say: Console) -> Setup:
     """Opens the data and builds the model; inside `own_globals`."""
     backend = keras.backend.backend()
     if recipe.backend not in (None, backend):
@@ -236,7 +236,7 @@ def prepare(recipe: Recipe, placement: Placement, say: "Console") -> Setup:
     return Setup(recipe, images, load, model, image_size, placement, say)
 
 
-def _with_backbone(recipe: Recipe, say: "Console") -> Recipe:
+def _with_backbone(recipe: Recipe, say: Console) -> Recipe:
     """The recipe with a backbone: its own, or the best that needs no download."""
     if recipe.backbone is not None:
         return recipe
@@ -286,29 +286,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return versions
-
-
-class Console:
-    """What a person sees: a bar, lines, or nothing."""
-
-    def __init__(self, verbose: str, speaks: bool = True) -> None:
-        if verbose == "auto":
-            verbose = "bar" if sys.stdout.isatty() else "plain"
-        self.bar = verbose == "bar" and speaks
-        self.lines = verbose != "quiet" and speaks
-
-    def __call__(self, text: str) -> None:
-        """Prints a line, unless it is quiet."""
-        if self.lines:
-            print(printable(text, keep="\n"), flush=True)
-
-    def progress(self, what: str) -> Callable[[int, int], None] | None:
-        """Shows on a terminal how far something is that takes a while."""
-        if not self.lines or not sys.stderr.isatty():
-            return None
-
-        def show(done: int, total: int) -> None:
-            end = "\n" if done == total else ""
-            print(f"\r{what}: {done:,}/{total:,} photos", end=end, file=sys.stderr)
-
-        return show
