@@ -4,11 +4,12 @@ DEMO := build/demo
 # One more than there are cores: tests wait for processes that they start.
 WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help test lint docs demo benchmarks clean
+.PHONY: help test test-quick lint docs demo benchmarks clean
 
 help:
 	@echo "make demo   fresh environment, train on drawn birds, evaluate, export, predict"
 	@echo "make test   environment, then every test on TensorFlow, JAX and (if installed) torch"
+	@echo "make test-quick   what is quick of it, on one backend (KERAS_BACKEND)"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the pages of docs/, into build/site/index.html"
 	@echo "make benchmarks   the quick benchmarks, then benchmarks/RESULTS.md and README"
@@ -24,6 +25,9 @@ test: $(VENV)/.installed
 	  echo "== tests on $$backend"; \
 	  KERAS_BACKEND=$$backend $(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal; \
 	done
+
+test-quick: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -23,6 +23,7 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "one_backend: does not depend on the backend; runs on TensorFlow"
     )
+    config.addinivalue_line("markers", "slow: left out by `make test-quick`")
 
 
 def pytest_collection_modifyitems(config, items):

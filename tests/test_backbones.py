@@ -400,6 +400,7 @@ def test_published_weights_for_any_image_size(monkeypatch, tmp_path):
     assert same_weights(backbone.model, trained)
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_efficientnet_from_a_file_equals_efficientnet_fetched(
     monkeypatch, tmp_path, pixels

@@ -81,13 +81,14 @@ def test_every_command_has_help(command, capsys):
     assert "usage: keras-apinet " + command in capsys.readouterr().out
 
 
-def test_an_unknown_option_is_told_its_nearest(capsys):
+@pytest.mark.parametrize(("given", "near"), [("wieghts", "weights"), ("opt", "out")])
+def test_an_unknown_option_is_told_its_nearest(given, near, capsys):
+    # A beginning of a name is no name either.
     with pytest.raises(SystemExit) as stop:
-        main(["train", "--wieghts", "x", "--out", "run"])
+        main(["train", f"--{given}", "x", "--out", "run"])
     assert stop.value.code == 2
-    assert (
-        "no argument '--wieghts'; did you mean '--weights'?" in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert f"no argument '--{given}'; did you mean '--{near}'?" in said
 
 
 def test_importing_the_package_loads_no_more_than_keras():
@@ -104,6 +105,7 @@ def test_importing_the_package_loads_no_more_than_keras():
     assert "keras_apinet" in extra
 
 
+@pytest.mark.slow
 def test_a_model_reloads_by_keras_alone_after_the_import(tmp_path):
     code = (
         "import sys, keras, keras_apinet\n"
@@ -183,6 +185,7 @@ def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" in result.stderr
 
 
+@pytest.mark.slow
 def test_train_evaluate_predict_export(tmp_path):
     photos = folder(tmp_path / "photos", images=6)
     run = tmp_path / "run"

@@ -33,6 +33,7 @@ def assert_same(first, second):
         np.testing.assert_array_equal(y, v)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmentation", ["paper", "light", "strong"])
 def test_any_step_is_drawn_again_without_the_ones_before(pair, augmentation):
     """On every backend: two epochs in one run, and from step 7 of 12 in another."""

@@ -110,6 +110,7 @@ def test_more_than_a_hundredth_stops_the_training(tmp_path):
         list(batches)
 
 
+@pytest.mark.slow
 def test_raise_stops_at_the_first(mostly_good):
     batches = balanced_batches(
         mostly_good.splits["train"],

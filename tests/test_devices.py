@@ -48,6 +48,7 @@ def same(folder, other):
     np.testing.assert_allclose(weights, moved, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "torch", reason="torch trains on one device")
 def test_many_devices_train_as_one(tmp_path):
     runs = ["1", "2", "8", "4:2"] if BACKEND == "jax" else ["1", "2"]
@@ -56,6 +57,7 @@ def test_many_devices_train_as_one(tmp_path):
         same(tmp_path / "1", tmp_path / name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "torch", reason="torch trains on one device")
 def test_many_devices_train_as_one_on_stored_views(tmp_path):
     finish(start(tmp_path, 1, 2, RUNS="--cached-views"))

@@ -22,7 +22,7 @@ from keras_apinet.train import Recipe
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(path.stem for path in DOCS.glob("*.md"))
-pytestmark = pytest.mark.one_backend
+pytestmark = [pytest.mark.one_backend, pytest.mark.slow]
 
 # What makes a training of a page small. Every `keras-apinet train` gets these on top.
 SMALL = """--backbone tiny --weights none --image-size 32 --pooling average
@@ -105,6 +105,7 @@ def run_page(page):
     return names
 
 
+@pytest.mark.slow
 def test_your_own_photos_to_a_phone(few_birds, capsys):
     run_page("phone")
     assert (few_birds / "pairs.png").stat().st_size > 1000
@@ -115,6 +116,7 @@ def test_your_own_photos_to_a_phone(few_birds, capsys):
     assert "Finch" in capsys.readouterr().out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_cub(few_birds, capsys):
     run_page("cub")
     for run in ("cub_jax", "cub_tf"):
@@ -142,6 +144,7 @@ def test_own_backbone(few_birds):
     assert names["model"].feature_size == 64
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(few_birds, monkeypatch, capsys):
     """Its code cells in order, with a quarter of its pictures and one epoch."""
     monkeypatch.setattr(birds, "PER_SPECIES", {"train": 100, "val": 20, "test": 1})

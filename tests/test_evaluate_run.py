@@ -210,6 +210,7 @@ def test_one_image(run, folder):
     assert len(result["classes_without_images"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_predictions_that_are_all_equal(run):
     model = Run.open(run).model()

@@ -23,6 +23,7 @@ MODULES = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
     module = importlib.import_module(name)
@@ -46,6 +47,7 @@ def test_readme_commands_are_commands():
         parser().parse_args(shlex.split(line.split(" > ")[0])[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_readme_code_runs(tmp_path, monkeypatch):
     """On drawn birds and random weights, in place of downloads."""

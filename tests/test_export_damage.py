@@ -38,6 +38,7 @@ def good(model, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0, 3, 100, 0.5, 0.99])
 @pytest.mark.parametrize("ending", [".tflite", ".onnx", ".keras"])
 def test_cut_off_files(ending, kept, good, tmp_path):

@@ -47,6 +47,7 @@ def test_misspelt_formats_and_precisions(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_target_that_exists_needs_force(model, tmp_path):
     path = tmp_path / "birds.tflite"
     export_classifier(model, path, verify=False)
@@ -87,6 +88,7 @@ def test_a_run_without_a_model(tmp_path):
     refuses("no run in", tmp_path.parent, tmp_path / "x.tflite")
 
 
+@pytest.mark.slow
 def test_a_file_that_loses_too_much_is_not_handed_over(model, tmp_path, monkeypatch):
     from keras_apinet.export import exporter as exporting
 
@@ -109,6 +111,7 @@ def test_a_file_that_loses_too_much_is_not_handed_over(model, tmp_path, monkeypa
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.tflite", "x.onnx", "x"])
 def test_a_damaged_conversion_of_a_model_that_is_always_sure(
     name, tmp_path, monkeypatch
@@ -255,6 +258,7 @@ def test_a_model_of_16_bits_is_exported_in_32(tmp_path):
     assert report.difference <= 1e-5
 
 
+@pytest.mark.slow
 def test_several_exports_keep_what_was_good(model, tmp_path, monkeypatch):
     from keras_apinet.export import exporter as exporting
 

@@ -59,6 +59,7 @@ def exported(model, photos, tmp_path_factory):
     return folder, dict(zip(FILES, reports))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_probabilities_agree_with_keras(name, exported, photos, expected):
     folder, reports = exported

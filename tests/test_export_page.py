@@ -64,6 +64,7 @@ def photo(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_the_page_holds_all_it_needs(pages):
     files = {
         p.relative_to(pages / "float32").as_posix()
@@ -79,6 +80,7 @@ def test_the_page_holds_all_it_needs(pages):
         assert "@FILES@" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_five_rows_as_in_python(precision, pages, browser, photo):
     page = pages / precision

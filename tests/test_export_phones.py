@@ -43,6 +43,7 @@ def classifier(shared, tmp_path_factory):
     return folder, names, tested, scores, reports
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_media_pipe_classifies_as_keras_does(precision, classifier):
     mediapipe = pytest.importorskip("mediapipe")

@@ -47,6 +47,7 @@ def run(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_the_file_says_where_it_comes_from(run):
     report = export_classifier(run, run / "x.tflite", precision="int8")
     # One of the twenty validation photos bears a wrong name.
@@ -96,6 +97,7 @@ def test_a_damaged_calibration(run, text):
         load_classifier(run)
 
 
+@pytest.mark.slow
 def test_one_command_writes_several_and_predict_reads_them(run, capsys):
     assert main(["export", str(run), "--precision", "float32", "int8"]) == 0
     printed = capsys.readouterr().out

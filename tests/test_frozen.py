@@ -104,6 +104,7 @@ def early():
     )
 
 
+@pytest.mark.slow
 def test_a_frozen_output_is_what_it_is_said_to_be_and_not_what_it_looks_like(
     early, rng, tmp_path
 ):
@@ -220,6 +221,7 @@ def all_weights(run, which="last"):
     return run.model(which).get_weights()
 
 
+@pytest.mark.slow
 def test_a_training_on_views(settings, tmp_path, monkeypatch, capsys):
     kept = tmp_path / "views"
     recipe = Recipe(**settings, cached_views_dir=str(kept))
@@ -251,6 +253,7 @@ def test_a_training_on_views(settings, tmp_path, monkeypatch, capsys):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_views_that_were_damaged_are_computed_anew(settings, tmp_path, capsys):
     kept = tmp_path / "views"
@@ -281,6 +284,7 @@ def test_views_that_were_damaged_are_computed_anew(settings, tmp_path, capsys):
         assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_views_are_gone_when_the_training_has_ended_and_not_before(
     settings, tmp_path, monkeypatch
 ):
@@ -306,6 +310,7 @@ def test_views_are_gone_when_the_training_has_ended_and_not_before(
     assert not list(run.folder.glob("views*"))
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_left_out_of_the_views(settings, tmp_path):
     broken = tmp_path / "photos" / "b" / "7.png"
     broken.write_bytes(b"no image")

@@ -48,6 +48,7 @@ def world(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [
@@ -128,6 +129,7 @@ def test_a_label_file_inside_an_export_has_a_line_for_each_class(tmp_path):
     assert load_classifier(path).class_names == labels.splitlines()
 
 
+@pytest.mark.slow
 def test_predict_answers_every_photo_once_in_order(world, tmp_path, capsys):
     odd = tmp_path / os.fsdecode(b"a\xff\x1b[31m\n.png")
     odd.write_bytes((world / "0.png").read_bytes())

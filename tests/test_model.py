@@ -319,6 +319,7 @@ print(len(model.weights), model.class_names, model.loss.margin)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["tensorflow", "jax", "torch"])
 def test_every_weight_reloads_in_a_new_process_on_another_backend(rng, tmp_path, other):
     pytest.importorskip(other)
@@ -357,6 +358,7 @@ print(json.dumps({name: float(value) for name, value in logs.items()}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_one_step_from_equal_weights_is_equal_on_every_backend(rng, tmp_path):
     model = keras_apinet.build("tiny", 5, 32, None, mutual_units=16, dropout_rate=0)

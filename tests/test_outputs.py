@@ -110,6 +110,7 @@ def test_files_of_others_are_never_replaced(
     assert everything(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_we_wrote_is_replaced_with_force_only(name, place, tmp_path, capsys):
     target = tmp_path / COMMANDS[name][1]

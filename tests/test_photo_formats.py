@@ -175,6 +175,7 @@ def of_web_page(folder, files):
     return found
 
 
+@pytest.mark.slow
 def test_the_same_answer_or_one_sentence(answers):
     assert len(photos()) >= 40
     wrong = []

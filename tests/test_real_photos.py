@@ -24,6 +24,7 @@ def photos(shared, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_it_learns_real_classes_and_the_phone_agrees(photos, shared, tmp_path, capsys):
     import keras_apinet
     from keras_apinet import data

@@ -187,6 +187,7 @@ def test_a_setting_reaches_the_training(name, asked):
         assert found == expected
 
 
+@pytest.mark.slow
 def test_a_run_does_what_its_recipe_says_of_its_phases(asked, tmp_path, monkeypatch):
     """Both phases as they are compiled and fitted, and what is left in the folder."""
     compiled, fitted = [], []

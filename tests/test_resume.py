@@ -91,6 +91,7 @@ def whole(tmp_path_factory):
 BUSY = {**RECIPE, "checkpoint_minutes": 1e-9}
 
 
+@pytest.mark.slow
 def test_kills_and_signals_change_nothing(whole, tmp_path):
     folder = tmp_path / "run"
     # Steps and checkpoints count from the start of each process; the head phase's
@@ -143,6 +144,7 @@ def test_a_run_that_has_ended_is_left_alone(ended, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in ended.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, ended):
     newest = checkpoints.everything(ended)[-1]
@@ -289,6 +291,7 @@ def test_a_checkpoint_that_lies_gives_way(newest, kind):
     assert not (newest.parent / "trapped").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_without_a_readable_checkpoint_nothing_is_begun_anew(ended):
     for path in checkpoints.everything(ended):
@@ -301,6 +304,7 @@ def test_without_a_readable_checkpoint_nothing_is_begun_anew(ended):
     assert before == {p: p.stat().st_mtime_ns for p in ended.rglob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_a_checkpoint_of_another_model_gives_way(whole, ended):
     newest = checkpoints.everything(ended)[-1]
@@ -337,6 +341,7 @@ def test_another_model_is_refused_even_with_force(ended):
         resume(ended, {"mutual_units": 9, "epochs": 4}, verbose="quiet", force=True)
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_a_run_that_has_ended_goes_on_to_more_epochs(ended):
     strangers = [
@@ -354,6 +359,7 @@ def test_a_run_that_has_ended_goes_on_to_more_epochs(ended):
     assert Run.open(ended).settings["epochs"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("moment", "file"), [("models:2", "last.keras"), ("full:2", "00001-0000000.npz")]
@@ -372,6 +378,7 @@ def test_a_full_disk_says_how_to_go_on_and_loses_nothing(whole, tmp_path, moment
         equal(whole, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_of_two_writers_the_second_is_refused(whole, tmp_path, capsys):
     folder = tmp_path / "run"

@@ -73,6 +73,7 @@ def test_a_run_tells_everything(photos, tmp_path, capsys):
     assert again.model().class_names == ["blue", "green", "red"]
 
 
+@pytest.mark.slow
 def test_the_temperature_is_there_when_the_training_ends(photos, tmp_path, capsys):
     """Prediction uses it without `evaluate`, which keeps it; resuming fits it anew."""
     recipe = Recipe(data=str(photos), validation=0.99, **QUICK)
@@ -108,6 +109,7 @@ def test_the_summary_of_an_epoch_follows_its_bar(photos, tmp_path, capsys):
     assert "val_accuracy" in printed[place - 1]
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_model(photos, tmp_path):
     weights = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

@@ -74,6 +74,7 @@ def test_the_papers_recipe_has_the_published_settings():
     assert (recipe["schedule"], recipe["weight_decay"]) == ("cosine", 5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["paper", "cub_resnet50_16gb"])
 def test_a_recipe_runs_as_a_program(name, tmp_path):
     """With another data set and a small backbone, as no photos are here."""

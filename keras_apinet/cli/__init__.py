@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     root = _Parser(
         prog="keras-apinet",
+        allow_abbrev=False,
         description="Teach an image backbone to tell look-alike classes apart, and "
         "ship it as a plain single-image classifier.",
         epilog="The backend is chosen by KERAS_BACKEND=tensorflow|jax|torch "
@@ -59,7 +60,10 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = importlib.import_module(f"keras_apinet.cli.{name}")
-        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        # Options that are told their nearest must not be guessed from a beginning.
+        command = commands.add_parser(
+            name, help=module.HELP, description=module.HELP, allow_abbrev=False
+        )
         module.add_arguments(command)
         command.add_argument(
             "--debug", action="store_true", help="show the traceback of an error"
