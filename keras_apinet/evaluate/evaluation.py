@@ -10,9 +10,8 @@ from keras_apinet.evaluate.calibration import (
     explained_temperature,
     negative_log_likelihood,
 )
-from keras_apinet.evaluate.intervals import with_intervals
 from keras_apinet.evaluate.measures import compute_metrics, disagreement, raised_errors
-from keras_apinet.evaluate.metrics import Scores
+from keras_apinet.evaluate.metrics import Scores, with_intervals
 from keras_apinet.evaluate.open_split import (
     data_groups,
     default_split,

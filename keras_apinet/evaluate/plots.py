@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from keras_apinet.evaluate.calibration import log_softmax
+
 # Colours that a plot is drawn with, and what the page makes of them.
 _INK, _ACCENT, _WARM, _SOFT = "#010203", "#010204", "#010205", "#010206"
 _THEMED = {
@@ -209,3 +211,64 @@ def feature_map(
 def short(name: str, length: int = 30) -> str:
     """A name that fits a plot."""
     return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def look_alike_order(
+    labels: NDArray[np.int64], logits: NDArray[np.float32], features: NDArray[Any]
+) -> NDArray[np.int64]:
+    """An order of the classes in which look-alikes stand together.
+
+    Classes are clustered (average linkage, optimal leaf order) by how often they are
+    taken for each other and by the cosine between the means of their features; classes
+    without images go last.
+
+    Args:
+        labels: `[n]` true classes.
+        logits: `[n, C]`.
+        features: `[n, D]`.
+
+    Returns:
+        A permutation of the C classes.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    classes = logits.shape[1]
+    support = np.bincount(labels, minlength=classes)
+    present = np.flatnonzero(support)
+    absent = np.flatnonzero(support == 0)
+    if len(present) < 3:
+        return np.concatenate([present, absent])
+    one_hot = np.zeros((len(labels), classes))
+    one_hot[np.arange(len(labels)), labels] = 1 / support[labels]
+    mean_p = one_hot.T @ np.exp(log_softmax(logits))
+    centres = one_hot.T[present] @ (features - features.mean(axis=0))
+    lengths = np.linalg.norm(centres, axis=1, keepdims=True)
+    centres = centres / np.maximum(lengths, 1e-12)
+    taken = mean_p[np.ix_(present, present)]
+    alike = (taken + taken.T) / 2 + (1 + centres @ centres.T) / 2
+    distances = np.maximum(alike.max() - alike, 0)
+    upper = distances[np.triu_indices(len(present), 1)]
+    tree = linkage(upper, "average", optimal_ordering=len(present) <= 600)
+    return np.concatenate([present[leaves_list(tree)], absent])
+
+
+def projection(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Features `[n, D]` on their two principal components, `[n, 2]`."""
+    x = features.astype(np.float64) - features.mean(axis=0)
+    _, axes = np.linalg.eigh(x.T @ x)
+    places = np.zeros((len(x), 2))
+    found = x @ axes[:, ::-1][:, :2]
+    places[:, : found.shape[1]] = found
+    return places
+
+
+def spread(places: NDArray[np.float64], cells: int = 13) -> list[int]:
+    """One point of each used cell of a grid over the map: images do not overlap."""
+    low, extent = places.min(axis=0), np.ptp(places, axis=0)
+    grid = (places - low) / np.maximum(extent, 1e-9) * (cells - 1e-6)
+    cell = grid.astype(int)
+    distance = np.abs(grid - cell - 0.5).max(axis=1)
+    best: dict[tuple[int, ...], int] = {}
+    for i in np.argsort(distance, kind="stable").tolist():
+        best.setdefault(tuple(cell[i].tolist()), i)
+    return sorted(best.values())

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate import plots
@@ -13,9 +12,8 @@ from keras_apinet.evaluate.attribution.channels import evenly
 from keras_apinet.evaluate.attribution.gallery import Gallery
 from keras_apinet.evaluate.attribution.pictures import square
 from keras_apinet.evaluate.calibration import reliability
-from keras_apinet.evaluate.confusions import confusion_matrix, look_alike_order
 from keras_apinet.evaluate.evaluation import Judged, judge
-from keras_apinet.evaluate.measures import calibration_words
+from keras_apinet.evaluate.measures import calibration_words, confusion_matrix
 from keras_apinet.evaluate.open_split import known_images, open_data, run_options
 from keras_apinet.evaluate.optional import need, templates
 from keras_apinet.evaluate.predictions import predict_split
@@ -127,11 +125,11 @@ def _plots(run: Run, judged: Judged) -> dict[str, Any]:
     seen = judged.seen
     names = run.class_names
     log = read_log(run.folder / "log.csv")
-    order = look_alike_order(seen.labels, seen.logits, seen.features)
+    order = plots.look_alike_order(seen.labels, seen.logits, seen.features)
     present = np.bincount(seen.labels, minlength=len(names)) > 0
     predicted = np.bincount(seen.predicted, minlength=len(names)) > 0
     order = order[(present | predicted)[order]]
-    places = projection(seen.features)
+    places = plots.projection(seen.features)
     pair = (seen.labels, seen.logits)
     table = judged.result["per_class"]
     return {
@@ -156,7 +154,7 @@ def _plots(run: Run, judged: Judged) -> dict[str, Any]:
             ~seen.wrong,
             [
                 (i, square(judged.split.read(int(seen.positions[i])), 56))
-                for i in spread(places)
+                for i in plots.spread(places)
             ],
         ),
     }
@@ -177,25 +175,3 @@ def read_log(path: Path) -> dict[str, list[float]]:
             f"The training log {str(path)!r} cannot be read ({error}); remove it, or "
             "the lines that are damaged."
         ) from error
-
-
-def projection(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Features `[n, D]` on their two principal components, `[n, 2]`."""
-    x = features.astype(np.float64) - features.mean(axis=0)
-    _, axes = np.linalg.eigh(x.T @ x)
-    places = np.zeros((len(x), 2))
-    found = x @ axes[:, ::-1][:, :2]
-    places[:, : found.shape[1]] = found
-    return places
-
-
-def spread(places: NDArray[np.float64], cells: int = 13) -> list[int]:
-    """One point of each used cell of a grid over the map: images do not overlap."""
-    low, extent = places.min(axis=0), np.ptp(places, axis=0)
-    grid = (places - low) / np.maximum(extent, 1e-9) * (cells - 1e-6)
-    cell = grid.astype(int)
-    distance = np.abs(grid - cell - 0.5).max(axis=1)
-    best: dict[tuple[int, ...], int] = {}
-    for i in np.argsort(distance, kind="stable").tolist():
-        best.setdefault(tuple(cell[i].tolist()), i)
-    return sorted(best.values())
