@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from keras_apinet.evaluate.calibration import confidence_gap
+from keras_apinet.evaluate.calibration import log_softmax
 from keras_apinet.evaluate.metrics import Scores, class_rows, with_intervals
 from keras_apinet.evaluate.predictions import Predictions
 from keras_apinet.shares import (
-    FEW_IMAGES,
-    interval,
     percent,
     share_of,
     wilson,
@@ -187,6 +185,48 @@ def _group_shares(
     return {"images": len(wrong), **values, "intervals": ends}
 
 
+def confidence_gap(
+    labels: ArrayLike, logits: ArrayLike, *, temperature: float = 1.0
+) -> dict[str, Any]:
+    """How sure a model says it is, less how often it is right.
+
+    The interval is that of the accuracy (Wilson), turned round: it is wide where the
+    images are few, even if all of them are right.
+
+    Args:
+        labels: `[n]` true classes.
+        logits: `[n, C]`.
+        temperature: What the logits are divided by. Default 1.
+
+    Returns:
+        `value`, `low`, `high` (differences of shares), `images`, `confidence` (the mean
+        of the largest probabilities), `accuracy`, and `verdict`: `"over-confident"` or
+        `"under-confident"` where the interval does not hold 0, else `None`.
+
+    >>> gap = confidence_gap([0] * 9 + [1], [[3.0, 0.0]] * 10)
+    >>> print(f"{gap['value']:.3f}", gap["verdict"])
+    0.053 None
+    """
+    truth, scores = np.asarray(labels), np.asarray(logits, np.float64)
+    n = len(truth)
+    if not n:
+        none = dict.fromkeys(("value", "low", "high", "confidence", "accuracy"))
+        return {**none, "images": 0, "verdict": None}
+    right = int((scores.argmax(axis=1) == truth).sum())
+    confidence = float(np.exp(log_softmax(scores, temperature).max(axis=1)).mean())
+    low, high = (confidence - end for end in reversed(wilson(right, n)))
+    sure = "over-confident" if low > 0 else "under-confident" if high < 0 else None
+    return {
+        "value": confidence - right / n,
+        "low": low,
+        "high": high,
+        "images": n,
+        "confidence": confidence,
+        "accuracy": right / n,
+        "verdict": sure,
+    }
+
+
 def calibration_words(result: Mapping[str, Any]) -> list[str]:
     """What the figures of `compute_metrics` say of a model's sureness, in sentences.
 
@@ -219,48 +259,6 @@ def raised_errors(result: Mapping[str, Any]) -> list[str]:
         for name in _ERRORS
         if calibrated[name]["value"] > result["metrics"][name]["value"]
     ]
-
-
-def disagreement(validation: Mapping[str, Any], test: Mapping[str, Any]) -> str | None:
-    """Says that validation and test accuracy differ by far, and why that may be.
-
-    By far: by more than 5 points, and the two 95 % intervals (Wilson) do not touch.
-
-    Args:
-        validation: `right` and `images` of the validation split; without `right`
-            nothing is known.
-        test: `value`, `low`, `high` and `images` of the top-1 accuracy on the test.
-
-    Returns:
-        The sentences, or `None`.
-    """
-    if validation.get("right") is None or not validation.get("images"):
-        return None
-    right, images = int(validation["right"]), int(validation["images"])
-    value, (low, high) = right / images, wilson(right, images)
-    apart = low > test["high"] or high < test["low"]
-    if not apart or abs(value - test["value"]) <= 0.05:
-        return None
-    seen = (
-        f"Validation was right in {percent(value)} of {images:,} images "
-        f"({interval(low, high)}) and this test in {percent(test['value'])} of "
-        f"{test['images']:,} ({interval(test['low'], test['high'])}): they disagree by "
-        "far. "
-    )
-    if value < test["value"]:
-        return seen + (
-            "Most often the test photos are twins of training photos (bursts of the "
-            "same object), or the validation photos are harder or wrongly labelled. "
-            "`keras-apinet data FOLDER` lists near-duplicates across splits."
-        )
-    few = f", or {images} validation photos are too few" if images < FEW_IMAGES else ""
-    return seen + (
-        "Most often the validation photos are twins of training photos (bursts of the "
-        "same object), so that their figure is too high; or these photos are of "
-        f"another kind than the training's{few}. Believe the lower figure. "
-        "`keras-apinet data FOLDER` lists near-duplicates across splits, and "
-        "`keras-apinet train --group-by` holds out whole groups of photos."
-    )
 
 
 def _change(result: Mapping[str, Any], name: str) -> str:
