@@ -19,12 +19,12 @@ import numpy as np
 
 from benchmarks.results import record
 from keras_apinet.data.birds import SPECIES, distinguishing_parts
-from keras_apinet.evaluate.attribution.contrast import (
+from keras_apinet.evaluate.contrast import (
     Contrast,
     class_activation,
     contrast,
 )
-from keras_apinet.evaluate.attribution.feature_maps import FeatureMaps, enlarged
+from keras_apinet.evaluate.feature_maps import FeatureMaps, enlarged
 from keras_apinet.evaluate.predictions import predict_split
 from keras_apinet.runs import Run
 

@@ -1,6 +1,6 @@
 """Shares of images and probabilities: their intervals, and honest ways to show them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -112,4 +112,46 @@ def few_images(images: int) -> str | None:
     return (
         f"Only {images} image{'s' if images != 1 else ''}: every share may be off by "
         f"{spread_points(images)}."
+    )
+
+
+def disagreement(validation: Mapping[str, Any], test: Mapping[str, Any]) -> str | None:
+    """Says that validation and test accuracy differ by far, and why that may be.
+
+    By far: by more than 5 points, and the two 95 % intervals (Wilson) do not touch.
+
+    Args:
+        validation: `right` and `images` of the validation split; without `right`
+            nothing is known.
+        test: `value`, `low`, `high` and `images` of the top-1 accuracy on the test.
+
+    Returns:
+        The sentences, or `None`.
+    """
+    if validation.get("right") is None or not validation.get("images"):
+        return None
+    right, images = int(validation["right"]), int(validation["images"])
+    value, (low, high) = right / images, wilson(right, images)
+    apart = low > test["high"] or high < test["low"]
+    if not apart or abs(value - test["value"]) <= 0.05:
+        return None
+    seen = (
+        f"Validation was right in {percent(value)} of {images:,} images "
+        f"({interval(low, high)}) and this test in {percent(test['value'])} of "
+        f"{test['images']:,} ({interval(test['low'], test['high'])}): they disagree by "
+        "far. "
+    )
+    if value < test["value"]:
+        return seen + (
+            "Most often the test photos are twins of training photos (bursts of the "
+            "same object), or the validation photos are harder or wrongly labelled. "
+            "`keras-apinet data FOLDER` lists near-duplicates across splits."
+        )
+    few = f", or {images} validation photos are too few" if images < FEW_IMAGES else ""
+    return seen + (
+        "Most often the validation photos are twins of training photos (bursts of the "
+        "same object), so that their figure is too high; or these photos are of "
+        f"another kind than the training's{few}. Believe the lower figure. "
+        "`keras-apinet data FOLDER` lists near-duplicates across splits, and "
+        "`keras-apinet train --group-by` holds out whole groups of photos."
     )

@@ -6,7 +6,6 @@ from scipy import special
 from sklearn.linear_model import LogisticRegression
 
 from keras_apinet.evaluate.calibration import (
-    confidence_gap,
     explained_temperature,
     fit_temperature,
     negative_log_likelihood,
@@ -14,12 +13,13 @@ from keras_apinet.evaluate.calibration import (
 from keras_apinet.evaluate.measures import (
     calibration_words,
     compute_metrics,
-    disagreement,
+    confidence_gap,
     raised_errors,
 )
 from keras_apinet.evaluate.predictions import Predictions
 from keras_apinet.shares import (
     decimal,
+    disagreement,
     few_images,
     interval,
     percent,

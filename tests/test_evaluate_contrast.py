@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from keras_apinet import APINet, APINetError, build
-from keras_apinet.evaluate.attribution.contrast import class_activation, contrast
-from keras_apinet.evaluate.attribution.feature_maps import FeatureMaps, as_grid
+from keras_apinet.evaluate.contrast import class_activation, contrast
+from keras_apinet.evaluate.feature_maps import FeatureMaps, as_grid
 
 
 def painted(*squares):

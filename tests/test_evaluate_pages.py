@@ -14,17 +14,13 @@ from PIL import Image
 
 from keras_apinet import APINetError, data
 from keras_apinet.cli import main
-from keras_apinet.evaluate import evaluate_run, optional, plots
-from keras_apinet.evaluate.attribution.comparison import compare, page, save
-from keras_apinet.evaluate.attribution.pictures import (
-    data_uri,
-    square,
-    with_heat,
-    with_signs,
-    write_maps,
-)
-from keras_apinet.evaluate.card import as_text, license_tag, public, write_card
-from keras_apinet.evaluate.report import projection, read_log, spread, write_report
+from keras_apinet.cli.predict import write_maps
+from keras_apinet.evaluate import evaluate_run, plots
+from keras_apinet.evaluate.comparison import compare, page, save
+from keras_apinet.evaluate.contrast import data_uri, with_heat, with_signs
+from keras_apinet.evaluate.pages import as_text, license_tag, need, public, write_card
+from keras_apinet.evaluate.plots import projection, read_log, spread, square
+from keras_apinet.evaluate.report import write_report
 
 pytestmark = pytest.mark.one_backend
 needs_chromium = pytest.mark.skipif(chromium() is None, reason="there is no Chromium")
@@ -206,7 +202,7 @@ def test_a_comparison_needs_a_known_ending(comparison, tmp_path):
 
 def test_a_missing_package_says_how_to_get_it():
     with pytest.raises(APINetError, match=r"'no_such_package'.*keras-apinet\[report\]"):
-        optional.need("no_such_package")
+        need("no_such_package")
 
 
 def test_the_card(run, report):

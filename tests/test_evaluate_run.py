@@ -12,11 +12,10 @@ import keras_apinet
 from keras_apinet import APINetError, data
 from keras_apinet.cli import main
 from keras_apinet.evaluate import evaluate_run
-from keras_apinet.evaluate.attribution.gallery import surest
 from keras_apinet.evaluate.calibration import log_softmax
-from keras_apinet.evaluate.card import write_card
+from keras_apinet.evaluate.pages import write_card
 from keras_apinet.evaluate.predictions import Predictions, five_crop, predict_split
-from keras_apinet.evaluate.report import write_report
+from keras_apinet.evaluate.report import surest, write_report
 from keras_apinet.runs import Run
 
 

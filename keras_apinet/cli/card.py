@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the card."""
-    from keras_apinet.evaluate.card import write_card
+    from keras_apinet.evaluate.pages import write_card
 
     path = write_card(
         args.run_folder,

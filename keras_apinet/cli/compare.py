@@ -59,7 +59,7 @@ def prepare(args: argparse.Namespace) -> bool:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the picture or page, and prints the predicted classes."""
-    from keras_apinet.evaluate.attribution.comparison import check_path, compare, save
+    from keras_apinet.evaluate.comparison import check_path, compare, save
     from keras_apinet.shares import probability as as_shown
 
     check_path(args.out, args.force)

@@ -75,8 +75,6 @@ def run(args: argparse.Namespace) -> int:
     classifier = load_classifier(args.model, trust=args.trust)
     answers = classifier.predict(photos, top=args.top, failed=failed)
     if args.map:
-        from keras_apinet.evaluate.attribution.pictures import write_maps
-
         read = [photo for i, photo in enumerate(photos) if i not in failed]
         write_maps(args.model, read, args.map, force=args.force)
     if args.json:
@@ -174,3 +172,69 @@ def _photos_of_table(path: str) -> list[str]:
         )
     folder = os.path.dirname(path)
     return [os.path.join(folder, row["path"]) for row in rows if row["path"]]
+
+
+def write_maps(
+    model: str | Path,
+    photos: Sequence[str | Path],
+    folder: str | Path,
+    *,
+    force: bool = False,
+) -> list[Path]:
+    """Writes a picture for each photo: as the model sees it, and with its map.
+
+    Args:
+        model: A run folder or a `.keras` file.
+        photos: Image files.
+        folder: Where the pictures go, `<photo>.map.png` each; made if need be.
+        force: Replace pictures that this package wrote.
+
+    Returns:
+        The pictures, in the order of the photos.
+
+    Raises:
+        APINetError: If the model is of another format, its features have no places, a
+            photo cannot be read, or a picture cannot be written.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from keras_apinet.data import prepare, read_photo
+    from keras_apinet.evaluate.contrast import class_activation, with_heat
+    from keras_apinet.evaluate.feature_maps import FeatureMaps
+    from keras_apinet.files.io import unwritable
+    from keras_apinet.files.outputs import check_output, picture_bytes, write_output
+    from keras_apinet.loading import load
+    from keras_apinet.runs import Run
+
+    place, folder = Path(model), Path(folder)
+    if not (place.suffix == ".keras" or (place / "run.json").is_file()):
+        raise APINetError(
+            f"{str(place)!r} keeps no feature maps to show; give a run folder or a "
+            ".keras file for --map."
+        )
+    targets: list[Path] = []
+    for photo in photos:
+        name, number = Path(photo).stem, 1
+        path = folder / f"{name}.map.png"
+        while path in targets:  # photos of one name from several folders
+            number += 1
+            path = folder / f"{name} {number}.map.png"
+        check_output(path, "PNG picture", force)
+        targets.append(path)
+    run = Run.open(place) if place.is_dir() else None
+    network = run.model() if run else load(place)
+    resize = run.settings.get("resize", "fit") if run else "fit"
+    feature_maps = FeatureMaps(network)
+    with unwritable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for photo, path in zip(photos, targets, strict=True):
+        pixels = read_photo(photo)
+        size = network.image_size or min(pixels.shape[:2])
+        image = prepare(pixels, size, resize=resize)
+        shown = with_heat(
+            image, class_activation(network, image, feature_maps=feature_maps)
+        )
+        picture = Image.fromarray(np.concatenate([image, shown], axis=1))
+        write_output(path, picture_bytes(picture, path), force)
+    return targets

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING
 from keras_apinet import lazily
 
 if TYPE_CHECKING:
-    from keras_apinet.evaluate.attribution.comparison import compare
-    from keras_apinet.evaluate.attribution.contrast import (
-        Contrast,
-        class_activation,
-        contrast,
-    )
     from keras_apinet.evaluate.calibration import (
+        calibrate_run,
         calibration_error,
         fit_temperature,
         reliability,
     )
-    from keras_apinet.evaluate.card import write_card
-    from keras_apinet.evaluate.evaluation import calibrate_run, evaluate_run
+    from keras_apinet.evaluate.comparison import compare
+    from keras_apinet.evaluate.contrast import (
+        Contrast,
+        class_activation,
+        contrast,
+    )
+    from keras_apinet.evaluate.evaluation import evaluate_run
     from keras_apinet.evaluate.measures import compute_metrics
     from keras_apinet.evaluate.metrics import retrieval_scores
+    from keras_apinet.evaluate.pages import write_card
     from keras_apinet.evaluate.predictions import Predictions, predict_split
     from keras_apinet.evaluate.report import write_report
 
@@ -48,20 +49,20 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "Contrast": "attribution.contrast",
+        "Contrast": "contrast",
         "Predictions": "predictions",
-        "calibrate_run": "evaluation",
+        "calibrate_run": "calibration",
         "calibration_error": "calibration",
-        "class_activation": "attribution.contrast",
-        "compare": "attribution.comparison",
-        "contrast": "attribution.contrast",
+        "class_activation": "contrast",
+        "compare": "comparison",
+        "contrast": "contrast",
         "evaluate_run": "evaluation",
         "fit_temperature": "calibration",
         "compute_metrics": "measures",
         "predict_split": "predictions",
         "reliability": "calibration",
         "retrieval_scores": "metrics",
-        "write_card": "card",
+        "write_card": "pages",
         "write_report": "report",
     },
 )

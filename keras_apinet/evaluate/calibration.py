@@ -1,14 +1,25 @@
 """Do the probabilities mean what they say? Calibration error and temperature."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 
+from keras_apinet.errors import APINetError
+from keras_apinet.evaluate.predictions import known_images, predict_split, run_options
+from keras_apinet.runs import Run, calibration_file, weights_fingerprint
 from keras_apinet.shares import wilson
 
+if TYPE_CHECKING:
+    from keras_apinet.data import ImageData
+    from keras_apinet.model.apinet import APINet
+
 BINS = 15
+_METHOD = (
+    "penalised likelihood with smoothed targets; below 1 only as far as the accuracy "
+    "is sure"
+)
 # A temperature outside is no calibration: the predictions carry no information, or
 # the images that it was fitted on are no test.
 LOWEST, HIGHEST = 0.5, 10.0
@@ -20,18 +31,10 @@ FEWEST_IMAGES, FEWEST_ERRORS = 30, 10
 _PRIOR = 0.25
 
 
-def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
-    """Logarithms of the probabilities, `[n, C]` float64."""
-    scores = np.asarray(logits, np.float64)
+def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Logarithms of the probabilities at a temperature, `[n, C]` float64."""
+    scores = np.asarray(logits, np.float64) / temperature
     return np.asarray(special.log_softmax(scores, axis=1))
-
-
-def confidence_bins(
-    confidences: NDArray[np.float64], bins: int = BINS
-) -> NDArray[np.int64]:
-    """The bin of each confidence: equal widths over (0, 1], upper edges inside."""
-    place = np.ceil(confidences * bins).astype(np.int64) - 1
-    return np.clip(place, 0, bins - 1)
 
 
 def calibration_error(
@@ -55,10 +58,9 @@ def calibration_error(
     0.0
     """
     table = reliability(labels, logits, temperature=temperature, bins=bins)
-    counts, gaps = table["images"], np.abs(table["accuracy"] - table["confidence"])
-    if not counts.sum():
-        return float("nan")
-    return float(np.sum(counts * np.where(counts > 0, gaps, 0.0)) / counts.sum())
+    gaps = np.abs(table["accuracy"] - table["confidence"])
+    n = table["images"].sum()
+    return float(np.nansum(table["images"] * gaps) / n) if n else np.nan
 
 
 def reliability(
@@ -67,10 +69,10 @@ def reliability(
     """Accuracy and mean confidence in each bin of confidence: a reliability diagram.
 
     Args:
-        labels: `[n]` true classes.
+        labels: As for `calibration_error`, and so are the others.
         logits: `[n, C]`.
-        temperature: What the logits are divided by. Default 1.
-        bins: Number of bins of equal width. Default 15.
+        temperature: Default 1.
+        bins: Default 15.
 
     Returns:
         `images`, `accuracy` and `confidence`, each `[bins]`; NaN in empty bins.
@@ -79,9 +81,10 @@ def reliability(
     np.float64(1.0)
     """
     truth = np.asarray(labels)
-    log_p = log_softmax(np.asarray(logits, np.float64) / temperature)
+    log_p = log_softmax(logits, temperature)
     confidences = np.exp(log_p.max(axis=1))
-    place = confidence_bins(confidences, bins)
+    # Upper edges are inside.
+    place = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
     correct = log_p.argmax(axis=1) == truth
     counts = np.bincount(place, minlength=bins).astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -97,50 +100,8 @@ def negative_log_likelihood(
 ) -> float:
     """Mean of `-log p(true class)`, in nats; NaN without images."""
     truth = np.asarray(labels)
-    log_p = log_softmax(np.asarray(logits, np.float64) / temperature)
+    log_p = log_softmax(logits, temperature)
     return float(-log_p[np.arange(len(truth)), truth].mean()) if len(truth) else np.nan
-
-
-def confidence_gap(
-    labels: ArrayLike, logits: ArrayLike, *, temperature: float = 1.0
-) -> dict[str, Any]:
-    """How sure a model says it is, less how often it is right.
-
-    The interval is that of the accuracy (Wilson), turned round: it is wide where the
-    images are few, even if all of them are right.
-
-    Args:
-        labels: `[n]` true classes.
-        logits: `[n, C]`.
-        temperature: What the logits are divided by. Default 1.
-
-    Returns:
-        `value`, `low`, `high` (differences of shares), `images`, `confidence` (the mean
-        of the largest probabilities), `accuracy`, and `verdict`: `"over-confident"` or
-        `"under-confident"` where the interval does not hold 0, else `None`.
-
-    >>> gap = confidence_gap([0] * 9 + [1], [[3.0, 0.0]] * 10)
-    >>> print(f"{gap['value']:.3f}", gap["verdict"])
-    0.053 None
-    """
-    truth, scores = np.asarray(labels), np.asarray(logits, np.float64)
-    n = len(truth)
-    if not n:
-        none = dict.fromkeys(("value", "low", "high", "confidence", "accuracy"))
-        return {**none, "images": 0, "verdict": None}
-    right = int((scores.argmax(axis=1) == truth).sum())
-    confidence = float(np.exp(log_softmax(scores / temperature).max(axis=1)).mean())
-    low, high = (confidence - end for end in reversed(wilson(right, n)))
-    sure = "over-confident" if low > 0 else "under-confident" if high < 0 else None
-    return {
-        "value": confidence - right / n,
-        "low": low,
-        "high": high,
-        "images": n,
-        "confidence": confidence,
-        "accuracy": right / n,
-        "verdict": sure,
-    }
 
 
 def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
@@ -243,7 +204,7 @@ def _surer(
     most = wilson(right, n)[0]
 
     def surplus(temperature: float) -> float:
-        log_p = log_softmax(scores / temperature)
+        log_p = log_softmax(scores, temperature)
         return float(np.exp(log_p.max(axis=1)).mean()) - most
 
     if surplus(1.0) >= 0:
@@ -255,3 +216,62 @@ def _surer(
     if surplus(wanted) <= 0:
         return wanted, None
     return float(optimize.brentq(surplus, wanted, 1.0)), None
+
+
+def calibrate_run(
+    run: Run,
+    model: "APINet",
+    images: "ImageData | None" = None,
+    *,
+    which: str = "best",
+    batch_size: int = 64,
+    again: bool = False,
+) -> dict[str, Any] | None:
+    """Fits a model's temperature on the validation split and keeps it in the run.
+
+    `train` does this at its end, so that `predict`, `export` and the report agree.
+
+    Args:
+        run: The run.
+        model: Its model.
+        images: Its data set. Default: opened where the training found it.
+        which: Which model of the run that is.
+        batch_size: Images at a time.
+        again: Whether to fit although the run has the temperature of these weights.
+
+    Returns:
+        What `calibration.json` (`calibration_last.json` for `which="last"`) holds:
+        `temperature`, `reason` (why it is 1, else `None`), `method`, `images`, `right`
+        (how many of them), `ece_before`, `ece_after`, `nll_before`, `nll_after`,
+        `model` and `weights`, a fingerprint; `None` without a validation split.
+    """
+    known = run.calibration(which, model)
+    # What `train` writes of too few images lacks how many of them are right.
+    if known and not again and ("right" in known or not known.get("reason")):
+        return known
+    if images is None:
+        try:
+            images = run.data()
+        except (APINetError, OSError):
+            return None  # another set is judged; the run's own is no longer there
+    if "val" not in images.splits:
+        return None
+    part = known_images(images, "val", run.class_names, ignore_unknown=True)
+    seen = predict_split(model, part, **run_options(run, batch_size))
+    pair = (seen.labels, seen.logits)
+    temperature, reason = explained_temperature(*pair)
+    result = {
+        "temperature": temperature,
+        "reason": reason,
+        "method": _METHOD,
+        "images": len(seen),
+        "right": int((~seen.wrong).sum()),
+        "ece_before": calibration_error(*pair),
+        "ece_after": calibration_error(*pair, temperature=temperature),
+        "nll_before": negative_log_likelihood(*pair),
+        "nll_after": negative_log_likelihood(*pair, temperature=temperature),
+        "model": which,
+        "weights": weights_fingerprint(model),
+    }
+    run.write(calibration_file(which), result)
+    return result

@@ -1,39 +1,29 @@
 """`evaluate_run`: everything that `keras-apinet evaluate` finds out about a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.calibration import (
-    calibration_error,
-    explained_temperature,
-    negative_log_likelihood,
-)
-from keras_apinet.evaluate.intervals import with_intervals
-from keras_apinet.evaluate.measures import compute_metrics, disagreement, raised_errors
-from keras_apinet.evaluate.metrics import Scores
-from keras_apinet.evaluate.open_split import (
+from keras_apinet.evaluate.calibration import calibrate_run
+from keras_apinet.evaluate.measures import compute_metrics, raised_errors
+from keras_apinet.evaluate.metrics import Scores, with_intervals
+from keras_apinet.evaluate.predictions import (
+    Predictions,
     data_groups,
-    default_split,
     known_images,
-    open_data,
-    open_judged_data,
+    predict_split,
     run_options,
 )
-from keras_apinet.evaluate.predictions import Predictions, predict_split
 from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP
-from keras_apinet.runs import Run, calibration_file, weights_fingerprint
-from keras_apinet.shares import few_images
+from keras_apinet.runs import Run
+from keras_apinet.shares import disagreement, few_images
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData, Split
     from keras_apinet.model.apinet import APINet
-
-_METHOD = (
-    "penalised likelihood with smoothed targets; below 1 only as far as the accuracy "
-    "is sure"
-)
 
 
 def evaluate_run(
@@ -201,59 +191,79 @@ def _warnings(result: dict[str, Any], calibration: dict[str, Any] | None) -> lis
     return [sentence for sentence in found if sentence]
 
 
-def calibrate_run(
-    run: Run,
-    model: "APINet",
-    images: "ImageData | None" = None,
-    *,
-    which: str = "best",
-    batch_size: int = 64,
-    again: bool = False,
-) -> dict[str, Any] | None:
-    """Fits a model's temperature on the validation split and keeps it in the run.
+def open_data(
+    run: Run, data: "str | ImageData | None" = None, data_dir: str | None = None
+) -> "ImageData":
+    """The run's data set; if it moved, an error that says where it was."""
+    if data is not None and not isinstance(data, (str, Path)):
+        return data
+    was = run.description.get("data", {}).get("load", {}).get("name")
+    try:
+        return run.data(None if data is None else str(data), data_dir)
+    except (APINetError, OSError) as error:
+        if data is not None:
+            raise
+        raise APINetError(
+            f"The data of this run was at {was!r} when it was trained, and cannot be "
+            f"read there now ({error}); say where it is with --data."
+        ) from error
 
-    `train` does this at its end, so that `predict`, `export` and the report agree.
+
+def open_judged_data(
+    run: Run, data: "str | ImageData | None" = None, data_dir: str | None = None
+) -> tuple["ImageData", bool]:
+    """The data to judge a run on, and whether it is another set than the run's own.
+
+    The run's own data, moved or not, has the splits of the training. Another set is a
+    test set: it keeps its splits if it has any, and is judged whole if it has none.
 
     Args:
         run: The run.
-        model: Its model.
-        images: Its data set. Default: it is opened where the training found it.
-        which: Which model of the run that is.
-        batch_size: Images at a time.
-        again: Whether to fit even if the run has the temperature of these weights.
-
-    Returns:
-        What `calibration.json` (`calibration_last.json` for `which="last"`) holds:
-        `temperature`, `reason` (why it is 1, else `None`), `method`, `images`, `right`
-        (how many of them), `ece_before`, `ece_after`, `nll_before`, `nll_after`,
-        `model` and `weights`, a fingerprint; `None` without a validation split.
+        data: Where the data is; a data set is taken for the run's own. Default: where
+            the training found it.
+        data_dir: Where TFDS data is now, if it moved.
     """
-    known = run.calibration(which, model)
-    # What `train` writes of too few images lacks how many of them are right.
-    whole = known is not None and not (known.get("reason") and "right" not in known)
-    if whole and not again:
-        return known
-    if images is None:
-        try:
-            images = open_data(run)
-        except APINetError:
-            return None  # another set is judged; the run's own is no longer there
-    if "val" not in images.splits:
-        return None
-    part = known_images(images, "val", run.class_names, ignore_unknown=True)
-    seen = predict_split(model, part, **run_options(run, batch_size))
-    temperature, reason = explained_temperature(seen.labels, seen.logits)
-    result: dict[str, Any] = {
-        "temperature": temperature,
-        "reason": reason,
-        "method": _METHOD,
-        "images": len(seen),
-        "right": int((~seen.wrong).sum()),
-    }
-    for when, t in (("before", 1.0), ("after", temperature)):
-        pair = (seen.labels, seen.logits)
-        result[f"ece_{when}"] = calibration_error(*pair, temperature=t)
-        result[f"nll_{when}"] = negative_log_likelihood(*pair, temperature=t)
-    result |= {"model": which, "weights": weights_fingerprint(model)}
-    run.write(calibration_file(which), result)
-    return result
+    if data is None or not isinstance(data, (str, Path)):
+        return open_data(run, data, data_dir), False
+    from keras_apinet import data as sources
+
+    if _is_own(run, data, data_dir):
+        return open_data(run, data, data_dir), False
+    load = run.description["data"]["load"]
+    options = {key: load[key] for key in ("level", "seed") if key in load}
+    images = sources.load(str(data), data_dir=data_dir, validation=None, **options)
+    if set(images.splits) == {"train"}:
+        images = replace(images, splits={"test": images.splits["train"]})
+    return images, True
+
+
+def _is_own(run: Run, data: str | Path, data_dir: str | None) -> bool:
+    """Whether the data at a place is what the run was trained on, or a copy of it."""
+    recorded = run.description["data"]
+    was = str(recorded["load"]["name"])
+    if str(data) == was:
+        return True
+    if Path(data).exists() and Path(data).resolve() == Path(was).resolve():
+        return True
+    try:
+        there = run.data(str(data), data_dir)
+    except APINetError:
+        return False  # it may not do for training, and be a good test set
+    known = recorded.get("fingerprint", there.fingerprint())
+    if there.fingerprint() != known:
+        return False
+    try:
+        original = run.data()
+    except APINetError:
+        return True  # it moved
+    # Files of other photos may bear the same names.
+    if original.fingerprint() != there.fingerprint():
+        return False
+    first, second = (x.splits["train"].read(0) for x in (original, there))
+    return bool(np.array_equal(first, second))
+
+
+def default_split(images: "ImageData") -> str:
+    """The split to judge a model on: `"test"`, else `"val"`, else what there is."""
+    known = [name for name in ("test", "val") if name in images.splits]
+    return known[0] if known else next(iter(images.splits))

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from keras_apinet.evaluate.calibration import confidence_gap
-from keras_apinet.evaluate.confusions import confused_pairs, within_groups
-from keras_apinet.evaluate.intervals import with_intervals
-from keras_apinet.evaluate.metrics import Scores, class_scores
+from keras_apinet.evaluate.calibration import log_softmax
+from keras_apinet.evaluate.metrics import Scores, class_rows, with_intervals
 from keras_apinet.evaluate.predictions import Predictions
-from keras_apinet.shares import FEW_IMAGES, interval, percent, share_interval, wilson
+from keras_apinet.shares import (
+    percent,
+    share_of,
+    wilson,
+)
 
 # Figures that a temperature is to make smaller.
 _ERRORS = {"ece": "calibration error", "nll": "negative log-likelihood"}
@@ -51,7 +54,7 @@ def compute_metrics(
     metrics = with_intervals(scores, repeats=bootstrap)
     calibrated = None
     if temperature is not None:
-        cooled = scores.at_temperature(seen.logits, temperature)
+        cooled = Scores.of(seen.labels, seen.logits.astype(np.float64) / temperature)
         figures = with_intervals(cooled, repeats=bootstrap)
         calibrated = {
             "temperature": temperature,
@@ -76,32 +79,152 @@ def compute_metrics(
     }
 
 
-def class_rows(scores: Scores, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """The figures of every class that has images, and 95 % intervals of three."""
-    table = class_scores(scores.labels, scores.predicted, scores.classes)
-    images, predicted, hits = table["images"], table["predicted"], table["hits"]
-    # F1 = 2 J / (1 + J), where J is a share: of the images that are of the class or
-    # called so, those that are both.
-    low, high = share_interval(hits, images + predicted - hits)
-    ends = {
-        "precision": share_interval(hits, predicted),
-        "recall": share_interval(hits, images),
-        "f1": (2 * low / (1 + low), 2 * high / (1 + high)),
-    }
-    return [
-        {
-            "class": class_names[c],
-            "images": int(images[c]),
-            "predicted": int(predicted[c]),
-            "accuracy": float(table["recall"][c]),
-            **{name: float(table[name][c]) for name in ends},
-            "intervals": {
-                name: [float(low[c]), float(high[c])]
-                for name, (low, high) in ends.items()
-            },
+def confusion_matrix(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Images of true class (row) and predicted class (column), `[C, C]`."""
+    flat = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return flat.reshape(classes, classes)
+
+
+def confused_pairs(
+    labels: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    class_names: Sequence[str],
+    limit: int = 10,
+) -> list[dict[str, Any]]:
+    """The pairs of classes with the most errors between them.
+
+    Args:
+        labels: `[n]` true classes.
+        predicted: `[n]` predicted classes.
+        class_names: One name for each class.
+        limit: Pairs to return. Default 10.
+
+    Returns:
+        For each pair `classes` (the one whose images are lost more often first),
+        `errors` in both directions, `first_as_second`, `second_as_first`, `share` of
+        all errors, and `of`: how many those are.
+    """
+    matrix = confusion_matrix(labels, predicted, len(class_names))
+    np.fill_diagonal(matrix, 0)
+    both = np.triu(matrix + matrix.T)
+    total = both.sum()
+    result = []
+    for flat in np.argsort(-both, axis=None, kind="stable")[:limit]:
+        a, b = (int(i) for i in np.unravel_index(flat, both.shape))
+        if not both[a, b]:
+            break
+        if matrix[b, a] > matrix[a, b]:
+            a, b = b, a
+        result.append(
+            {
+                "classes": [class_names[a], class_names[b]],
+                "errors": int(matrix[a, b] + matrix[b, a]),
+                "first_as_second": int(matrix[a, b]),
+                "second_as_first": int(matrix[b, a]),
+                "share": float((matrix[a, b] + matrix[b, a]) / total),
+                "of": int(total),
+            }
+        )
+    return result
+
+
+def within_groups(
+    labels: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    groups: Mapping[str, Sequence[str]],
+) -> dict[str, dict[str, Any]]:
+    """Accuracy between and within look-alike groups of classes.
+
+    Args:
+        labels: `[n]` true classes.
+        logits: `[n, C]`.
+        groups: For each level, the group of every class: `{"family": (...)}`.
+
+    Returns:
+        For each level: `top1_of_group` (the group is right), `top1_within_group` (the
+        class is right if only the classes of the true group may be chosen),
+        `errors_within_group` (share of the errors that stay inside the group; `None`
+        without errors), the 95 % `intervals` of these (Wilson), and the same for each
+        group in `groups`.
+    """
+    predicted = logits.argmax(axis=1)
+    wrong = predicted != labels
+    result: dict[str, dict[str, Any]] = {}
+    for level, group_names in groups.items():
+        names, group_of = np.unique(np.asarray(group_names), return_inverse=True)
+        own = group_of[labels]
+        same = own == group_of[predicted]
+        allowed = group_of[None, :] == own[:, None]
+        inside = np.where(allowed, logits, -np.inf).argmax(axis=1) == labels
+        result[level] = _group_shares(wrong, same, inside) | {
+            "groups": [
+                {
+                    "group": str(names[g]),
+                    "classes": int((group_of == g).sum()),
+                    **_group_shares(*(x[own == g] for x in (wrong, same, inside))),
+                }
+                for g in np.unique(own)
+            ]
         }
-        for c in np.flatnonzero(images).tolist()
-    ]
+    return result
+
+
+def _group_shares(
+    wrong: NDArray[np.bool_], same: NDArray[np.bool_], inside: NDArray[np.bool_]
+) -> dict[str, Any]:
+    shares = {
+        "top1": share_of(~wrong),
+        "top1_of_group": share_of(same),
+        "top1_within_group": share_of(inside),
+        "errors_within_group": share_of(same[wrong]),
+    }
+    ends = {name: [share["low"], share["high"]] for name, share in shares.items()}
+    values = {name: share["value"] for name, share in shares.items()}
+    return {"images": len(wrong), **values, "intervals": ends}
+
+
+def confidence_gap(
+    labels: ArrayLike, logits: ArrayLike, *, temperature: float = 1.0
+) -> dict[str, Any]:
+    """How sure a model says it is, less how often it is right.
+
+    The interval is that of the accuracy (Wilson), turned round: it is wide where the
+    images are few, even if all of them are right.
+
+    Args:
+        labels: `[n]` true classes.
+        logits: `[n, C]`.
+        temperature: What the logits are divided by. Default 1.
+
+    Returns:
+        `value`, `low`, `high` (differences of shares), `images`, `confidence` (the mean
+        of the largest probabilities), `accuracy`, and `verdict`: `"over-confident"` or
+        `"under-confident"` where the interval does not hold 0, else `None`.
+
+    >>> gap = confidence_gap([0] * 9 + [1], [[3.0, 0.0]] * 10)
+    >>> print(f"{gap['value']:.3f}", gap["verdict"])
+    0.053 None
+    """
+    truth, scores = np.asarray(labels), np.asarray(logits, np.float64)
+    n = len(truth)
+    if not n:
+        none = dict.fromkeys(("value", "low", "high", "confidence", "accuracy"))
+        return {**none, "images": 0, "verdict": None}
+    right = int((scores.argmax(axis=1) == truth).sum())
+    confidence = float(np.exp(log_softmax(scores, temperature).max(axis=1)).mean())
+    low, high = (confidence - end for end in reversed(wilson(right, n)))
+    sure = "over-confident" if low > 0 else "under-confident" if high < 0 else None
+    return {
+        "value": confidence - right / n,
+        "low": low,
+        "high": high,
+        "images": n,
+        "confidence": confidence,
+        "accuracy": right / n,
+        "verdict": sure,
+    }
 
 
 def calibration_words(result: Mapping[str, Any]) -> list[str]:
@@ -136,48 +259,6 @@ def raised_errors(result: Mapping[str, Any]) -> list[str]:
         for name in _ERRORS
         if calibrated[name]["value"] > result["metrics"][name]["value"]
     ]
-
-
-def disagreement(validation: Mapping[str, Any], test: Mapping[str, Any]) -> str | None:
-    """Says that validation and test accuracy differ by far, and why that may be.
-
-    By far: by more than 5 points, and the two 95 % intervals (Wilson) do not touch.
-
-    Args:
-        validation: `right` and `images` of the validation split; without `right`
-            nothing is known.
-        test: `value`, `low`, `high` and `images` of the top-1 accuracy on the test.
-
-    Returns:
-        The sentences, or `None`.
-    """
-    if validation.get("right") is None or not validation.get("images"):
-        return None
-    right, images = int(validation["right"]), int(validation["images"])
-    value, (low, high) = right / images, wilson(right, images)
-    apart = low > test["high"] or high < test["low"]
-    if not apart or abs(value - test["value"]) <= 0.05:
-        return None
-    seen = (
-        f"Validation was right in {percent(value)} of {images:,} images "
-        f"({interval(low, high)}) and this test in {percent(test['value'])} of "
-        f"{test['images']:,} ({interval(test['low'], test['high'])}): they disagree by "
-        "far. "
-    )
-    if value < test["value"]:
-        return seen + (
-            "Most often the test photos are twins of training photos (bursts of the "
-            "same object), or the validation photos are harder or wrongly labelled. "
-            "`keras-apinet data FOLDER` lists near-duplicates across splits."
-        )
-    few = f", or {images} validation photos are too few" if images < FEW_IMAGES else ""
-    return seen + (
-        "Most often the validation photos are twins of training photos (bursts of the "
-        "same object), so that their figure is too high; or these photos are of "
-        f"another kind than the training's{few}. Believe the lower figure. "
-        "`keras-apinet data FOLDER` lists near-duplicates across splits, and "
-        "`keras-apinet train --group-by` holds out whole groups of photos."
-    )
 
 
 def _change(result: Mapping[str, Any], name: str) -> str:

@@ -1,20 +1,30 @@
-"""Figures of merit of predictions, computed for any selection of the images.
+"""Figures of merit of predictions, with 95 % intervals.
 
-Everything that costs time is computed once for each image; a figure is then a mean or a
-count over the chosen images, so that a thousand bootstrap samples take a second.
+What costs time is computed once for each image; a figure is then a mean or a count over
+the chosen images, so that a thousand bootstrap samples take a second.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from keras_apinet.evaluate.calibration import BINS, confidence_bins, log_softmax
+from keras_apinet.evaluate.calibration import calibration_error, log_softmax
+from keras_apinet.shares import share_interval, wilson
 
-RETRIEVAL = ("recall@1", "recall@5", "map@r")
 # Entries of the distance matrix that are held at a time.
 _ENTRIES = 4_000_000
+# With fewer errors than this, bootstrap samples hardly differ.
+_FEW = 10
+_MEANS_OF_SHARES = (
+    "mean_per_class_accuracy",
+    "macro_precision",
+    "macro_recall",
+    "macro_f1",
+)
 
 
 def ranks(labels: ArrayLike, logits: ArrayLike) -> NDArray[np.int64]:
@@ -53,15 +63,15 @@ def class_scores(
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What the figures need of each image, `[n]` each.
+    """What the figures need of each image.
 
     Attributes:
-        labels: True class.
-        predicted: Class of the highest score.
-        rank: Place of the true class, 0 for the first.
-        nll: `-log p(true class)`, nats.
-        confidence: Largest probability.
-        near: Of `neighbours`, for retrieval; `None` to leave those figures out.
+        labels: `[n]`, true class.
+        predicted: `[n]`, class of the highest score.
+        rank: `[n]`, place of the true class, 0 for the first.
+        nll: `[n]`, `-log p(true class)`, nats.
+        ece: Expected calibration error of all images.
+        retrieval: Of `retrieval_scores`; empty without features.
         classes: Number of classes C.
     """
 
@@ -69,8 +79,8 @@ class Scores:
     predicted: NDArray[np.int64]
     rank: NDArray[np.int64]
     nll: NDArray[np.float64]
-    confidence: NDArray[np.float64]
-    near: NDArray[np.int32] | None
+    ece: float
+    retrieval: dict[str, NDArray[np.float64]]
     classes: int
 
     @classmethod
@@ -79,72 +89,142 @@ class Scores:
     ) -> "Scores":
         """Scores of `[n]` labels, `[n, C]` logits and perhaps `[n, D]` features."""
         truth, scores = np.asarray(labels, np.int64), np.asarray(logits)
-        log_p = log_softmax(scores)
         return cls(
             truth,
             scores.argmax(axis=1),
             ranks(truth, scores),
-            -log_p[np.arange(len(truth)), truth],
-            np.exp(log_p.max(axis=1)),
-            None if features is None else neighbours(features, truth),
+            -log_softmax(scores)[np.arange(len(truth)), truth],
+            calibration_error(truth, scores),
+            {} if features is None else retrieval_scores(features, truth),
             scores.shape[1],
         )
 
-    def at_temperature(self, logits: ArrayLike, temperature: float) -> "Scores":
-        """The same decisions with probabilities of `logits / temperature`."""
-        return Scores.of(self.labels, np.asarray(logits, np.float64) / temperature)
-
     def figures(self, rows: NDArray[np.int64] | None = None) -> dict[str, float]:
-        """Every figure over the images `rows` (repeats count); all images by default.
+        """The figures that are bootstrapped, over the images `rows` (default: all).
 
         Macro figures are means over the classes that have images among them. Of five
         classes or fewer the truth is always among the first five: no top-5.
         """
-        everything = slice(None) if rows is None else rows
-        labels, predicted = self.labels[everything], self.predicted[everything]
-        rank = self.rank[everything]
-        by_class = class_scores(labels, predicted, self.classes)
+        chosen = slice(None) if rows is None else rows
+        labels, rank = self.labels[chosen], self.rank[chosen]
+        by_class = class_scores(labels, self.predicted[chosen], self.classes)
         present = by_class["images"] > 0
+        recall = by_class["recall"][present].mean()
         result = {
             "top1": (rank == 0).mean(),
             **({"top5": (rank < 5).mean()} if self.classes > 5 else {}),
-            "mean_per_class_accuracy": by_class["recall"][present].mean(),
+            "mean_per_class_accuracy": recall,
             "macro_precision": by_class["precision"][present].mean(),
-            "macro_recall": by_class["recall"][present].mean(),
+            "macro_recall": recall,
             "macro_f1": by_class["f1"][present].mean(),
-            "nll": self.nll[everything].mean(),
-            "ece": np.abs(self.calibration_gaps(rows)).sum(),
+            "nll": self.nll[chosen].mean(),
         }
         return {name: float(value) for name, value in result.items()}
 
-    def calibration_gaps(
-        self, rows: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float64]:
-        """Share of the images in a bin times confidence minus accuracy, `[bins]`."""
-        everything = slice(None) if rows is None else rows
-        confidence = self.confidence[everything]
-        surplus = confidence - (self.rank[everything] == 0)
-        place = confidence_bins(confidence)
-        sums = np.bincount(place, surplus, minlength=BINS)
-        return np.asarray(sums / len(confidence))
 
-    @property
-    def queries(self) -> int:
-        """Images with another of their class: those that retrieval is judged on."""
-        return int((np.bincount(self.labels, minlength=1)[self.labels] > 1).sum())
+def with_intervals(
+    scores: Scores, *, repeats: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """All figures, with 95 % intervals and the number of images behind them.
 
-    def retrieval_figures(
-        self, chosen: NDArray[np.bool_] | None = None
-    ) -> dict[str, float]:
-        """Mean retrieval scores among the `chosen` images; all of them by default."""
-        if self.near is None:
-            return {}
-        scores = scores_within(self.near, self.labels, chosen)
-        known = {name: values[~np.isnan(values)] for name, values in scores.items()}
-        return {
-            name: float(values.mean()) if len(values) else float("nan")
-            for name, values in known.items()
+    Shares of images (top-1, top-5) have Wilson's interval. Means over classes and the
+    negative log-likelihood are bootstrapped: the images are drawn with replacement
+    `repeats` times, and the interval holds the middle 95 % of a figure's values. Where
+    fewer than 10 images are wrong (or right), the samples hardly differ, and a mean of
+    shares has at least the interval of one share, see `_effective`. The calibration
+    error, which a bootstrap overstates, and the retrieval figures, whose gallery a
+    bootstrap repeats, have no interval. `benchmarks/interval_coverage.py` measures how
+    often the intervals hold the truth.
+
+    Args:
+        scores: What the figures need of each image.
+        repeats: Bootstrap samples; 0 leaves the intervals of shares only. Default 1000.
+        seed: Of the samples.
+
+    Returns:
+        `{name: {"value", "low", "high", "images"}}`; `value` is `None` for a figure
+        that is not defined, `low` and `high` are `None` where there is no interval.
+    """
+    rng = np.random.default_rng(seed)
+    n, values = len(scores.labels), scores.figures()
+    ends: dict[str, tuple[float, float]] = {}
+    right = int((scores.rank == 0).sum())
+    if n > 1 and repeats:
+        drawn = [scores.figures(rng.integers(0, n, n)) for _ in range(repeats)]
+        for name, value in values.items():
+            low, high = np.percentile([one[name] for one in drawn], (2.5, 97.5))
+            if min(right, n - right) < _FEW and name in _MEANS_OF_SHARES:
+                least = _of_share(value, _effective(scores.labels))
+                low, high = min(low, least[0]), max(high, least[1])
+            ends[name] = (float(low), float(high))
+    for name, k in (("top1", 1), ("top5", 5)):
+        if name in values:
+            ends[name] = wilson(int((scores.rank < k).sum()), n)
+    result = {
+        name: _figure(value, n, *ends.get(name, (None, None)))
+        for name, value in (values | {"ece": scores.ece}).items()
+    }
+    for name, each in scores.retrieval.items():
+        known = each[~np.isnan(each)]
+        value = float(known.mean()) if len(known) else np.nan
+        result[name] = _figure(value, len(known))
+    return result
+
+
+def _figure(
+    value: float, images: int, low: float | None = None, high: float | None = None
+) -> dict[str, Any]:
+    if not np.isfinite(value):
+        return {"value": None, "low": None, "high": None, "images": images}
+    # Images that are all alike differ in no sample, which says nothing about others.
+    if low is None or high is None or not low < high:
+        low = high = None
+    return {"value": value, "low": low, "high": high, "images": images}
+
+
+def _effective(labels: NDArray[np.int64]) -> int:
+    """Images in a share that is as unsure as the mean of the classes' shares.
+
+    With n_c images in class c of C, the mean of shares near p has the variance
+    `p (1 - p) sum_c(1 / n_c) / C^2`; the share of m images has `p (1 - p) / m`.
+    """
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    return int(len(counts) ** 2 / np.sum(1 / counts))
+
+
+def _of_share(value: float, images: int) -> tuple[float, float]:
+    """Wilson's interval of a value between the shares that so many images can have."""
+    hits = value * images
+    return wilson(int(hits), images)[0], wilson(ceil(hits - 1e-9), images)[1]
+
+
+def class_rows(scores: Scores, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The figures of every class that has images, and 95 % intervals of three."""
+    table = class_scores(scores.labels, scores.predicted, scores.classes)
+    images, predicted, hits = table["images"], table["predicted"], table["hits"]
+    # F1 = 2 J / (1 + J), where J is a share: of the images that are of the class or
+    # called so, those that are both.
+    low, high = share_interval(hits, images + predicted - hits)
+    ends = {
+        "precision": share_interval(hits, predicted),
+        "recall": share_interval(hits, images),
+        "f1": (2 * low / (1 + low), 2 * high / (1 + high)),
+    }
+    return [
+        {
+            "class": class_names[c],
+            "images": int(images[c]),
+            "predicted": int(predicted[c]),
+            "accuracy": float(table["recall"][c]),
+            **{name: float(table[name][c]) for name in ends},
+            "intervals": {
+                name: [float(low[c]), float(high[c])]
+                for name, (low, high) in ends.items()
+            },
         }
+        for c in np.flatnonzero(images).tolist()
+    ]
 
 
 def retrieval_scores(
@@ -168,20 +248,25 @@ def retrieval_scores(
     >>> scores["recall@1"]
     array([1., 1., 1., 1.])
     """
-    return scores_within(neighbours(features, labels), np.asarray(labels))
+    truth = np.asarray(labels)
+    others = np.bincount(truth, minlength=1)[truth] - 1
+    depth = min(len(truth) - 1, max(5, int(others.max(initial=0))))
+    hits = truth[_neighbours(features, depth)] == truth[:, None]
+    places = np.arange(1, hits.shape[1] + 1)
+    within = hits & (places <= others[:, None])
+    precision = np.cumsum(within, axis=1) / places
+    found = {
+        "recall@1": hits[:, :1].any(axis=1),
+        "recall@5": hits[:, :5].any(axis=1),
+        "map@r": (precision * within).sum(axis=1) / np.maximum(others, 1),
+    }
+    return {name: np.where(others > 0, one, np.nan) for name, one in found.items()}
 
 
-def neighbours(features: ArrayLike, labels: ArrayLike) -> NDArray[np.int32]:
-    """The nearest other images of each image, nearest first.
-
-    Returns:
-        `[n, K]`, with K a little more than the size of the largest class, so that
-        there are enough of them among some of the images, too.
-    """
+def _neighbours(features: ArrayLike, depth: int) -> NDArray[np.int32]:
+    """The `depth` nearest other images of each image, nearest first, `[n, depth]`."""
     x = np.asarray(features, np.float32)
     n = len(x)
-    largest = int(np.bincount(labels).max()) if n else 0
-    depth = min(n - 1, max(10, largest + largest // 4) + 10)
     if depth < 1:
         return np.zeros((n, 0), np.int32)
     # Distances do not change when everything moves; near the origin they round less.
@@ -196,44 +281,4 @@ def neighbours(features: ArrayLike, labels: ArrayLike) -> NDArray[np.int32]:
         near = np.argpartition(distances, depth - 1, axis=1)[:, :depth]
         order = np.argsort(np.take_along_axis(distances, near, 1), 1, kind="stable")
         result[rows] = np.take_along_axis(near, order, 1)
-    return result
-
-
-def scores_within(
-    near: NDArray[np.int32],
-    labels: NDArray[np.int64],
-    chosen: NDArray[np.bool_] | None = None,
-) -> dict[str, NDArray[np.float64]]:
-    """Scores of each image as `retrieval_scores`, perhaps among some of the images.
-
-    Args:
-        near: Of `neighbours`.
-        labels: `[n]` classes.
-        chosen: `[n]`, the images that are query and gallery. Default: all.
-
-    Returns:
-        One array for each of `RETRIEVAL`, over the chosen images.
-    """
-    rows = np.arange(len(labels)) if chosen is None else np.flatnonzero(chosen)
-    others = np.bincount(labels[rows], minlength=1)[labels[rows]] - 1
-    result = {name: np.full(len(rows), np.nan) for name in RETRIEVAL}
-    if not near.shape[1] or not (others > 0).any():
-        return result
-    hits = labels[near[rows]] == labels[rows, None]
-    if chosen is None:
-        places = np.broadcast_to(np.arange(1, near.shape[1] + 1), hits.shape)
-    else:
-        there = chosen[near[rows]]
-        hits &= there
-        places = np.cumsum(there, axis=1)
-    within = hits & (places <= others[:, None])
-    precision = np.cumsum(within, axis=1) / np.maximum(places, 1)
-    average = (precision * within).sum(axis=1) / np.maximum(others, 1)
-    known = others > 0
-    for name, value in (
-        ("recall@1", (hits & (places <= 1)).any(axis=1)),
-        ("recall@5", (hits & (places <= 5)).any(axis=1)),
-        ("map@r", average),
-    ):
-        result[name][known] = value[known]
     return result

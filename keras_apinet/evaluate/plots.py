@@ -1,33 +1,32 @@
-"""The report's plots, as SVG that takes its colours from the page."""
+"""The report's plots, as SVG for light and dark pages."""
 
+import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Colours that a plot is drawn with, and what the page makes of them.
-_INK, _ACCENT, _WARM, _SOFT = "#010203", "#010204", "#010205", "#010206"
-_THEMED = {
-    _INK: "currentColor",
-    _ACCENT: "var(--accent)",
-    _WARM: "var(--warm)",
-    _SOFT: "var(--bar)",
-}
+from keras_apinet.errors import APINetError
+
+# Seen on light and dark pages alike; text is black here, which Matplotlib leaves out of
+# the SVG, so that the page's style sheet colours it.
+_GREY, _ACCENT, _WARM, _SOFT = "#808894", "#3f87dd", "#d97000", "#80889450"
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
+    "axes.edgecolor": _GREY,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": _GREY,
+    "xtick.labelcolor": "black",
+    "ytick.color": _GREY,
+    "ytick.labelcolor": "black",
     "axes.facecolor": "none",
     "figure.facecolor": "none",
     "legend.frameon": False,
@@ -56,8 +55,6 @@ def _svg(size: tuple[float, float], draw: Callable[[Any], None], salt: str) -> s
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{salt}-", text)
-    for drawn, themed in _THEMED.items():
-        text = text.replace(drawn, themed)
     return text.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
 
 
@@ -122,7 +119,7 @@ def reliability_diagram(
             used = table["images"] > 0
             accuracy, sure = table["accuracy"][used], table["confidence"][used]
             axis.bar(middles[used], accuracy, width, color=_SOFT, label="accuracy")
-            axis.plot([0, 1], [0, 1], ":", color=_INK, linewidth=1)
+            axis.plot([0, 1], [0, 1], ":", color=_GREY, linewidth=1)
             axis.plot(
                 sure, accuracy, "o-", color=_ACCENT, markersize=4, label="confidence"
             )
@@ -190,8 +187,6 @@ def feature_map(
             (correct, _ACCENT, "right"),
             (~correct, _WARM, "wrong"),
         ):
-            if options["rasterized"]:  # a picture cannot follow the page's colours
-                colour = {"right": "#4a90e2", "wrong": "#e07b00"}[label]
             axis.scatter(*places[chosen].T, 12, color=colour, label=label, **options)
         for i, picture in thumbnails:
             box = AnnotationBbox(
@@ -209,3 +204,93 @@ def feature_map(
 def short(name: str, length: int = 30) -> str:
     """A name that fits a plot."""
     return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def look_alike_order(
+    labels: NDArray[np.int64], logits: NDArray[np.float32], features: NDArray[Any]
+) -> NDArray[np.int64]:
+    """An order of the classes in which look-alikes stand together.
+
+    Classes are clustered (average linkage, optimal leaf order) by how often they are
+    taken for each other and by the cosine between the means of their features; classes
+    without images go last.
+
+    Args:
+        labels: `[n]` true classes.
+        logits: `[n, C]`.
+        features: `[n, D]`.
+
+    Returns:
+        A permutation of the C classes.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.special import softmax
+
+    classes = logits.shape[1]
+    support = np.bincount(labels, minlength=classes)
+    present = np.flatnonzero(support)
+    absent = np.flatnonzero(support == 0)
+    if len(present) < 3:
+        return np.concatenate([present, absent])
+    one_hot = np.zeros((len(labels), classes))
+    one_hot[np.arange(len(labels)), labels] = 1 / support[labels]
+    mean_p = one_hot.T @ softmax(logits, axis=1)
+    centres = one_hot.T[present] @ (features - features.mean(axis=0))
+    lengths = np.linalg.norm(centres, axis=1, keepdims=True)
+    centres = centres / np.maximum(lengths, 1e-12)
+    taken = mean_p[np.ix_(present, present)]
+    alike = (taken + taken.T) / 2 + (1 + centres @ centres.T) / 2
+    distances = np.maximum(alike.max() - alike, 0)
+    upper = distances[np.triu_indices(len(present), 1)]
+    tree = linkage(upper, "average", optimal_ordering=len(present) <= 600)
+    return np.concatenate([present[leaves_list(tree)], absent])
+
+
+def projection(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Features `[n, D]` on their two principal components, `[n, 2]`."""
+    x = features.astype(np.float64) - features.mean(axis=0)
+    _, axes = np.linalg.eigh(x.T @ x)
+    places = np.zeros((len(x), 2))
+    found = x @ axes[:, ::-1][:, :2]
+    places[:, : found.shape[1]] = found
+    return places
+
+
+def spread(places: NDArray[np.float64], cells: int = 13) -> list[int]:
+    """One point of each used cell of a grid over the map: images do not overlap."""
+    low, extent = places.min(axis=0), np.ptp(places, axis=0)
+    grid = (places - low) / np.maximum(extent, 1e-9) * (cells - 1e-6)
+    cell = grid.astype(int)
+    distance = np.abs(grid - cell - 0.5).max(axis=1)
+    best: dict[tuple[int, ...], int] = {}
+    for i in np.argsort(distance, kind="stable").tolist():
+        best.setdefault(tuple(cell[i].tolist()), i)
+    return sorted(best.values())
+
+
+def square(photo: ArrayLike, side: int) -> NDArray[np.uint8]:
+    """A whole photo in a square of `side` px, on grey."""
+    from PIL import Image
+
+    picture = Image.fromarray(np.asarray(photo, np.uint8))
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    board = Image.new("RGB", (side, side), (128, 128, 128))
+    board.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return np.asarray(board)
+
+
+def read_log(path: Path) -> dict[str, list[float]]:
+    """The columns of a training log; nothing if there is no line in it."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not rows:
+            return {}
+        return {key: [float(row[key] or "nan") for row in rows] for key in rows[0]}
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise APINetError(
+            f"The training log {str(path)!r} cannot be read ({error}); remove it, or "
+            "the lines that are damaged."
+        ) from error

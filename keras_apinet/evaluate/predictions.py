@@ -1,18 +1,19 @@
 """One pass of a model over a split: logits and features of every image, in order."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.calibration import log_softmax
+from keras_apinet.runs import Run
 
 if TYPE_CHECKING:
-    from keras_apinet.data import ReadingReport, Split
+    from keras_apinet.data import ImageData, ReadingReport, Split
     from keras_apinet.model.apinet import APINet
 
 TTA = ("flip", "five_crop")
@@ -42,7 +43,7 @@ class Predictions:
 
     def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
         """`[n, C]`, each row adding up to 1."""
-        return np.exp(log_softmax(self.logits / temperature))
+        return np.asarray(softmax(self.logits.astype(np.float64) / temperature, axis=1))
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -53,16 +54,6 @@ class Predictions:
     def wrong(self) -> NDArray[np.bool_]:
         """`[n]`, whether that is not the true class."""
         return np.not_equal(self.predicted, self.labels)
-
-
-def outputs_model(model: "APINet") -> Any:
-    """A plain Keras model from pixels to `[features, logits]`, sharing all weights."""
-    import keras
-
-    extractor = model.feature_model()
-    return keras.Model(
-        extractor.input, [extractor.output, model.classifier(extractor.output)]
-    )
 
 
 def predict_split(
@@ -125,19 +116,22 @@ def predict_split(
 
 
 def _collect(
-    model: "APINet", images: Any, split: "Split", report: Any = None
+    model: "APINet", images: Any, split: "Split", report: "ReadingReport"
 ) -> Predictions:
     """What the model says about batches of images; Keras keeps none of the pixels."""
+    import keras
+
+    extractor = model.feature_model()
+    outputs = keras.Model(
+        extractor.input, [extractor.output, model.classifier(extractor.output)]
+    )
     with warnings.catch_warnings():
         # Where photos may be unreadable, the number of batches is known at the end.
         warnings.filterwarnings("ignore", "Your input ran out of data")
-        features, logits = outputs_model(model).predict(images, verbose=0)
-    failed = {} if report is None else dict(report.failed)
-    positions = np.arange(len(split))
-    if failed:
-        positions = np.array(
-            [i for i in range(len(split)) if split.reference(i) not in failed]
-        )
+        features, logits = outputs.predict(images, verbose=0)
+    failed = dict(report.failed)
+    read = [i for i in range(len(split)) if split.reference(i) not in failed]
+    positions = np.array(read, np.int64)
     result = Predictions(
         np.asarray(split.labels[positions], np.int64),
         np.asarray(logits, np.float32),
@@ -156,14 +150,10 @@ def _collect(
 
 def _mean_over_views(seen: Predictions, views: int) -> Predictions:
     """Averages probabilities and features over consecutive views of each image."""
-    log_p = log_softmax(seen.logits).reshape(-1, views, seen.logits.shape[1])
-    mean = np.log(np.maximum(np.exp(log_p).mean(axis=1), 1e-30))
+    each = seen.probabilities().reshape(-1, views, seen.logits.shape[1])
+    mean = np.log(np.maximum(each.mean(axis=1), 1e-30))
     features = seen.features.reshape(-1, views, seen.features.shape[1]).mean(axis=1)
-    return replace(
-        seen,
-        logits=mean.astype(np.float32),
-        features=features,
-    )
+    return replace(seen, logits=mean.astype(np.float32), features=features)
 
 
 def _with_mirrored(images: Any) -> Any:
@@ -240,3 +230,70 @@ def five_crop(
         sized = tf.image.resize(crops, [image_size, image_size], antialias=True)
         rounded = np.clip(np.rint(sized.numpy()), 0, 255)
     return np.asarray(rounded, np.uint8)
+
+
+def known_images(
+    images: "ImageData",
+    split: str,
+    class_names: Sequence[str],
+    ignore_unknown: bool = False,
+) -> "Split":
+    """A split with labels that are positions in the model's classes, matched by name.
+
+    Args:
+        images: The data set.
+        split: Its split.
+        class_names: The model's classes.
+        ignore_unknown: Leave images of other classes out.
+
+    Raises:
+        APINetError: If the split is missing or has no labels, or there are classes
+            that the model does not know.
+    """
+    if split not in images.splits:
+        raise APINetError(
+            f"The data set {images.name!r} has no split {split!r}; it has "
+            f"{', '.join(map(repr, images.splits))}: choose one with --split."
+        )
+    part = images.splits[split]
+    if not len(part) or int(part.labels.min()) < 0:
+        raise APINetError(
+            f"The {split!r} split of {images.name!r} has "
+            + ("images without labels" if len(part) else "no images")
+            + ": there is nothing to compare the predictions with."
+        )
+    places = {name: i for i, name in enumerate(class_names)}
+    target = np.array([places.get(name, -1) for name in images.class_names], np.int32)
+    labels = target[part.labels]
+    strangers = np.unique(part.labels[labels < 0])
+    if len(strangers) and (not ignore_unknown or (labels < 0).all()):
+        names = ", ".join(repr(images.class_names[c][:60]) for c in strangers[:5])
+        raise APINetError(
+            f"The {split!r} split of {images.name!r} has {len(strangers)} classes "
+            "that the model does not know "
+            f"({names}{', ...' if len(strangers) > 5 else ''}); "
+            "give the data it was trained for, or leave these images out with "
+            "--ignore-unknown."
+        )
+    return replace(part, labels=labels).take(np.flatnonzero(labels >= 0))
+
+
+def data_groups(
+    images: "ImageData", class_names: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """The data set's groups in the order of the model's classes."""
+    result = {}
+    for level, names in images.groups.items():
+        group_of = dict(zip(images.class_names, names, strict=True))
+        result[level] = tuple(group_of.get(name, name) for name in class_names)
+    return result
+
+
+def run_options(run: Run, batch_size: int = 64) -> dict[str, Any]:
+    """How the training prepared its photos: arguments of `predict_split`."""
+    return {
+        "image_size": run.image_size,
+        "resize": run.settings.get("resize", "fit"),
+        "box_crop": run.settings.get("box_crop", False),
+        "batch_size": batch_size,
+    }

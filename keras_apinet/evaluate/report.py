@@ -1,30 +1,35 @@
 """`keras-apinet report`: everything about a run on one HTML page."""
 
-import csv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate import plots
-from keras_apinet.evaluate.attribution.channels import evenly
-from keras_apinet.evaluate.attribution.gallery import Gallery
-from keras_apinet.evaluate.attribution.pictures import square
 from keras_apinet.evaluate.calibration import reliability
-from keras_apinet.evaluate.confusions import confusion_matrix, look_alike_order
-from keras_apinet.evaluate.evaluation import Judged, judge
-from keras_apinet.evaluate.measures import calibration_words
-from keras_apinet.evaluate.open_split import known_images, open_data, run_options
-from keras_apinet.evaluate.optional import need, templates
-from keras_apinet.evaluate.predictions import predict_split
+from keras_apinet.evaluate.contrast import contrast, data_uri, with_heat
+from keras_apinet.evaluate.evaluation import Judged, judge, open_data
+from keras_apinet.evaluate.feature_maps import FeatureMaps, evenly
+from keras_apinet.evaluate.measures import calibration_words, confusion_matrix
+from keras_apinet.evaluate.pages import need, templates
+from keras_apinet.evaluate.predictions import (
+    Predictions,
+    known_images,
+    predict_split,
+    run_options,
+)
 from keras_apinet.files.outputs import check_output, write_output
 from keras_apinet.runs import Run
 
 if TYPE_CHECKING:
     from keras_apinet.data import Split
+    from keras_apinet.model.apinet import APINet
 
+_PAIRS, _ERRORS, _NEAREST = 6, 12, 3
 # Training images to look for neighbours in.
 _TRAINING_IMAGES = 4000
 
@@ -126,12 +131,12 @@ def _training_images(run: Run, judged: Judged, data_dir: str | None) -> "Split |
 def _plots(run: Run, judged: Judged) -> dict[str, Any]:
     seen = judged.seen
     names = run.class_names
-    log = read_log(run.folder / "log.csv")
-    order = look_alike_order(seen.labels, seen.logits, seen.features)
+    log = plots.read_log(run.folder / "log.csv")
+    order = plots.look_alike_order(seen.labels, seen.logits, seen.features)
     present = np.bincount(seen.labels, minlength=len(names)) > 0
     predicted = np.bincount(seen.predicted, minlength=len(names)) > 0
     order = order[(present | predicted)[order]]
-    places = projection(seen.features)
+    places = plots.projection(seen.features)
     pair = (seen.labels, seen.logits)
     table = judged.result["per_class"]
     return {
@@ -155,47 +160,140 @@ def _plots(run: Run, judged: Judged) -> dict[str, Any]:
             places,
             ~seen.wrong,
             [
-                (i, square(judged.split.read(int(seen.positions[i])), 56))
-                for i in spread(places)
+                (i, plots.square(judged.split.read(int(seen.positions[i])), 56))
+                for i in plots.spread(places)
             ],
         ),
     }
 
 
-def read_log(path: Path) -> dict[str, list[float]]:
-    """The columns of a training log; nothing if there is no line in it."""
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if not rows:
-            return {}
-        return {key: [float(row[key] or "nan") for row in rows] for key in rows[0]}
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise APINetError(
-            f"The training log {str(path)!r} cannot be read ({error}); remove it, or "
-            "the lines that are damaged."
-        ) from error
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Picks the photos that explain the errors of a model on a split."""
+
+    run: Run
+    model: "APINet"
+    split: "Split"
+    seen: Predictions
+    train: "Split | None"
+    temperature: float
+
+    def _prepared(self, split: "Split", position: int) -> NDArray[np.uint8]:
+        from keras_apinet.data import prepare
+
+        resize = self.run.settings.get("resize", "fit")
+        return prepare(split.read(position), self.run.image_size, resize=resize)
+
+    def _figure(self, picture: NDArray[np.uint8], title: str) -> dict[str, str]:
+        return {"image": data_uri(picture, min(224, len(picture))), "title": title}
+
+    def confused_pairs(self, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """For each pair: an image of one taken for the other, beside a right one."""
+        names, seen = self.run.class_names, self.seen
+        try:
+            feature_maps = FeatureMaps(self.model)
+        except APINetError:  # the features have no places
+            return []
+        gallery = []
+        for pair in pairs[:_PAIRS]:
+            a, b = (names.index(name) for name in pair["classes"])
+            lost = np.flatnonzero((seen.labels == a) & (seen.predicted == b))
+            own = np.flatnonzero(seen.labels == b)
+            right = own[seen.predicted[own] == b]
+            candidates = right if len(right) else own
+            if not len(candidates):
+                continue
+            x = int(surest(seen, self.split, lost)[0])
+            gaps = seen.features[candidates] - seen.features[x]
+            y = int(candidates[(gaps**2).sum(axis=1).argmin()])
+            photos = [
+                self._prepared(self.split, int(seen.positions[i])) for i in (x, y)
+            ]
+            found = contrast(
+                self.model, *photos, classes=(a, b), feature_maps=feature_maps
+            )
+            first, second = pair["classes"]
+            gallery.append(
+                pair
+                | {
+                    "photos": [
+                        self._figure(photos[0], f"{first}, taken for {second}"),
+                        self._figure(
+                            with_heat(photos[0], found.where[0]),
+                            "What decides between the two here",
+                        ),
+                        self._figure(photos[1], f"{second}, close to it"),
+                        self._figure(
+                            with_heat(photos[1], found.where[1]),
+                            "What decides between the two here",
+                        ),
+                    ]
+                }
+            )
+        return gallery
+
+    def worst_errors(self, known: Predictions | None) -> list[dict[str, Any]]:
+        """The surest wrong answers, each with the nearest training images.
+
+        See `surest` for their order.
+        """
+        names, seen = self.run.class_names, self.seen
+        sure = seen.probabilities(self.temperature)
+        wrong = np.flatnonzero(seen.wrong)
+        order = surest(seen, self.split, wrong)[:_ERRORS]
+        result = []
+        for i in order.tolist():
+            guess = int(seen.predicted[i])
+            near: list[dict[str, str]] = []
+            if known is not None and self.train is not None:
+                gaps = ((known.features - seen.features[i]) ** 2).sum(axis=1)
+                near = [
+                    self._figure(
+                        self._prepared(self.train, int(known.positions[j])),
+                        names[int(known.labels[j])],
+                    )
+                    for j in np.argsort(gaps, kind="stable")[:_NEAREST].tolist()
+                ]
+            position = int(seen.positions[i])
+            result.append(
+                {
+                    "true": names[int(seen.labels[i])],
+                    "predicted": names[guess],
+                    "probability": float(sure[i, guess]),
+                    "own": float(sure[i, int(seen.labels[i])]),
+                    "file": _file(self.split, position),
+                    "photo": self._figure(
+                        self._prepared(self.split, position),
+                        names[int(seen.labels[i])],
+                    ),
+                    "nearest": near,
+                }
+            )
+        return result
 
 
-def projection(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Features `[n, D]` on their two principal components, `[n, 2]`."""
-    x = features.astype(np.float64) - features.mean(axis=0)
-    _, axes = np.linalg.eigh(x.T @ x)
-    places = np.zeros((len(x), 2))
-    found = x @ axes[:, ::-1][:, :2]
-    places[:, : found.shape[1]] = found
-    return places
+def surest(
+    seen: Predictions, split: "Split", rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Images in the order of how sure the model is of what it says, the surest first.
+
+    That is the margin of the first class's logit over the second's: probabilities of
+    sure answers are all 1. Of equal margins those come first whose file names have the
+    smaller checksum, so that no class is shown because its files are read first.
+
+    Args:
+        seen: What the model says.
+        split: The images.
+        rows: The rows of `seen` to put in order.
+
+    Returns:
+        `rows`, in order.
+    """
+    second, first = np.sort(seen.logits[rows].astype(np.float64), axis=1)[:, -2:].T
+    files = [_file(split, int(seen.positions[i])) for i in rows]
+    sums = [crc32(file.encode("utf-8", "surrogateescape")) for file in files]
+    return np.asarray(rows[np.lexsort((sums, second - first))])
 
 
-def spread(places: NDArray[np.float64], cells: int = 13) -> list[int]:
-    """One point of each used cell of a grid over the map: images do not overlap."""
-    low, extent = places.min(axis=0), np.ptp(places, axis=0)
-    grid = (places - low) / np.maximum(extent, 1e-9) * (cells - 1e-6)
-    cell = grid.astype(int)
-    distance = np.abs(grid - cell - 0.5).max(axis=1)
-    best: dict[tuple[int, ...], int] = {}
-    for i in np.argsort(distance, kind="stable").tolist():
-        best.setdefault(tuple(cell[i].tolist()), i)
-    return sorted(best.values())
+def _file(split: "Split", position: int) -> str:
+    return "/".join(split.reference(position).split("/")[-2:])

@@ -8,11 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.attribution.channels import channel_patches
-from keras_apinet.evaluate.attribution.contrast import Contrast, contrast
-from keras_apinet.evaluate.attribution.pictures import data_uri, with_heat, with_signs
-from keras_apinet.evaluate.open_split import known_images, open_data, run_options
-from keras_apinet.evaluate.optional import need, templates
+from keras_apinet.evaluate.contrast import (
+    Contrast,
+    contrast,
+    data_uri,
+    with_heat,
+    with_signs,
+)
+from keras_apinet.evaluate.evaluation import open_data
+from keras_apinet.evaluate.feature_maps import channel_patches
+from keras_apinet.evaluate.pages import need, templates
+from keras_apinet.evaluate.predictions import known_images, run_options
 from keras_apinet.files.outputs import (
     check_output,
     picture_bytes,
@@ -20,7 +26,7 @@ from keras_apinet.files.outputs import (
     write_output,
 )
 from keras_apinet.runs import Run
-from keras_apinet.shares import probability as as_shown
+from keras_apinet.shares import probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +57,23 @@ class Comparison:
             (f"speak for {a}", for_a),
             (f"speak for {b}", for_b),
             ("speak for both", self.contrast.shared.tolist()),
+        ]
+
+    def scores(self, i: int) -> list[tuple[str, float]]:
+        """Names and probabilities of the two classes, for one of the photos."""
+        found = self.contrast.probabilities[i, list(self.contrast.classes)]
+        return list(zip(self.class_names, found.tolist(), strict=True))
+
+    def maps(self, i: int) -> list[tuple[NDArray[np.uint8], str]]:
+        """Pictures of one of the photos, and what they show."""
+        found, image = self.contrast, self.contrast.images[i]
+        own, other = self.class_names[i], self.class_names[1 - i]
+        return [
+            (image, "The photo as the model sees it"),
+            (with_heat(image, found.where[i]), "What tells them apart"),
+            (with_signs(image, found.own[i]), f"For and against {own}"),
+            (with_signs(image, found.other[i]), f"For and against {other}"),
+            (with_signs(image, found.difference[i]), f"{own} rather than {other}"),
         ]
 
 
@@ -155,61 +178,32 @@ def save(comparison: Comparison, path: str | Path, *, force: bool = False) -> Pa
 
 def page(comparison: Comparison) -> str:
     """The comparison as one HTML page that needs no other file."""
-    found = comparison.contrast
-    sides = []
-    for i, j in ((0, 1), (1, 0)):
-        image = found.images[i]
-        own, other = comparison.class_names[i], comparison.class_names[j]
-        photo = comparison.photos[i]
-        sides.append(
-            {
-                "photo": photo,
-                "class": own,
-                "taken_for": comparison.taken_for[i],
-                "scores": _scores(comparison, i),
-                "maps": [
-                    (data_uri(picture, 320), title, f"{title}: {photo}")
-                    for picture, title in (
-                        (image, "The photo as the model sees it"),
-                        (with_heat(image, found.where[i]), "What tells them apart"),
-                        (with_signs(image, found.own[i]), f"For and against {own}"),
-                        (with_signs(image, found.other[i]), f"For and against {other}"),
-                        (
-                            with_signs(image, found.difference[i]),
-                            f"{own} rather than {other}",
-                        ),
-                    )
-                ],
-            }
-        )
+    sides = [
+        {
+            "photo": comparison.photos[i],
+            "taken_for": comparison.taken_for[i],
+            "scores": comparison.scores(i),
+            "maps": [
+                (data_uri(picture, 320), title, f"{title}: {comparison.photos[i]}")
+                for picture, title in comparison.maps(i)
+            ],
+        }
+        for i in (0, 1)
+    ]
     rows = [
         (
             title,
             [
-                (
-                    channel,
-                    [data_uri(p, 96) for p in comparison.patches.get(channel, [])],
-                )
-                for channel in channels
+                (c, [data_uri(p, 96) for p in comparison.patches.get(c, [])])
+                for c in channels
             ],
         )
         for title, channels in comparison.channel_rows
     ]
+    template = templates().get_template("comparison.html")
     return str(
-        templates()
-        .get_template("comparison.html")
-        .render(names=comparison.class_names, sides=sides, channel_rows=rows)
+        template.render(names=comparison.class_names, sides=sides, channel_rows=rows)
     )
-
-
-def _scores(comparison: Comparison, i: int) -> list[tuple[str, float]]:
-    probabilities = comparison.contrast.probabilities[i]
-    return [
-        (name, float(probabilities[c]))
-        for name, c in zip(
-            comparison.class_names, comparison.contrast.classes, strict=True
-        )
-    ]
 
 
 def _figure(comparison: Comparison) -> Any:
@@ -217,57 +211,40 @@ def _figure(comparison: Comparison) -> Any:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    found, names = comparison.contrast, [_short(n) for n in comparison.class_names]
-    with_patches = bool(comparison.patches)
+    rows = 2 if comparison.patches else 1
     with mpl.rc_context({"text.parse_math": False, "font.size": 9}):
-        figure = Figure(
-            figsize=(13, 8.6 if with_patches else 5.6), layout="constrained"
-        )
+        figure = Figure(figsize=(13, (5.6, 8.6)[rows - 1]), layout="constrained")
         upper, *lower = figure.subfigures(
-            2 if with_patches else 1,
-            1,
-            height_ratios=[5.4, 3.1] if with_patches else [1],
-            squeeze=False,
+            rows, 1, height_ratios=[5.4, 3.1][:rows], squeeze=False
         )[:, 0]
-        upper.suptitle(f"What tells {names[0]} from {names[1]}", fontsize=14)
+        names = [_short(name) for name in comparison.class_names]
+        upper.suptitle(
+            f"What tells {names[0]} from {names[1]}\n"
+            "(ring: peak; orange places speak for a class, blue ones against it)",
+            fontsize=12,
+        )
         grid = upper.subplots(2, 6, width_ratios=[1, 1, 1, 1, 1, 0.9])
         for i, axes in enumerate(grid):
-            image, own, other = found.images[i], names[i], names[1 - i]
-            name, sure = comparison.taken_for[i]
-            pictures = (
-                (
-                    image,
-                    f"{_short(comparison.photos[i])}\n{_short(name)} {as_shown(sure)}",
-                ),
-                (
-                    with_heat(image, found.where[i]),
-                    "what tells them apart\n(ring: peak)",
-                ),
-                (with_signs(image, found.own[i]), f"orange for, blue against\n{own}"),
-                (
-                    with_signs(image, found.other[i]),
-                    f"orange for, blue against\n{other}",
-                ),
-                (with_signs(image, found.difference[i]), f"{own}\nrather than {other}"),
-            )
-            for axis, (picture, title) in zip(axes, pictures, strict=False):
+            for axis, (picture, title) in zip(axes, comparison.maps(i), strict=False):
                 axis.imshow(picture)
-                axis.set_title(title, fontsize=9)
+                axis.set_title(_wrapped(title), fontsize=9)
+            name, sure = comparison.taken_for[i]
+            photo = _short(comparison.photos[i])
+            axes[0].set_title(
+                f"{photo}\n{_short(name)} {probability(sure)}", fontsize=9
+            )
+            for y, (label, value), colour in zip(
+                (1, 0), comparison.scores(i), ("#e07b00", "#2f6fd6"), strict=True
+            ):
+                axes[-1].barh(y, value, color=colour, height=0.5)
+                text = f"{_short(label, 18)} {probability(value)}"
+                axes[-1].text(0, y + 0.3, text, va="bottom")
+            axes[-1].set(xlim=(0, 1), ylim=(-0.5, 1.8), title="probability")
+            for axis in axes:
                 axis.axis("off")
-            _bars(axes[-1], _scores(comparison, i))
-        if with_patches:
+        if lower:
             _patch_rows(lower[0], comparison)
     return figure
-
-
-def _bars(axis: Any, scores: list[tuple[str, float]]) -> None:
-    labels = [_short(name, 18) for name, _ in scores]
-    values = [value for _, value in scores]
-    axis.barh([1, 0], values, color=["#e07b00", "#2f6fd6"], height=0.5)
-    for y, label, value in zip((1, 0), labels, values, strict=True):
-        axis.text(0, y + 0.3, f"{label} {as_shown(value)}", va="bottom")
-    axis.set(xlim=(0, 1), ylim=(-0.5, 1.8), title="probability")
-    axis.axis("off")
 
 
 def _patch_rows(figure: Any, comparison: Comparison) -> None:

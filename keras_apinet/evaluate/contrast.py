@@ -1,5 +1,7 @@
 """Contrast maps: which places of two photos tell their two classes apart."""
 
+import base64
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -7,11 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.attribution.feature_maps import FeatureMaps, fused
 from keras_apinet.evaluate.calibration import log_softmax
+from keras_apinet.evaluate.feature_maps import FeatureMaps, fused
 
 if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
+
+
+# From no evidence to the peak; told apart in grey and by colour-blind readers.
+_HEAT = np.array([[60, 10, 90], [190, 40, 100], [250, 140, 20], [255, 240, 130]], float)
+_FOR, _AGAINST = np.array([255, 150, 20.0]), np.array([40, 120, 255.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,3 +222,65 @@ def _array(x: object) -> NDArray[np.float32]:
     from keras import ops
 
     return np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), np.float32)
+
+
+def with_heat(
+    image: ArrayLike, where: ArrayLike, mark: bool = True
+) -> NDArray[np.uint8]:
+    """A photo with a map of 0..1 over it.
+
+    Args:
+        image: `[S, S, 3]`, 0..255.
+        where: `[S, S]` in 0..1.
+        mark: Whether to ring the peak.
+
+    Returns:
+        uint8 `[S, S, 3]`.
+    """
+    photo, values = np.asarray(image, np.float64), np.asarray(where, np.float64)
+    place = np.clip(values, 0, 1) * (len(_HEAT) - 1)
+    low = np.minimum(place.astype(int), len(_HEAT) - 2)
+    part = (place - low)[..., None]
+    colours = _HEAT[low] * (1 - part) + _HEAT[low + 1] * part
+    opacity = 0.9 * np.clip(values, 0, 1)[..., None] ** 1.3
+    result = _faded(photo) * (1 - opacity) + colours * opacity
+    if mark and values.max() > 0:
+        y, x = np.unravel_index(values.argmax(), values.shape)
+        rows, columns = np.indices(values.shape)
+        radius, width = 0.07 * len(values), max(1.0, 0.008 * len(values))
+        distance = np.abs(np.hypot(rows - y, columns - x) - radius)
+        result[distance <= 2 * width] = 0
+        result[distance <= width] = 255
+    return np.asarray(result, np.uint8)
+
+
+def with_signs(image: ArrayLike, values: ArrayLike) -> NDArray[np.uint8]:
+    """A photo with a map of -1..1 over it: orange speaks for, blue against."""
+    signed = np.asarray(values, np.float64)[..., None]
+    opacity = 0.85 * np.clip(np.abs(signed), 0, 1) ** 0.8
+    colours = np.where(signed > 0, _FOR, _AGAINST)
+    faded = _faded(np.asarray(image, np.float64))
+    return np.asarray(faded * (1 - opacity) + colours * opacity, np.uint8)
+
+
+def _faded(photo: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Grey, so that only the map is colourful."""
+    return np.broadcast_to(photo.mean(axis=-1, keepdims=True), photo.shape)
+
+
+def data_uri(image: ArrayLike, side: int | None = None, quality: int = 82) -> str:
+    """A picture as a `data:` address, JPEG.
+
+    Args:
+        image: uint8 `[h, w, 3]`.
+        side: Resize to this height and width, px. Default: as it is.
+        quality: Of the JPEG, 1..95. Default 82.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(np.asarray(image, np.uint8))
+    if side:
+        picture = picture.resize((side, side), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,1 +1,0 @@
-"""Which places and channels of the features decide between two classes."""
