@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
+from keras_apinet.cli.compare_runs import VERSUS
 from keras_apinet.cli.startup import close_output, open_streams, start_backend
 from keras_apinet.errors import APINetError, did_you_mean, printable, reason
 from keras_apinet.files.bounds import shown
@@ -30,6 +31,7 @@ COMMANDS = (
     "predict",
     "export",
     "compare",
+    "compare-runs",
     "report",
     "card",
     "data",
@@ -59,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = importlib.import_module(f"keras_apinet.cli.{name}")
+        module = importlib.import_module(f"keras_apinet.cli.{name.replace('-', '_')}")
         # Options that are told their nearest must not be guessed from a beginning.
         command = commands.add_parser(
             name, help=module.HELP, description=module.HELP, allow_abbrev=False
@@ -75,7 +77,10 @@ def parser() -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments; an unknown one ends it with exit code 2 and the nearest known."""
     root = parser()
-    args, unknown = root.parse_known_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["compare-runs"]:
+        given = [VERSUS if argument == "--" else argument for argument in given]
+    args, unknown = root.parse_known_args(given)
     if unknown:
         old = unknown[0].split("=")[0].removeprefix("--").replace("-", "_")
         if args.command == "train" and old in NEW_NAMES:
