@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import BACKEND
 from keras import ops
-from reference import interact, mine, pairwise_loss, softmax
+from reference import interact, mine, pairwise_loss
 
 import keras_apinet
 from keras_apinet import APINet, APINetError
@@ -68,51 +68,6 @@ def test_training_loss_equals_the_paper(rng):
     assert logs["valid_pairs"] == [1.0]
     top = as_numpy(model.predict(images, verbose=0)).argmax(-1)
     assert logs["accuracy"] == [pytest.approx((top == labels).mean())]
-
-
-@pytest.mark.parametrize("form", ["integers", "one-hot"])
-def test_single_images_are_weighed_beside_the_pairs(rng, form):
-    images, labels = batch(rng)
-    model = small_model(single_image_weight=0.3)
-    assert APINet.from_config(model.get_config()).single_image_weight == 0.3
-    model.compile(keras.optimizers.SGD(0.0), PairwiseLoss(label_smoothing=0.2))
-    given = labels if form == "integers" else np.eye(3, dtype="float32")[labels]
-    fitted = lambda **w: model.fit(  # noqa: E731
-        images, given, batch_size=8, verbose=0, **w
-    ).history["loss"][0]
-    total = fitted()
-    model.single_image_weight = 0.0
-    model.compile(keras.optimizers.SGD(0.0), PairwiseLoss(label_smoothing=0.2))
-    pairs = fitted()
-    p = np.array([softmax(z) for z in model.predict(images, verbose=0)])
-    true = np.log(p[np.arange(8), labels])
-    each = -(0.8 * true + 0.2 * np.log(p).mean(axis=1))
-    assert total == pytest.approx(pairs + 0.3 * each.mean(), abs=1e-5)
-    assert paper_loss(model, images, labels)[0] > 0  # there are pairs
-
-    # Keras divides by the number of images; one image's weight is all there is.
-    model.single_image_weight = 0.3
-    model.compile(keras.optimizers.SGD(0.0), PairwiseLoss(label_smoothing=0.2))
-    weights = 8 * np.eye(8, dtype="float32")[2]
-    weighed = fitted(sample_weight=weights)
-    model.single_image_weight = 0.0
-    model.compile(keras.optimizers.SGD(0.0), PairwiseLoss(label_smoothing=0.2))
-    plain = fitted(sample_weight=weights)
-    assert weighed - plain == pytest.approx(0.3 * each[2], abs=1e-4)
-
-
-def test_single_images_teach_without_a_pair(rng):
-    """One image has no pair: only its own loss changes the weights."""
-    images, _ = batch(rng, 1)
-    changed = []
-    for weight in (0.0, 1.0):
-        model = small_model(single_image_weight=weight)
-        model.compile(keras.optimizers.SGD(0.1))
-        before = as_numpy(model.classifier.kernel)
-        with pytest.warns(UserWarning, match="balanced_batches"):
-            model.fit(images, np.array([1]), verbose=0)
-        changed.append(bool((as_numpy(model.classifier.kernel) != before).any()))
-    assert changed == [False, True]
 
 
 def test_only_existing_pairs_count(rng):

@@ -56,9 +56,6 @@ class APINet(BackboneModel, PairwiseTraining):
         mutual_units: Width of the mutual MLP. Default 512.
         dropout_rate: Dropout inside the mutual MLP and before the classifier.
             Default 0.5.
-        single_image_weight: Weight of the cross-entropy of single images, which is
-            added to the loss of the pairs: training then also sees what a test sees,
-            features without gates. Default 0, as in the paper.
         freeze_fraction: Share of the backbone's layers, from the images on, that stay
             unchanged: they get no gradient and their batch-norm keeps its statistics.
             The cut is at the last place up to there that everything flows through.
@@ -87,7 +84,7 @@ class APINet(BackboneModel, PairwiseTraining):
         dictionary: `logits` `[N, C]`, `pair_logits` `[4N, 2, C]` (first images of all
         pairs, then second images; self, other), for each of its rows `images` (row of
         the batch, from N on of the memory) and `valid`, and the `labels` of batch and
-        memory; with `single_image_weight` also `single_logits` `[N, C]`, with dropout.
+        memory.
 
     Raises:
         APINetError: For settings or inputs that do not fit, naming the value.
@@ -118,7 +115,6 @@ class APINet(BackboneModel, PairwiseTraining):
         memory_size: int = 0,
         mutual_units: int = 512,
         dropout_rate: float = 0.5,
-        single_image_weight: float = 0.0,
         freeze_fraction: float = 0.0,
         batch_norm: str = "train",
         batch_norm_momentum: float | None = 0.9,
@@ -129,18 +125,13 @@ class APINet(BackboneModel, PairwiseTraining):
         super().__init__(**kwargs)
         _check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
         _check_choice("pooling", pooling, POOLINGS)
-        for name, value, least in (
-            ("num_classes", num_classes, 2),
-            ("memory_size", memory_size, 0),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise APINetError(
-                    f"{name}={value!r} must be a whole number of at least {least}."
-                )
-        if not 0 <= single_image_weight < float("inf"):
+        if not isinstance(num_classes, int) or num_classes < 2:
             raise APINetError(
-                f"single_image_weight={single_image_weight!r} must be at least 0 and "
-                "finite."
+                f"num_classes={num_classes!r} must be a whole number of at least 2."
+            )
+        if not isinstance(memory_size, int) or memory_size < 0:
+            raise APINetError(
+                f"memory_size={memory_size!r} must be a whole number of at least 0."
             )
         if class_names is not None and len(class_names) != num_classes:
             raise APINetError(
@@ -153,12 +144,12 @@ class APINet(BackboneModel, PairwiseTraining):
         self.num_classes = num_classes
         self.scaling = scaling
         self.pooling = pooling
-        self.single_image_weight = single_image_weight
         self.freeze_fraction = freeze_fraction
         # The layers are the backbone's; Keras would count them twice if it saw these.
         self._halves = split(backbone, freeze_fraction) if freeze_fraction else None
         self._freeze()
-        self.batch_norm, self.batch_norm_momentum = batch_norm, batch_norm_momentum
+        self.batch_norm = batch_norm
+        self.batch_norm_momentum = batch_norm_momentum
         if batch_norm == "train" and batch_norm_momentum is not None:
             set_momentum(backbone, batch_norm_momentum)
         self.class_names = None if class_names is None else list(class_names)
@@ -177,7 +168,8 @@ class APINet(BackboneModel, PairwiseTraining):
         self.classifier = keras.layers.Dense(
             num_classes, dtype="float32", name="classifier"
         )
-        # A sublayer left unbuilt would reload with wrong weights, and no error.
+        # Everything is built at once: a sublayer left unbuilt would reload with wrong
+        # weights and no error.
         self.build(backbone.input_shape)
 
     def build(self, input_shape: Shape) -> None:
@@ -208,10 +200,7 @@ class APINet(BackboneModel, PairwiseTraining):
         labels = whole_batch(ops.convert_to_tensor(labels))
         recent = None if self.memory is None else self.memory.recent()
         anchors, partners, valid = self.miner(features, labels, memory=recent)
-        single = {"logits": self.classifier(ops.stop_gradient(features))}
-        if self.single_image_weight:
-            dropped = self.dropout(features, training=training)
-            single["single_logits"] = self.classifier(dropped)
+        logits = self.classifier(ops.stop_gradient(features))
         if self.memory is not None:
             features, labels = self.memory(features, labels, training=training)
         gated = self.interaction(features, pairs=(anchors, partners), training=training)
@@ -220,7 +209,7 @@ class APINet(BackboneModel, PairwiseTraining):
             [ops.stack(gated[:2], axis=1), ops.stack(gated[2:], axis=1)]
         )
         return {
-            **single,
+            "logits": logits,
             "pair_logits": self.classifier(self.dropout(stacked, training=training)),
             "images": ops.concatenate([anchors, partners]),
             "valid": ops.concatenate([valid, valid]),
@@ -263,7 +252,6 @@ class APINet(BackboneModel, PairwiseTraining):
             "memory_size": 0 if self.memory is None else self.memory.size,
             "mutual_units": self.interaction.mutual_units,
             "dropout_rate": self.interaction.dropout_rate,
-            "single_image_weight": self.single_image_weight,
             "freeze_fraction": self.freeze_fraction,
             "batch_norm": self.batch_norm,
             "batch_norm_momentum": self.batch_norm_momentum,

@@ -11,7 +11,7 @@ from keras_apinet.errors import APINetError
 from keras_apinet.layers.interaction import AttentivePairwiseInteraction
 from keras_apinet.layers.memory import FeatureMemory
 from keras_apinet.layers.mining import PairMiner
-from keras_apinet.losses import CrossEntropy, PairwiseLoss
+from keras_apinet.losses import PairwiseLoss
 from keras_apinet.model.compiling import (
     Accuracy,
     PairMean,
@@ -32,7 +32,6 @@ class PairwiseTraining(CheckedModel):
     """
 
     interaction: AttentivePairwiseInteraction
-    single_image_weight: float
     memory: FeatureMemory | None
     miner: PairMiner
 
@@ -157,24 +156,12 @@ class PairwiseTraining(CheckedModel):
         sound = ops.logical_not(ops.any(outside(given, self.num_classes)))
         if not isinstance(images, dict):
             sound = ops.logical_and(sound, pixel_fault(images) == 0)
-        single: Any = 0.0
         if pairwise:
-            if "single_logits" in y_pred:
-                single = self._single_loss(y_pred, given, sample_weight)
             y, y_pred, sample_weight = self._pair_rows(y_pred, sample_weight)
         y = self._inside(y)
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        loss = loss + ops.cast(single, loss.dtype)
         told = ops.where(sound, 0.0, float("nan"))
         return loss * ops.cast(sound, loss.dtype) + ops.cast(told, loss.dtype)
-
-    def _single_loss(self, outputs: Any, labels: Tensor, weights: Any) -> Tensor:
-        """The weighted cross-entropy of the batch's images by themselves."""
-        if weights is not None:
-            weights = whole_batch(ops.reshape(weights, (-1,)))
-        loss = CrossEntropy(self.loss.label_smoothing)
-        single = loss(self._inside(labels), outputs["single_logits"], weights)
-        return self.single_image_weight * single
 
     def _inside(self, labels: Tensor) -> Tensor:
         """Labels in the form that came, with class 0 in place of what is no class."""

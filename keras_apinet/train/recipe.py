@@ -177,12 +177,6 @@ class Recipe:
         0.05, "margin of the ranking loss, in probability", low=0, high=10
     )
     ranking_weight: float = setting(1.0, "weight of the ranking loss", low=0, high=1e6)
-    single_image_weight: float = setting(
-        0.0,
-        "weight of the cross-entropy of single images beside the loss of the pairs",
-        low=0,
-        high=1e6,
-    )
     label_smoothing: float = setting(
         0.0, "share of the target spread over all classes", low=0, below=1
     )
@@ -325,11 +319,6 @@ class Recipe:
             raise APINetError(
                 "intra='none' and inter='none': there is no pair to learn from; choose "
                 "one, or method='baseline'."
-            )
-        if self.single_image_weight and self.method == "baseline":
-            raise APINetError(
-                f"single_image_weight={self.single_image_weight} is beside the loss of "
-                "pairs, and method='baseline' has single images only; set it to 0."
             )
         if self.memory_size and self.method == "baseline":
             raise APINetError(
