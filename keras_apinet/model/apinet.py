@@ -81,7 +81,8 @@ class APINet(PairwiseTraining):
         dictionary: `logits` `[N, C]`, `pair_logits` `[4N, 2, C]` (first images of all
         pairs, then second images; self, other), for each of its rows `images` (row of
         the batch, from N on of the memory) and `valid`, and the `labels` of batch and
-        memory.
+        memory; `single_logits` `[N, C]`, after dropout, if the loss has a
+        `single_image_weight`.
 
     Raises:
         APINetError: For settings or inputs that do not fit, naming the value.
@@ -280,6 +281,10 @@ class APINet(PairwiseTraining):
         recent = None if self.memory is None else self.memory.recent()
         anchors, partners, valid = self.miner(features, labels, memory=recent)
         logits = self.classifier(ops.stop_gradient(features))
+        own = {}
+        if getattr(self.loss, "single_image_weight", 0):
+            dropped = self.dropout(features, training=training)
+            own = {"single_logits": self.classifier(dropped)}
         if self.memory is not None:
             features, labels = self.memory(features, labels, training=training)
         gated = self.interaction(features, pairs=(anchors, partners), training=training)
@@ -293,6 +298,7 @@ class APINet(PairwiseTraining):
             "images": ops.concatenate([anchors, partners]),
             "valid": ops.concatenate([valid, valid]),
             "labels": labels,
+            **own,
         }
 
     # What is shipped.
