@@ -281,7 +281,7 @@ class APINet(PairwiseTraining):
         recent = None if self.memory is None else self.memory.recent()
         anchors, partners, valid = self.miner(features, labels, memory=recent)
         logits = self.classifier(ops.stop_gradient(features))
-        own = {}
+        own: dict[str, Tensor] = {}
         if getattr(self.loss, "single_image_weight", 0):
             dropped = self.dropout(features, training=training)
             own = {"single_logits": self.classifier(dropped)}
