@@ -63,11 +63,10 @@ ARMS = [
     ),
     Arm(
         "by angle, loss of single images as well",
-        {"distance": "cosine"},
-        "single_images_too",
+        {"distance": "cosine", "single_image_weight": 1.0},
     ),
     Arm("ReLU in the mutual MLP", variant="nonlinear_mutual"),
-    Arm("loss of single images as well", variant="single_images_too"),
+    Arm("loss of single images as well", {"single_image_weight": 1.0}),
     Arm("gates before pooling", variant="gates_before_pooling"),
     Arm("temperature 0.5", variant="temperature_half"),
     Arm("temperature 2", variant="temperature_2"),

@@ -51,32 +51,6 @@ def nonlinear_mutual() -> None:
     AttentivePairwiseInteraction.__init__ = bent  # type: ignore[method-assign]
 
 
-def single_images_too() -> None:
-    """The loss has the cross-entropy of the images by themselves on top.
-
-    Training then also sees what a test sees: features without gates.
-    """
-    from keras_apinet import APINet
-    from keras_apinet.losses import CrossEntropy
-
-    pairwise, compute_loss = APINet._pairwise, APINet.compute_loss
-
-    def both(self: Any, images: Any, labels: Any, training: Any) -> dict[str, Any]:
-        features = self.features(images, training=training)
-        outputs = pairwise(self, {"features": features}, labels, training)
-        dropped = self.dropout(features, training=training)
-        return {**outputs, "single_logits": self.classifier(dropped)}
-
-    def loss(self: Any, x: Any, y: Any, y_pred: Any, *args: Any, **options: Any) -> Any:
-        total = compute_loss(self, x, y, y_pred, *args, **options)
-        if isinstance(y_pred, dict):
-            single = CrossEntropy(self.loss.label_smoothing)
-            total = total + single(y, y_pred["single_logits"])
-        return total
-
-    APINet._pairwise, APINet.compute_loss = both, loss  # type: ignore[method-assign]
-
-
 def gates_before_pooling() -> None:
     """An image's own gate opens at each place of its feature map, then it is pooled.
 
@@ -195,7 +169,6 @@ VARIANTS: dict[str, Callable[[], None]] = {
     "without_gates": without_gates,
     "self_only": self_only,
     "nonlinear_mutual": nonlinear_mutual,
-    "single_images_too": single_images_too,
     "gates_before_pooling": gates_before_pooling,
     "temperature_2": temperature(2.0),
     "temperature_half": temperature(0.5),

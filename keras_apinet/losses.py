@@ -115,6 +115,9 @@ class PairwiseLoss(keras.losses.Loss):
         margin: By how much the self score should exceed the other, in probability.
             Default 0.05.
         ranking_weight: Weight (lambda) of the ranking term. Default 1.
+        single_image_weight: Weight of the cross-entropy of the batch's images by
+            themselves, whose features no gate has touched, so that training sees what
+            a test sees. `APINet` adds it to the mean over pairs. Default 0: the paper.
         label_smoothing: Share of the target spread over all classes, in the
             cross-entropy only. Default 0.
         reduction: As in `keras.losses.Loss`. Default `"sum_over_batch_size"`.
@@ -151,10 +154,16 @@ class PairwiseLoss(keras.losses.Loss):
         label_smoothing: float = 0.0,
         reduction: str | None = "sum_over_batch_size",
         name: str = "pairwise_loss",
+        *,
+        single_image_weight: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, reduction=reduction, **kwargs)
-        for key, value in (("margin", margin), ("ranking_weight", ranking_weight)):
+        for key, value in (
+            ("margin", margin),
+            ("ranking_weight", ranking_weight),
+            ("single_image_weight", single_image_weight),
+        ):
             if not value >= 0:
                 raise APINetError(f"{key}={value!r} must be at least 0.")
         if not 0 <= label_smoothing < 1:
@@ -163,6 +172,7 @@ class PairwiseLoss(keras.losses.Loss):
             )
         self.margin = margin
         self.ranking_weight = ranking_weight
+        self.single_image_weight = single_image_weight
         self.label_smoothing = label_smoothing
 
     def terms(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,4 +206,5 @@ class PairwiseLoss(keras.losses.Loss):
             "margin": self.margin,
             "ranking_weight": self.ranking_weight,
             "label_smoothing": self.label_smoothing,
+            "single_image_weight": self.single_image_weight,
         }

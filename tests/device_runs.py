@@ -46,6 +46,7 @@ RECIPE = Recipe(
     classes_per_batch=8,
     images_per_class=4,
     memory_size=16,
+    single_image_weight=0.5,
     optimizer="sgd",
     learning_rate=1e-3,
 )

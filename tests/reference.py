@@ -84,6 +84,15 @@ def pairwise_loss(
     return cross + ranking_weight * ranking, cross, ranking
 
 
+def cross_entropy(labels, logits, weights=None):
+    """Mean of weighted -log p of single images, over their number."""
+    total = 0.0
+    for i, c in enumerate(labels):
+        weight = 1.0 if weights is None else weights[i]
+        total -= weight * math.log(softmax(logits[i])[c])
+    return total / len(labels)
+
+
 def numeric_gradient(function, x, step=1e-5):
     """Central differences of a scalar function at `x`, one element at a time."""
     x = np.array(x, "float64")

@@ -202,30 +202,6 @@ def test_a_relu_bends_the_mutual_mlp(monkeypatch, rng):
     np.testing.assert_allclose(gated, x1 * (1 + gate), rtol=1e-4, atol=1e-5)
 
 
-def test_the_loss_of_single_images_comes_on_top(monkeypatch, rng):
-    """Without gradient steps: the logged losses differ by what `evaluate` says."""
-    import keras
-
-    import keras_apinet
-
-    model = keras_apinet.APINet
-    for name in ("_pairwise", "compute_loss"):
-        monkeypatch.setattr(model, name, getattr(model, name))
-    images = keras.Input((4, 4, 3))
-    network = keras.Model(images, keras.layers.Conv2D(5, 1)(images))
-    head = model(network, 3, mutual_units=4, dropout_rate=0.0)
-    head.train_backbone(False)
-    x, y = rng.normal(size=(6, 5)).astype("float32"), np.array([0, 0, 1, 1, 2, 2])
-    losses = []
-    for change in (lambda: None, variants.single_images_too):
-        change()
-        head.compile(keras.optimizers.SGD(0.0))
-        history = head.fit({"features": x}, y, batch_size=6, verbose=0).history
-        losses.append(history["loss"][0])
-    alone = head.evaluate({"features": x}, y, verbose=0, return_dict=True)["loss"]
-    assert losses[1] - losses[0] == pytest.approx(alone, rel=1e-4)
-
-
 def test_gates_before_pooling_open_at_each_place(monkeypatch, rng):
     import keras
 

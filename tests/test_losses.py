@@ -108,7 +108,7 @@ def test_a_label_out_of_range_is_never_learned_in_silence(label):
 
 
 def test_config_round_trip():
-    loss = PairwiseLoss(0.1, 0.5, 0.2, name="mine")
+    loss = PairwiseLoss(0.1, 0.5, 0.2, name="mine", single_image_weight=0.3)
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert isinstance(again, PairwiseLoss)
     assert again.get_config() == loss.get_config()
@@ -116,7 +116,12 @@ def test_config_round_trip():
 
 @pytest.mark.parametrize(
     "options",
-    [{"margin": -0.1}, {"ranking_weight": -1}, {"label_smoothing": 1.0}],
+    [
+        {"margin": -0.1},
+        {"ranking_weight": -1},
+        {"label_smoothing": 1.0},
+        {"single_image_weight": -1},
+    ],
 )
 def test_bad_options_are_named(options):
     (name,) = options

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import BACKEND
 from keras import ops
-from reference import interact, mine, pairwise_loss
+from reference import cross_entropy, interact, mine, pairwise_loss
 
 import keras_apinet
 from keras_apinet import APINet, APINetError
@@ -68,6 +68,60 @@ def test_training_loss_equals_the_paper(rng):
     assert logs["valid_pairs"] == [1.0]
     top = as_numpy(model.predict(images, verbose=0)).argmax(-1)
     assert logs["accuracy"] == [pytest.approx((top == labels).mean())]
+
+
+@pytest.mark.parametrize("memory_size", [0, 16])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_single_images_count_beside_the_pairs(rng, memory_size, one_hot, monkeypatch):
+    """By their weight, from the features that the pairs have, too."""
+    model = small_model(memory_size=memory_size)
+    images, labels = batch(rng)
+    given = np.eye(3, dtype="float32")[labels] if one_hot else labels
+    single = as_numpy(model(images))
+    pairs = paper_loss(model, images, labels)[0]
+    model.compile(keras.optimizers.SGD(0.0), PairwiseLoss(single_image_weight=0.7))
+    loss = model.train_on_batch(images, given, return_dict=True)["loss"]
+    expected = pairs + 0.7 * cross_entropy(labels, single)
+    assert float(loss) == pytest.approx(expected, abs=1e-5)
+    forwards = []
+    features = model.features
+    monkeypatch.setattr(
+        model, "features", lambda *a, **k: forwards.append(1) or features(*a, **k)
+    )
+    assert "single_logits" in model((images, labels), training=True)
+    assert forwards == [1]
+
+
+def test_sample_weights_weigh_single_images(rng):
+    model = small_model()
+    images, labels = batch(rng)
+    weights = np.arange(8) / 4.0
+    single, losses = as_numpy(model(images)), []
+    for own in (0.0, 2.0):
+        loss = PairwiseLoss(single_image_weight=own)
+        model.compile(keras.optimizers.SGD(0.0), loss)
+        losses.append(float(model.train_on_batch(images, labels, weights)[0]))
+    expected = 2.0 * cross_entropy(labels, single, weights)
+    assert losses[1] - losses[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_without_pairs_the_step_is_that_of_single_images(rng):
+    """One image has no partner: what is left is the plain cross-entropy."""
+    images, labels = batch(rng, 1)
+    model = small_model()
+    weights = model.get_weights()
+    ends = []
+    for loss in (
+        PairwiseLoss(single_image_weight=1.0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    ):
+        model.set_weights(weights)
+        model.compile(keras.optimizers.SGD(0.1), loss)
+        model.train_on_batch(images, labels)
+        ends.append(model.get_weights())
+    for ours, plain in zip(*ends):
+        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
+    assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(weights, ends[0]))
 
 
 def test_only_existing_pairs_count(rng):

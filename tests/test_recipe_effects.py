@@ -126,6 +126,7 @@ TABLE = {
     "dropout_rate": (0.3, lambda s: s.model.dropout.rate, 0.3),
     "margin": (0.2, lambda s: s.loss["margin"], 0.2),
     "ranking_weight": (2.0, lambda s: s.loss["ranking_weight"], 2.0),
+    "single_image_weight": (0.5, lambda s: s.loss["single_image_weight"], 0.5),
     "label_smoothing": (0.1, lambda s: s.loss["label_smoothing"], 0.1),
     "steps_per_epoch": (3, lambda s: s.setup.batches().plan.epoch_steps, 3),
     "augmentation": ("strong", lambda s: s.batch[0].tolist(), "other"),

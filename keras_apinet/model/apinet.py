@@ -84,7 +84,8 @@ class APINet(BackboneModel, PairwiseTraining):
         dictionary: `logits` `[N, C]`, `pair_logits` `[4N, 2, C]` (first images of all
         pairs, then second images; self, other), for each of its rows `images` (row of
         the batch, from N on of the memory) and `valid`, and the `labels` of batch and
-        memory.
+        memory; `single_logits` `[N, C]`, after dropout, if the loss has a
+        `single_image_weight`.
 
     Raises:
         APINetError: For settings or inputs that do not fit, naming the value.
@@ -201,6 +202,10 @@ class APINet(BackboneModel, PairwiseTraining):
         recent = None if self.memory is None else self.memory.recent()
         anchors, partners, valid = self.miner(features, labels, memory=recent)
         logits = self.classifier(ops.stop_gradient(features))
+        own: dict[str, Tensor] = {}
+        if getattr(self.loss, "single_image_weight", 0):
+            dropped = self.dropout(features, training=training)
+            own = {"single_logits": self.classifier(dropped)}
         if self.memory is not None:
             features, labels = self.memory(features, labels, training=training)
         gated = self.interaction(features, pairs=(anchors, partners), training=training)
@@ -214,6 +219,7 @@ class APINet(BackboneModel, PairwiseTraining):
             "images": ops.concatenate([anchors, partners]),
             "valid": ops.concatenate([valid, valid]),
             "labels": labels,
+            **own,
         }
 
     def classifier_model(self, probabilities: bool = True) -> keras.Model:

@@ -156,12 +156,24 @@ class PairwiseTraining(CheckedModel):
         sound = ops.logical_not(ops.any(outside(given, self.num_classes)))
         if not isinstance(images, dict):
             sound = ops.logical_and(sound, pixel_fault(images) == 0)
+        own = self._single_images(given, y_pred, sample_weight) if pairwise else 0.0
         if pairwise:
             y, y_pred, sample_weight = self._pair_rows(y_pred, sample_weight)
         y = self._inside(y)
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training) + own
         told = ops.where(sound, 0.0, float("nan"))
         return loss * ops.cast(sound, loss.dtype) + ops.cast(told, loss.dtype)
+
+    def _single_images(
+        self, labels: Tensor, outputs: dict[str, Tensor], sample_weight: Any
+    ) -> Any:
+        """The weighted cross-entropy of the whole batch's images by themselves."""
+        if "single_logits" not in outputs:
+            return 0.0
+        if sample_weight is not None:
+            sample_weight = whole_batch(ops.reshape(sample_weight, (-1,)))
+        loss = self.loss(self._inside(labels), outputs["single_logits"], sample_weight)
+        return self.loss.single_image_weight * loss
 
     def _inside(self, labels: Tensor) -> Tensor:
         """Labels in the form that came, with class 0 in place of what is no class."""

@@ -177,6 +177,12 @@ class Recipe:
         0.05, "margin of the ranking loss, in probability", low=0, high=10
     )
     ranking_weight: float = setting(1.0, "weight of the ranking loss", low=0, high=1e6)
+    single_image_weight: float = setting(
+        0.0,
+        "weight of the images' own cross-entropy, without gates, beside the pairs'",
+        low=0,
+        high=1e6,
+    )
     label_smoothing: float = setting(
         0.0, "share of the target spread over all classes", low=0, below=1
     )

@@ -158,7 +158,10 @@ class Setup:
         recipe = self.recipe
         if recipe.method == "pairwise":
             return PairwiseLoss(
-                recipe.margin, recipe.ranking_weight, recipe.label_smoothing
+                recipe.margin,
+                recipe.ranking_weight,
+                recipe.label_smoothing,
+                single_image_weight=recipe.single_image_weight,
             )
         return CrossEntropy(recipe.label_smoothing)
 
