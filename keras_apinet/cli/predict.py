@@ -5,12 +5,18 @@ import sys
 from pathlib import Path
 
 from keras_apinet.errors import printable
-from keras_apinet.files.bounds import TOP
+from keras_apinet.files.bounds import SHARE, TOP
 from keras_apinet.files.schema import to_json
+from keras_apinet.open_world.families import words as family_words
 
 HELP = "classify photos with a run or an exported file"
 # An exported file needs only its own runtime.
 STARTS_KERAS = False
+_WORDS = {
+    "unknown": "looks like none of these (nearest: {})".format,
+    "unsure": "not sure (nearest: {})".format,
+    "family": family_words,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files")
     parser.add_argument(
         "--top", type=TOP, default=5, metavar="N", help="classes to show (default: 5)"
+    )
+    parser.add_argument(
+        "--confidence",
+        type=SHARE,
+        default=0.0,
+        metavar="X",
+        help="probability that an answer must have; where no class has it, the answer "
+        "is the family of classes that has (default: 0)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
@@ -58,7 +72,13 @@ def run(args: argparse.Namespace) -> int:
         start_backend()
     failed: dict[int, str] = {}
     classifier = load_classifier(args.model, trust=args.trust)
-    answers = classifier.predict(args.photos, top=args.top, failed=failed)
+    every = len(classifier.class_names)
+    answers = classifier.predict(args.photos, top=every, failed=failed)
+    said = [
+        classifier.verdict(answer, args.confidence) if answer else ("", "")
+        for answer in answers
+    ]
+    answers = [answer[: args.top] for answer in answers]
     if args.map:
         from keras_apinet.evaluate.attribution.pictures import write_maps
 
@@ -70,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
             if i in failed
             else {
                 "photo": photo,
+                "answer": {"is": said[i][0], "name": said[i][1]},
                 "top": [{"class": name, "probability": p} for name, p in answers[i]],
             }
             for i, photo in enumerate(args.photos)
@@ -80,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
             print(printable(photo))
             if i in failed:
                 print(f"  {printable(failed[i])}")
+            elif said[i][0] != "class":
+                print(f"  {printable(_WORDS[said[i][0]](said[i][1]))}")
             for name, probability in answers[i]:
                 print(f"  {as_shown(probability):>6}  {printable(name)}")
     if failed:

@@ -30,6 +30,8 @@ _SHAPE = {
     "recipe_hash?": (None, str),
     "accuracy?": (None, {"top1": SHARE, "photos": COUNT, "of": str}),
     "license?": (None, str),
+    "unknown?": bool,
+    "families?": (None, [str]),
     "version?": str,
 }
 
@@ -54,6 +56,8 @@ class ClassifierInfo:
         accuracy: Top-1 accuracy of the Keras model before conversion, with the split
             and the number of photos.
         license: Of the trained model.
+        unknown: Whether the last class is `unknown`, for photos of none of the others.
+        families: The family of each class, the answer where no class is sure enough.
         version: Of this package.
     """
 
@@ -67,6 +71,8 @@ class ClassifierInfo:
     recipe_hash: str | None = None
     accuracy: Mapping[str, Any] | None = None
     license: str | None = None
+    unknown: bool = False
+    families: tuple[str, ...] | None = None
     version: str = __version__
 
     def __post_init__(self) -> None:
