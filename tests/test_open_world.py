@@ -232,7 +232,7 @@ def test_confused_classes_are_a_family():
 
 
 def test_a_family_where_no_class_is_sure(made, capsys, tmp_path):
-    root, run, images, _ = made
+    _, run, _, _ = made
     copy = Run.open(shutil.copytree(run.folder, tmp_path / "run"))
     table = tmp_path / "families.csv"
     table.write_text("class,family\nant,insect\nbee,insect\ncod,animal\ndoe,animal\n")
@@ -240,7 +240,8 @@ def test_a_family_where_no_class_is_sure(made, capsys, tmp_path):
     assert main([*arguments, "--confidence", "0.9", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["families"]
     shares = [found[name]["value"] for name in ("class", "family", "neither")]
-    assert sum(shares) == pytest.approx(1) and found["accuracy"]["images"] > 0
+    assert sum(shares) == pytest.approx(1)
+    assert found["accuracy"]["images"] > 0
     classifier = load_classifier(copy.folder)
     assert classifier.info.families == (
         "insect",
