@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -12,6 +13,8 @@ from keras_apinet import APINetError
 from keras_apinet.cli import main
 from keras_apinet.export import Exporter, load_classifier
 from keras_apinet.export.formats import Target
+from keras_apinet.export.runtime.classifier_info import ClassifierInfo
+from keras_apinet.open_world import fitting
 from keras_apinet.open_world.families import answer, confused_families, family_figures
 from keras_apinet.open_world.features import Features
 from keras_apinet.open_world.fitting import (
@@ -22,6 +25,8 @@ from keras_apinet.open_world.fitting import (
 from keras_apinet.open_world.prototypes import Prototypes
 from keras_apinet.open_world.unknown import Unknown, detection, open_unknown
 from keras_apinet.runs import Run
+from keras_apinet.train import loop
+from keras_apinet.train.recipe import Recipe
 
 NAMES = ["ant", "bee", "cod", "doe"]
 
@@ -71,6 +76,27 @@ def test_training_leaves_a_threshold_that_keeps_the_share(made):
     kernel, bias = model.classifier.get_weights()
     model.classifier.set_weights([kernel + 1, bias])
     assert open_unknown(run, model) is None  # of other weights
+
+
+def test_the_share_is_the_recipes(monkeypatch):
+    asked = []
+    monkeypatch.setattr(fitting, "fit_after_training", lambda *args: asked.append(args))
+    setup = SimpleNamespace(
+        placement=SimpleNamespace(is_first=True),
+        images=SimpleNamespace(splits={"val": range(50)}),
+        recipe=Recipe(unknown_keep=0.8),
+        say=None,
+    )
+    loop._calibrated(setup, "run")
+    assert asked == [("run", setup.images, 0.8, None)]
+
+
+def test_families_of_a_file_fit_its_classes():
+    info = ClassifierInfo(("a", "b"), 32, families=("x", "x"))
+    assert ClassifierInfo.from_json(info.to_json(), "file").families == ["x", "x"]
+    text = info.to_json().replace('"x",', "", 1)
+    with pytest.raises(APINetError, match="1 families for 2 classes"):
+        ClassifierInfo.from_json(text, "file")
 
 
 def test_python_says_unknown(made, capsys):

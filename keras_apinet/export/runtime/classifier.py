@@ -158,7 +158,7 @@ class Classifier:
         """
         first = answer[0][0]
         names = self.class_names
-        if self.info.unknown and first == names[-1]:
+        if self.info.unknown and first == names[-1] and len(answer) > 1:
             return "unknown", answer[1][0]
         found = dict(answer)
         row = np.array([[found.get(name, 0.0) for name in names]])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keras_apinet.errors import distinct_names
+from keras_apinet.errors import APINetError, distinct_names
 from keras_apinet.files import schema
 from keras_apinet.files.bounds import COUNT, IMAGE_SIZE, SHARE, TEMPERATURE
 from keras_apinet.renamed import with_new_names
@@ -102,6 +102,12 @@ class ClassifierInfo:
         """
         content = with_new_names(schema.parse_json(text, _SHAPE, where))
         schema.check(content, _SHAPE, where)
+        families, classes = content.get("families"), len(content["class_names"])
+        if families is not None and len(families) != classes:
+            raise APINetError(
+                f"{where!r} cannot be used: it has {len(families)} families for "
+                f"{classes} classes; it is damaged."
+            )
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{k: v for k, v in content.items() if k in known})
 
