@@ -116,12 +116,18 @@ def calibration_file(which: str) -> str:
     return "calibration.json" if which == "best" else f"calibration_{which}.json"
 
 
-def weights_fingerprint(model: "APINet") -> str:
-    """16 hexadecimal digits that change with any weight that predictions depend on."""
+def weights_fingerprint(model: "APINet", head: bool = True) -> str:
+    """16 hexadecimal digits that change with any weight that predictions depend on.
+
+    Args:
+        model: The model.
+        head: Whether the classifier counts; without it, they are those of features.
+    """
     from keras import ops
 
     digest = hashlib.sha256()
-    for weight in (*model.backbone.weights, *model.classifier.weights):
+    head_weights = model.classifier.weights if head else []
+    for weight in (*model.backbone.weights, *head_weights):
         digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
     return digest.hexdigest()[:16]
 

@@ -20,7 +20,9 @@ FLOORS = (
     {"model"},
     {"loading"},
     {"runs"},
-    {"train", "evaluate", "export"},
+    {"evaluate"},
+    {"open_world"},
+    {"train", "export"},
     {"cli"},
 )
 

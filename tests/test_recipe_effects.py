@@ -161,6 +161,7 @@ RUNS |= {"checkpoint_minutes", "keep_checkpoints", "patience"}
 OTHER_FILES = {"backend": "recipe", "weights": "frozen", "freeze_fraction": "frozen"}
 OTHER_FILES |= {
     "group_by": "data_splits",
+    "unknown_keep": "open_world",
     "cached_views": "frozen",
     "cached_views_dir": "frozen",
 }

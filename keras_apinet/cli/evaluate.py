@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from keras_apinet.errors import printable
-from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP
+from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP, SHARE
 from keras_apinet.files.schema import to_json
 
 HELP = "measure a trained model: accuracy, calibration, retrieval, confused pairs"
@@ -70,6 +70,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out images of classes that the model does not know",
     )
     parser.add_argument(
+        "--foreign",
+        metavar="FOLDER",
+        help="also measure how well photos of other classes are told from the known",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=SHARE,
+        metavar="X",
+        help="also report accuracy and depth of the answers at this probability, where "
+        "families stand in for classes that are not sure enough",
+    )
+    parser.add_argument(
+        "--families",
+        metavar="FILE",
+        help="CSV file with the columns class and family, kept in the run (default: of "
+        "the data set, or clusters of confusions)",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print JSON instead of tables"
     )
 
@@ -100,6 +118,18 @@ def run(args: argparse.Namespace) -> int:
         bootstrap=args.bootstrap,
         ignore_unknown=args.ignore_unknown,
     )
+    if args.foreign or args.confidence is not None or args.families:
+        from keras_apinet.open_world.fitting import measure_open
+
+        result |= measure_open(
+            args.run_folder,
+            split=result["split"],
+            which=args.which,
+            data=args.data,
+            foreign=args.foreign,
+            confidence=args.confidence,
+            families=args.families,
+        )
     if args.json:
         print(to_json(result))
     else:
@@ -182,8 +212,43 @@ def show(result: dict[str, Any]) -> None:
     reason = calibrated and calibrated.get("reason")
     for sentence in [*calibration_words(result), *([reason] if reason else [])]:
         console.print(Text(f"\n{sentence}"))
+    for sentence in _open_words(result, percent, interval):
+        console.print(Text(f"\n{printable(sentence)}"))
     for sentence in result["warnings"]:
         console.print(Text(f"\nBeware: {sentence}"))
+
+
+def _open_words(result: dict[str, Any], percent: Any, interval: Any) -> list[str]:
+    """What an evaluation says of foreign photos and of families, in sentences."""
+
+    def share(figure: dict[str, Any]) -> str:
+        if figure["value"] is None:
+            return "-"
+        ends = interval(figure["low"], figure["high"])
+        return f"{percent(figure['value'])} ({ends})"
+
+    found = []
+    if told := result.get("foreign"):
+        auroc = told["auroc"]
+        found.append(
+            f"Foreign photos: {told['foreign']:,} against {told['known']:,} "
+            f"known: AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to "
+            f"{auroc['high']:.3f}); with {told['keep']:.0%} of the known kept, "
+            f"{share(told['rejected'])} of the foreign are rejected. At the run's "
+            f"threshold {share(told['known_kept'])} of the known are kept and "
+            f"{share(told['foreign_rejected'])} of the foreign rejected; top-1 "
+            f"{share(told['top1'])} of the known, of those kept "
+            f"{share(told['top1_kept'])}."
+        )
+    if families := result.get("families"):
+        found.append(
+            f"At a confidence of {families['confidence']:.0%}: "
+            f"{share(families['accuracy'])} of the answers are right, depth "
+            f"{families['depth']:.2f}; a class for {share(families['class'])} of the "
+            f"photos, a family for {share(families['family'])}, neither for "
+            f"{share(families['neither'])}."
+        )
+    return found
 
 
 def _short(name: str, length: int = 30) -> str:

@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--license", metavar="TEXT", help="license of the model, written into the file"
     )
     parser.add_argument(
+        "--unknown",
+        action="store_true",
+        help="add the class `unknown`, for photos of none of the classes",
+    )
+    parser.add_argument(
         "--image-size",
         type=IMAGE_SIZE,
         metavar="N",
@@ -136,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
         photos=args.photos,
         image_size=args.image_size,
         license=args.license,
+        unknown=args.unknown,
         verify=args.verify,
         min_agreement=args.min_agreement,
         max_difference=args.max_difference,

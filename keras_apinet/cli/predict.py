@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from keras_apinet.errors import APINetError, printable, reason
-from keras_apinet.files.bounds import TOP
+from keras_apinet.files.bounds import SHARE, TOP
 from keras_apinet.files.schema import to_json
 
 HELP = "classify photos with a run or an exported file"
@@ -31,6 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--top", type=TOP, default=5, metavar="N", help="classes to show (default: 5)"
+    )
+    parser.add_argument(
+        "--confidence",
+        type=SHARE,
+        default=0.0,
+        metavar="X",
+        help="probability that an answer must have; where no class has it, the answer "
+        "is the family of classes that has (default: 0)",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
@@ -73,7 +81,13 @@ def run(args: argparse.Namespace) -> int:
     photos = listed_photos(args.photos)
     failed: dict[int, str] = {}
     classifier = load_classifier(args.model, trust=args.trust)
-    answers = classifier.predict(photos, top=args.top, failed=failed)
+    every = len(classifier.class_names)
+    answers = classifier.predict(photos, top=every, failed=failed)
+    said = [
+        classifier.verdict(answer, args.confidence) if answer else ("", "")
+        for answer in answers
+    ]
+    answers = [answer[: args.top] for answer in answers]
     if args.map:
         read = [photo for i, photo in enumerate(photos) if i not in failed]
         write_maps(args.model, read, args.map, force=args.force)
@@ -83,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
             if i in failed
             else {
                 "photo": photo,
+                "answer": {"is": said[i][0], "name": said[i][1]},
                 "top": [{"class": name, "probability": p} for name, p in answers[i]],
             }
             for i, photo in enumerate(photos)
@@ -90,18 +105,23 @@ def run(args: argparse.Namespace) -> int:
         print(to_json(rows))
     elif args.csv:
         table = csv.writer(sys.stdout, lineterminator="\n")
-        table.writerow(("photo", "rank", "class", "probability", "error"))
+        table.writerow(("photo", "answer", "rank", "class", "probability", "error"))
         for i, photo in enumerate(photos):
             shown = printable(photo)
             if i in failed:
-                table.writerow((shown, "", "", "", printable(failed[i])))
+                table.writerow((shown, "", "", "", "", printable(failed[i])))
             for rank, (name, p) in enumerate(answers[i], 1):
-                table.writerow((shown, rank, printable(name), f"{p:.6g}", ""))
+                kind, nearest = said[i]
+                answer = printable(nearest if kind in ("class", "family") else kind)
+                row = (shown, answer, rank, printable(name), f"{p:.6g}", "")
+                table.writerow(row)
     else:
         for i, photo in enumerate(photos):
             print(printable(photo))
             if i in failed:
                 print(f"  {printable(failed[i])}")
+            elif said[i][0] != "class":
+                print(f"  {printable(_in_words(*said[i]))}")
             for name, probability in answers[i]:
                 print(f"  {as_shown(probability):>6}  {printable(name)}")
     if failed:
@@ -112,6 +132,16 @@ def run(args: argparse.Namespace) -> int:
         )
         return 2
     return 0
+
+
+def _in_words(kind: str, name: str) -> str:
+    """How to say a verdict that is no class."""
+    from keras_apinet.open_world.families import words
+
+    if kind == "family":
+        return words(name)
+    known = "looks like none of these" if kind == "unknown" else "not sure"
+    return f"{known} (nearest: {name})"
 
 
 def listed_photos(names: Sequence[str]) -> list[str]:

@@ -7,14 +7,9 @@ from typing import Any
 import numpy as np
 
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.evaluation import (
-    default_split,
-    known_images,
-    open_judged_data,
-    run_options,
-)
+from keras_apinet.evaluate.evaluation import default_split, open_judged_data
 from keras_apinet.evaluate.metrics import Scores
-from keras_apinet.evaluate.predictions import predict_split
+from keras_apinet.evaluate.predictions import known_images, predict_split, run_options
 from keras_apinet.files.bounds import BOOTSTRAP
 from keras_apinet.runs import Run
 

@@ -24,6 +24,7 @@ from keras_apinet.export.runtime.classifier_info import (
     LABELS_FILE,
     ClassifierInfo,
 )
+from keras_apinet.open_world.graph import SLOPE
 
 JOB, MODEL, PHOTOS, RESULT = "job.json", "model.keras", "photos.npy", "result"
 
@@ -45,8 +46,9 @@ def convert(folder: Path) -> None:
         photos = np.load(folder / PHOTOS, allow_pickle=False)
         round_and_correct(logits, photos[:128])
     # Dividing the classifier's weights is dividing its logits, without one operation.
-    classifier = logits.layers[-1]
-    classifier.set_weights([w / info.temperature for w in classifier.get_weights()])
+    for layer in logits.layers:
+        if layer.name in ("classifier", SLOPE):
+            layer.set_weights([w / info.temperature for w in layer.get_weights()])
     probabilities = keras.layers.Activation("softmax", name="probabilities")
     model = keras.Model(logits.inputs, probabilities(logits.outputs[0]))
     target = folder / RESULT
@@ -171,7 +173,7 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
     )
 
     size = info.image_size
-    features = keras.Model(model.inputs, model.layers[-2].input)
+    features = keras.Model(model.inputs, model.get_layer("classifier").input)
 
     def seen(photo: Any) -> Any:
         return to_uint8(crop_and_resize(photo, size, info.resize))

@@ -23,7 +23,7 @@ from keras_apinet.export.photos import (
 )
 from keras_apinet.export.runtime.classifier_info import ClassifierInfo
 from keras_apinet.export.runtime.runtimes import open_runtime
-from keras_apinet.export.sources import Source, in_float32, open_source
+from keras_apinet.export.sources import Source, open_source
 from keras_apinet.export.verification import ExportReport, check, measure
 from keras_apinet.files.bounds import IMAGE_SIZE, PHOTOS, SHARE, TEMPERATURE
 from keras_apinet.files.io import hand_over, partial_folder, unwritable
@@ -93,6 +93,8 @@ class Exporter:
         image_size: Side of the images in px, for a backbone that takes any size.
         temperature: What to divide the logits by. Default: the run's own, else 1.
         license: Of the trained model; it is written into the file.
+        unknown: Whether the files have one more class, `unknown`, for photos of none of
+            the others, by the threshold that training left. Default False.
         verify: Whether to compare each file with the Keras model. Default True.
         min_agreement: Smallest share of photos with the Keras model's top-1 class.
             Default: 0.98 for `"dynamic"` and `"int8"`, none for the others.
@@ -118,6 +120,7 @@ class Exporter:
         image_size: int | None = None,
         temperature: float | None = None,
         license: str | None = None,
+        unknown: bool = False,
         verify: bool = True,
         min_agreement: float | None = None,
         max_difference: float | None = None,
@@ -141,14 +144,13 @@ class Exporter:
             class_names=class_names,
             temperature=temperature,
             license=license,
+            unknown=unknown,
         )
         self.info = self.source.info
         self._say, self._given, self._verify = say, photos, verify
         self._limits = (min_agreement, max_difference, max_logit_difference)
         self._max_photos = max_photos
-        self._logits = in_float32(
-            self.source.model.classifier_model(probabilities=False)
-        )
+        self._logits = self.source.logits_model()
         self._reference: tuple[Photos, NDArray[np.float32]] | None = None
         self.representative: Photos | None = None
         self._apart = False

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ from keras_apinet.export.runtime.classifier_info import ClassifierInfo, recipe_h
 
 if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
+    from keras_apinet.open_world.unknown import Unknown
     from keras_apinet.runs import Run
 
 
+UNKNOWN = "unknown"
 _SIXTEEN_BITS = {"mixed_bfloat16", "mixed_float16", "bfloat16", "float16"}
 
 
@@ -29,12 +31,23 @@ class Source:
         info: What its exported files will say.
         place: The run folder or the model's file, `None` for a model in memory.
         run: The run, if it is one: it knows the photos.
+        unknown: What adds the class `unknown`, the last of `info.class_names`.
     """
 
     model: "APINet"
     info: ClassifierInfo
     place: Path | None = None
     run: "Run | None" = None
+    unknown: "Unknown | None" = None
+
+    def logits_model(self) -> keras.Model:
+        """From pixels to logits in float32, `unknown` included if it is a class."""
+        model = in_float32(self.model.classifier_model(probabilities=False))
+        if self.unknown is None:
+            return model
+        from keras_apinet.open_world.graph import with_unknown
+
+        return with_unknown(model, self.unknown, self.info.temperature)
 
 
 def open_source(
@@ -45,6 +58,7 @@ def open_source(
     class_names: Any = None,
     temperature: float | None = None,
     license: str | None = None,
+    unknown: bool | None = False,
 ) -> Source:
     """Finds the model and what is known about it.
 
@@ -55,6 +69,7 @@ def open_source(
         class_names: Names of the classes, where the model has none.
         temperature: What to divide the logits by. Default: the run's own, else 1.
         license: Of the trained model.
+        unknown: Whether to add the class `unknown`; `None`: if the run can.
 
     Raises:
         APINetError: For anything else, a run without a model, or class names of
@@ -117,8 +132,40 @@ def open_source(
         temperature=temperature,
         recipe_hash=recipe_hash(settings) if settings else None,
         license=license,
+        families=_families(run, names),
     )
-    return Source(model, info, place, run)
+    found = _unknown(run, model, which, unknown)
+    if found is not None:
+        # Where no class is sure, `unknown` is in no family.
+        own = None if info.families is None else (*info.families, UNKNOWN)
+        names = (*info.class_names, UNKNOWN)
+        info = replace(info, class_names=names, families=own, unknown=True)
+    return Source(model, info, place, run, found)
+
+
+def _families(run: "Run | None", names: Any) -> tuple[str, ...] | None:
+    if run is None:
+        return None
+    from keras_apinet.open_world.families import FILE, families_in
+
+    return families_in(run.read(FILE), list(names))
+
+
+def _unknown(
+    run: "Run | None", model: "APINet", which: str, asked: bool | None
+) -> "Unknown | None":
+    """What adds the class `unknown`, if it was asked for or can be."""
+    from keras_apinet.open_world.unknown import open_unknown
+
+    found = None
+    if run is not None and asked is not False:
+        found = open_unknown(run, model, which)
+    if asked and found is None:
+        raise APINetError(
+            "There is no threshold for unknown photos of this model; train with "
+            "--validation 0.2, or run `keras-apinet evaluate RUN --foreign FOLDER`."
+        )
+    return found
 
 
 def in_float32(model: keras.Model) -> keras.Model:

@@ -7,9 +7,11 @@ from keras_apinet.files.bounds import (
     COUNT,
     FRACTION,
     IMAGE_SIZE,
+    KEEP,
     SEED,
     SHARE,
     TEMPERATURE,
+    Number,
 )
 from keras_apinet.files.schema import Shape, names_of_classes
 
@@ -46,6 +48,14 @@ CALIBRATION: Shape = {
         for when in ("before", "after")
     },
 }
+UNKNOWN: Shape = {
+    "keep": KEEP,
+    "slope": Number(float, above=0),
+    "images?": COUNT,
+    "weights": str,
+    "arrays": str,
+}
+FAMILIES: Shape = {"families": {...: str}, "source?": str}
 RUN: Shape = {
     "settings": {"resize?": ("fit", "squash"), "backbone?": str, ...: _PLAIN},
     "class_names": names_of_classes,
@@ -141,11 +151,15 @@ def shape_of(name: str) -> Shape:
         return EVALUATION
     if name.startswith("calibration"):
         return CALIBRATION
+    if name.startswith("unknown"):
+        return UNKNOWN
+    if name == "families.json":
+        return FAMILIES
     return RUN if name == "run.json" else {}
 
 
 def remedy_for(name: str) -> str:
     """What to do about a JSON file of a run folder that is damaged."""
-    if name.startswith(("evaluation_", "calibration")):
+    if name.startswith(("evaluation_", "calibration", "unknown")):
         return "it is damaged: remove it, and `keras-apinet evaluate` makes it again"
     return schema.DAMAGED

@@ -10,7 +10,7 @@ import keras
 
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import sweep
-from keras_apinet.runs import Run, calibration_file, check_new, only_writer
+from keras_apinet.runs import Run, check_new, only_writer
 from keras_apinet.shares import interval, percent, spread_points, wilson
 from keras_apinet.train import checkpoints
 from keras_apinet.train.cached_views import StoredViews, remove_views, stored_views
@@ -134,29 +134,13 @@ def resume(
 
 
 def _calibrated(setup: Setup, run: Run) -> Run:
-    """Fits the temperature of the best model, on one device: predictions use it."""
+    """Fits what predictions use, such as the temperature, on one device."""
     # Evaluation is not needed before the training has ended.
-    from keras_apinet.evaluate import calibrate_run
-    from keras_apinet.evaluate.calibration import too_few
+    from keras_apinet.open_world.fitting import fit_after_training
 
-    if not setup.placement.is_first or "val" not in setup.images.splits:
-        return run
-    images = len(setup.images.splits["val"])
-    if few := too_few(images):  # no model has to be opened for that
-        run.write(
-            calibration_file("best"),
-            {"temperature": 1.0, "reason": few, "images": images, "model": "best"},
-        )
-        setup.say(few)
-        return run
-    try:
-        found = calibrate_run(run, run.model(), setup.images, again=True)
-    except APINetError as error:
-        setup.say(f"No temperature was fitted: {error}")
-        return run
-    assert found is not None
-    told = f"Temperature {found['temperature']:.2f}, fitted on {images:,} validation"
-    setup.say(found["reason"] or f"{told} images")
+    if setup.placement.is_first and "val" in setup.images.splits:
+        keep = setup.recipe.unknown_keep
+        fit_after_training(run, setup.images, keep, setup.say)
     return run
 
 

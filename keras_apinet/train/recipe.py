@@ -295,6 +295,9 @@ class Recipe:
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
 
+    unknown_keep: float = setting(
+        0.95, "share of known photos that `unknown` spares; 0: none", low=0, below=1
+    )
     checkpoint_minutes: float = setting(
         10.0, "minutes between checkpoints inside an epoch", above=0, high=1e6
     )

@@ -13,6 +13,7 @@ from keras_apinet.errors import APINetError
 from keras_apinet.export.runtime.classifier_info import ClassifierInfo
 from keras_apinet.export.runtime.runtimes import Runtime, open_runtime
 from keras_apinet.files.bounds import TOP
+from keras_apinet.open_world.families import answer as answer_at
 from keras_apinet.pixels import as_rgb, check_pixels
 
 Photo = str | os.PathLike[str] | NDArray[Any]
@@ -90,7 +91,7 @@ class Classifier:
 
         Returns:
             For each photo, in order, its `(class name, probability)`, the most
-            probable first.
+            probable first; one of them is `unknown` if the classifier has that class.
 
         Raises:
             APINetError: For a photo that cannot be read, with its name, or another
@@ -140,6 +141,32 @@ class Classifier:
         if not len(batch):
             return np.zeros((0, len(self.info.class_names)), np.float32)
         return self._runtime.probabilities(batch)
+
+    def verdict(
+        self, answer: Sequence[tuple[str, float]], confidence: float = 0.0
+    ) -> tuple[str, str]:
+        """What to say of a photo: its class, its family, or that it is none of these.
+
+        Args:
+            answer: What `predict` says of it, with `top` at least the classes.
+            confidence: The probability that a class or family must have. Default 0.
+
+        Returns:
+            `("class", name)`; `("family", name)` where only the classes of a family
+            together are sure enough; `("unknown", nearest class)` for a photo of none
+            of the classes; `("unsure", nearest class)` otherwise.
+        """
+        first = answer[0][0]
+        names = self.class_names
+        if self.info.unknown and first == names[-1] and len(answer) > 1:
+            return "unknown", answer[1][0]
+        found = dict(answer)
+        row = np.array([[found.get(name, 0.0) for name in names]])
+        families = self.info.families or names
+        best, is_class, is_family = answer_at(row, families, confidence)
+        if is_class[0]:
+            return "class", first
+        return ("family", families[best[0]]) if is_family[0] else ("unsure", first)
 
     def _image(self, photo: Photo) -> NDArray[np.uint8]:
         if isinstance(photo, (str, os.PathLike)):

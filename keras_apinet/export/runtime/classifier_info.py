@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keras_apinet.errors import distinct_names
+from keras_apinet.errors import APINetError, distinct_names
 from keras_apinet.files import schema
 from keras_apinet.files.bounds import COUNT, IMAGE_SIZE, SHARE, TEMPERATURE
 from keras_apinet.renamed import with_new_names
@@ -30,6 +30,8 @@ _SHAPE = {
     "recipe_hash?": (None, str),
     "accuracy?": (None, {"top1": SHARE, "photos": COUNT, "of": str}),
     "license?": (None, str),
+    "unknown?": bool,
+    "families?": (None, [str]),
     "version?": str,
 }
 
@@ -54,6 +56,8 @@ class ClassifierInfo:
         accuracy: Top-1 accuracy of the Keras model before conversion, with the split
             and the number of photos.
         license: Of the trained model.
+        unknown: Whether the last class is `unknown`, for photos of none of the others.
+        families: The family of each class, the answer where no class is sure enough.
         version: Of this package.
     """
 
@@ -67,6 +71,8 @@ class ClassifierInfo:
     recipe_hash: str | None = None
     accuracy: Mapping[str, Any] | None = None
     license: str | None = None
+    unknown: bool = False
+    families: tuple[str, ...] | None = None
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -96,6 +102,12 @@ class ClassifierInfo:
         """
         content = with_new_names(schema.parse_json(text, _SHAPE, where))
         schema.check(content, _SHAPE, where)
+        families, classes = content.get("families"), len(content["class_names"])
+        if families is not None and len(families) != classes:
+            raise APINetError(
+                f"{where!r} cannot be used: it has {len(families)} families for "
+                f"{classes} classes; it is damaged."
+            )
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{k: v for k, v in content.items() if k in known})
 

@@ -270,8 +270,8 @@ def _open_saved_model(path: Path) -> Runtime:
 def _open_keras(path: Path) -> Runtime:
     from keras_apinet.export.sources import open_source
 
-    source = open_source(path)
-    model = source.model.classifier_model(probabilities=False)
+    source = open_source(path, unknown=None)
+    model = source.logits_model()
 
     def logits(images: NDArray[Any]) -> NDArray[np.float32]:
         given = np.asarray(model.predict(images, verbose=0), np.float32)

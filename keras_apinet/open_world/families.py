@@ -1,0 +1,150 @@
+"""Families: what a classifier answers where it cannot tell classes apart.
+
+A run keeps them in `families.json`: the family of every class, from the data set, from
+a table, or from the confusions on the validation photos.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from keras_apinet.errors import APINetError, did_you_mean
+from keras_apinet.files.bounds import SHARE
+from keras_apinet.files.schema import read_content
+from keras_apinet.shares import share_of
+
+FILE = "families.json"
+
+
+def read_families(path: str | Path, class_names: Sequence[str]) -> tuple[str, ...]:
+    """The family of each class from a CSV file with the columns `class` and `family`.
+
+    A class that it does not name is a family of its own.
+
+    Raises:
+        APINetError: For a file that is none, or names a class that there is not.
+    """
+    try:
+        lines = read_content(Path(path)).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise APINetError(
+            f"{str(path)!r} is not UTF-8 text; save it as UTF-8."
+        ) from error
+    rows = csv.DictReader(lines)
+    if not {"class", "family"} <= set(rows.fieldnames or ()):
+        raise APINetError(
+            f"{str(path)!r} has the columns "
+            f"{', '.join(rows.fieldnames or ()) or 'none'}; families need `class` and "
+            "`family`."
+        )
+    family_of = {row["class"]: row["family"] for row in rows if row["family"]}
+    for name in family_of:
+        if name not in class_names:
+            raise APINetError(
+                f"{str(path)!r} names the class {name!r}, which the model does not have"
+                + did_you_mean(str(name), class_names)
+            )
+    return tuple(family_of.get(name, name) for name in class_names)
+
+
+def confused_families(
+    labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str]
+) -> tuple[str, ...]:
+    """Families of classes that validation photos confuse.
+
+    Two classes are as near as the mean probability that photos of one give the other;
+    clusters by average linkage, cut where that falls below a tenth. A family is called
+    by its classes' names, joined by `/`.
+
+    Args:
+        labels: `[n]`, the class of each photo.
+        probabilities: `[n, C]`.
+        class_names: C names.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
+    p, y = np.asarray(probabilities, np.float64), np.asarray(labels)
+    near = np.zeros((p.shape[1], p.shape[1]))
+    np.add.at(near, y, p)
+    near /= np.maximum(np.bincount(y, minlength=len(near)), 1)[:, None]
+    near = (near + near.T) / 2
+    np.fill_diagonal(near, 1)
+    far = squareform(1 - near, checks=False)
+    cluster = fcluster(linkage(far, "average"), 0.9, "distance")
+    members: dict[int, list[str]] = {}
+    for name, number in zip(class_names, cluster, strict=True):
+        members.setdefault(number, []).append(name)
+    return tuple("/".join(members[number]) for number in cluster)
+
+
+def answer(
+    probabilities: NDArray[Any], families: Sequence[str], confidence: float
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """What to answer at a confidence: a class, a family, or neither.
+
+    Args:
+        probabilities: `[n, C]`.
+        families: The family of each class.
+        confidence: The probability that an answer must have.
+
+    Returns:
+        `best` `[n]` (the most probable class, or of the most probable family where
+        `is_family`), `is_class` and `is_family` `[n]`.
+    """
+    SHARE.check("confidence", confidence)
+    p = np.asarray(probabilities, np.float64)
+    _, family_of = np.unique(np.asarray(families), return_inverse=True)
+    together = p @ np.eye(family_of.max() + 1)[family_of]
+    chosen = together.argmax(axis=1)
+    is_class = p.max(axis=1) >= confidence
+    is_family = ~is_class & (together.max(axis=1) >= confidence)
+    inside = np.where(family_of == chosen[:, None], p, -1).argmax(axis=1)
+    return np.where(is_family, inside, p.argmax(axis=1)), is_class, is_family
+
+
+def family_figures(
+    labels: ArrayLike,
+    probabilities: NDArray[Any],
+    families: Sequence[str],
+    confidence: float,
+) -> dict[str, Any]:
+    """Accuracy and depth of the answers at a confidence.
+
+    Returns:
+        `accuracy` of the answers that were given (a family is right if it holds the
+        class), the shares answered with a `class`, a `family` and `neither`, and
+        `depth`: the mean of 1, of `1 - log(classes of the family) / log(C)`, and of 0.
+    """
+    y, names = np.asarray(labels), np.asarray(families)
+    best, is_class, is_family = answer(probabilities, families, confidence)
+    right = np.where(is_class, best == y, names[best] == names[y])
+    sizes = np.array([(names == name).sum() for name in names])
+    depth = 1 - np.log(sizes[best]) / np.log(len(names))
+    given = is_class | is_family
+    return {
+        "confidence": confidence,
+        "accuracy": share_of(right[given]),
+        "class": share_of(is_class),
+        "family": share_of(is_family),
+        "neither": share_of(~given),
+        "depth": float(np.where(is_class, 1.0, np.where(is_family, depth, 0)).mean()),
+    }
+
+
+def words(family: str) -> str:
+    """How to say a family: "some apple", "conference or anjou"."""
+    return family.replace("/", " or ") if "/" in family else f"some {family}"
+
+
+def families_in(
+    content: Mapping[str, Any] | None, class_names: Sequence[str]
+) -> tuple[str, ...] | None:
+    """The family of each class from a run's file; `None` if it has none."""
+    if content is None:
+        return None
+    return tuple(content["families"].get(name, name) for name in class_names)

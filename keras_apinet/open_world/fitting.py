@@ -1,0 +1,222 @@
+"""What is fitted after a training: temperature, threshold for unknown, families."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_apinet.errors import APINetError
+from keras_apinet.evaluate.calibration import calibrate_run, log_softmax, too_few
+from keras_apinet.evaluate.evaluation import default_split, open_data
+from keras_apinet.evaluate.predictions import data_groups, predict_split, run_options
+from keras_apinet.open_world.families import (
+    FILE,
+    confused_families,
+    families_in,
+    family_figures,
+    read_families,
+)
+from keras_apinet.open_world.features import Features, run_features
+from keras_apinet.open_world.unknown import (
+    FEWEST_IMAGES,
+    Unknown,
+    detection,
+    open_unknown,
+)
+from keras_apinet.runs import Run, calibration_file
+from keras_apinet.shares import share_of
+
+if TYPE_CHECKING:
+    from keras_apinet.data import ImageData, Split
+    from keras_apinet.model.apinet import APINet
+
+Say = Callable[[str], None]
+
+
+def fit_after_training(run: Run, images: "ImageData", keep: float, say: Say) -> None:
+    """Fits what predictions use, on the validation photos, and keeps it in the run.
+
+    Args:
+        run: The run, with its best model.
+        images: Its data set, with a validation split.
+        keep: Share of known photos that the threshold for unknown keeps; 0: none.
+        say: Is told what was found, and why something was not.
+    """
+    count = len(images.splits["val"])
+    if few := too_few(count):  # no model has to be opened for that
+        run.write(
+            calibration_file("best"),
+            {"temperature": 1.0, "reason": few, "images": count, "model": "best"},
+        )
+        say(few)
+        return
+    try:
+        model = run.model()
+        found = calibrate_run(run, model, images, again=True)
+    except APINetError as error:
+        say(f"No temperature was fitted: {error}")
+        return
+    assert found is not None
+    told = f"Temperature {found['temperature']:.2f}, fitted on {count:,} validation"
+    say(found["reason"] or f"{told} images")
+    if not keep:
+        return
+    try:
+        fit_unknown(run, model, images, keep=keep)
+        say(f"Threshold for unknown, which keeps {keep:.0%} of the known")
+    except APINetError as error:
+        say(f"No threshold for unknown was fitted: {error}")
+
+
+def fit_unknown(
+    run: Run,
+    model: "APINet",
+    images: "ImageData | None" = None,
+    *,
+    which: str = "best",
+    keep: float = 0.95,
+) -> Unknown:
+    """Fits a model's threshold for unknown photos, and its families, in the run.
+
+    Args:
+        run: The run.
+        model: Its model.
+        images: Its data set. Default: it is opened where the training found it.
+        which: Which model of the run that is.
+        keep: Share of known photos to keep.
+
+    Raises:
+        APINetError: If there are too few validation photos, or a class has the name.
+    """
+    if "unknown" in run.class_names:
+        raise APINetError(
+            "A class of this run is called 'unknown', which is the name for photos of "
+            "no class; rename it in the data."
+        )
+    images = open_data(run) if images is None else images
+    held_out = len(images.splits.get("val", ()))
+    if held_out < FEWEST_IMAGES:
+        raise APINetError(
+            f"A threshold for unknown photos needs at least {FEWEST_IMAGES} validation "
+            f"photos, and {images.name!r} has {held_out}; train with --validation 0.2."
+        )
+    found = run_features(run, model, images, which=which)
+    fitted = Unknown.fit(found["train"], found["val"], len(run.class_names), keep)
+    fitted.save(run, which, model, len(found["val"]))
+    if run.read(FILE) is None:
+        _write_families(run, model, images, found["val"], which)
+    return fitted
+
+
+def _write_families(
+    run: Run, model: "APINet", images: "ImageData", held_out: Features, which: str
+) -> None:
+    names = run.class_names
+    groups = data_groups(images, names)
+    level = next(iter(groups), None)
+    if level is None:
+        kernel, bias = (np.asarray(w) for w in model.classifier.get_weights())
+        logits = held_out.features @ kernel + bias
+        known = run.calibration(which, model) or {"temperature": 1.0}
+        p = np.exp(log_softmax(logits / known["temperature"]))
+        families = confused_families(held_out.labels, p, names)
+    else:
+        families = groups[level]
+    content = dict(zip(names, families, strict=True))
+    run.write(FILE, {"families": content, "source": level or "confusions"})
+
+
+def measure_open(
+    run: Run | str | Path,
+    *,
+    split: str = "test",
+    which: str = "best",
+    data: "str | ImageData | None" = None,
+    foreign: str | Path | None = None,
+    confidence: float | None = None,
+    families: str | Path | None = None,
+) -> dict[str, Any]:
+    """How well a run tells foreign photos, and how it answers with families.
+
+    Args:
+        run: A run, or its folder.
+        split: The split of known photos.
+        which: The `"best"` model (default) or the `"last"`.
+        data: Where the run's data set is now.
+        foreign: Photos of classes that the model does not know, in folders of classes.
+        confidence: The probability that an answer must have.
+        families: A CSV file with the columns `class` and `family`, kept in the run.
+
+    Returns:
+        `foreign`: `auroc` and `rejected` (at `keep` of the known), `known_kept` and
+        `foreign_rejected` at the run's threshold, `top1` and `top1_kept` of the known;
+        `families`: see `family_figures`. What was not asked for is left out.
+
+    Raises:
+        APINetError: If there are no held-out photos, the foreign folder holds known
+            classes or nothing that can be read, or the table does not fit.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    names = run.class_names
+    if families is not None:
+        content = dict(zip(names, read_families(families, names), strict=True))
+        run.write(FILE, {"families": content, "source": str(families)})
+    others = None if foreign is None else _foreign_data(foreign, names)
+    images = open_data(run, data)
+    model = run.model(which)
+    known = run_features(run, model, images, which=which, splits=(split,))[split]
+    kernel, bias = (np.asarray(w) for w in model.classifier.get_weights())
+    logits = known.features @ kernel + bias
+    result = {}
+    if others is not None:
+        unknown = open_unknown(run, model, which)
+        if unknown is None:
+            keep = run.settings.get("unknown_keep") or 0.95
+            unknown = fit_unknown(run, model, images, which=which, keep=keep)
+        seen = predict_split(model, others, **run_options(run))
+        right = logits.argmax(axis=1) == known.labels
+        result["foreign"] = _told_apart(unknown, known, right, seen.features)
+    if confidence is not None:
+        own = families_in(run.read(FILE), names)
+        if own is None:
+            raise APINetError(
+                "This run has no families; give them with --families FILE, a CSV file "
+                "with the columns class and family."
+            )
+        known_t = run.calibration(which, model) or {"temperature": 1.0}
+        p = np.exp(log_softmax(logits / known_t["temperature"]))
+        result["families"] = family_figures(known.labels, p, own, confidence)
+    return result
+
+
+def _foreign_data(folder: str | Path, class_names: list[str]) -> "Split":
+    """All photos of a folder of other classes."""
+    from keras_apinet import data as sources
+
+    if not Path(folder).exists():
+        raise APINetError(f"There is no folder {str(folder)!r}; give --foreign FOLDER.")
+    others = sources.load(str(folder), validation=None)
+    same = [name for name in others.class_names if name in class_names]
+    if same:
+        raise APINetError(
+            f"The foreign folder {str(folder)!r} holds classes that the model knows "
+            f"({', '.join(map(repr, same[:5]))}); leave them out."
+        )
+    return others.splits[default_split(others)]
+
+
+def _told_apart(
+    unknown: Unknown, known: Features, right: Any, foreign: Any
+) -> dict[str, Any]:
+    margins, strange = (unknown.margins(x) for x in (known.features, foreign))
+    return {
+        "keep": unknown.keep,
+        "known": len(margins),
+        "foreign": len(strange),
+        **detection(margins, strange, unknown.keep),
+        "known_kept": share_of(margins >= 0),
+        "foreign_rejected": share_of(strange < 0),
+        "top1": share_of(right),
+        "top1_kept": share_of(right[margins >= 0]),
+    }

@@ -1,0 +1,184 @@
+"""None of these: the score and threshold that tell photos of classes never learned.
+
+A run keeps them in `unknown.json` and `unknown.npz` (`unknown_last.*` of the last
+model); the JSON names the model and the arrays that it belongs to.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import KEEP
+from keras_apinet.files.io import digest_of, replacing
+from keras_apinet.open_world.features import Features
+from keras_apinet.open_world.prototypes import Prototypes
+from keras_apinet.runs import Run, weights_fingerprint
+
+if TYPE_CHECKING:
+    from keras_apinet.model.apinet import APINet
+
+# Held-out photos, of all classes, that a threshold needs: one in twenty is below it.
+FEWEST_IMAGES = 40
+# As many held-out photos of a class weigh as much as all the others.
+_CLASS_WEIGHT = 20
+# Logits that one standard deviation of the known's margin is worth.
+_STEEPNESS = 4.0
+_ARRAYS = ("centre", "projection", "directions", "thresholds")
+
+
+@dataclass(frozen=True, eq=False)
+class Unknown:
+    """Says which photos are of none of the classes.
+
+    Attributes:
+        prototypes: What a photo is compared with.
+        thresholds: `[C]` float32, the similarity that each class asks for.
+        slope: What the margin is worth in the logits.
+        keep: Share of known held-out photos that the thresholds keep.
+    """
+
+    prototypes: Prototypes
+    thresholds: NDArray[np.float32]
+    slope: float
+    keep: float
+
+    @classmethod
+    def fit(
+        cls, train: Features, held_out: Features, num_classes: int, keep: float = 0.95
+    ) -> "Unknown":
+        """Prototypes of training photos, and thresholds of held-out ones.
+
+        Each class's threshold is the similarity that `keep` of its held-out photos
+        reach, drawn towards that of all photos where there are few; then all move
+        together, so that `keep` of all held-out photos reach one.
+
+        Args:
+            train: Features of training photos.
+            held_out: Features of photos that the model was not trained on.
+            num_classes: C.
+            keep: Share of the known to keep.
+
+        Raises:
+            APINetError: For fewer than 40 held-out photos, or another share.
+        """
+        KEEP.check("unknown_keep", keep)
+        if len(held_out) < FEWEST_IMAGES:
+            raise APINetError(
+                f"{len(held_out)} held-out photos are too few for a threshold for "
+                f"unknown (at least {FEWEST_IMAGES}); hold out more with --validation."
+            )
+        prototypes = Prototypes.fit(train.features, train.labels, num_classes)
+        similar = prototypes.similarities(held_out.features)
+        own = similar[np.arange(len(held_out)), held_out.labels]
+        whole = np.quantile(own, 1 - keep)
+        thresholds = np.full(num_classes, whole)
+        for label in np.unique(held_out.labels):
+            mine = own[held_out.labels == label]
+            weight = len(mine) / (len(mine) + _CLASS_WEIGHT)
+            lowest = np.quantile(mine, 1 - keep)
+            thresholds[label] = weight * lowest + (1 - weight) * whole
+        # A class without training photos has no prototype, and accepts nothing.
+        thresholds[~prototypes.directions.any(axis=1)] = 2
+        margins = (similar - thresholds).max(axis=1)
+        thresholds += np.quantile(margins, 1 - keep, method="lower") - 1e-6
+        slope = _STEEPNESS / max(float(margins.std()), 1e-3)
+        return cls(prototypes, thresholds.astype(np.float32), slope, keep)
+
+    def margins(self, features: ArrayLike) -> NDArray[np.float32]:
+        """How far above the thresholds `[n]` photos are; below 0 they are unknown.
+
+        Args:
+            features: `[n, D]` pooled features.
+        """
+        similar = self.prototypes.similarities(features) - self.thresholds
+        margins: NDArray[np.float32] = similar.max(axis=1)
+        return margins
+
+    def save(self, run: Run, which: str, model: "APINet", images: int) -> None:
+        """Keeps it in the run, for this model."""
+        path = run.folder / f"{_stem(which)}.npz"
+        arrays = {name: getattr(self.prototypes, name) for name in _ARRAYS[:3]}
+        with replacing(path) as temporary:
+            np.savez(temporary, thresholds=self.thresholds, **arrays)
+        content = {
+            "keep": self.keep,
+            "slope": self.slope,
+            "images": images,
+            "weights": weights_fingerprint(model),
+            "arrays": digest_of(path),
+        }
+        run.write(f"{_stem(which)}.json", content)
+
+
+def _stem(which: str) -> str:
+    return "unknown" if which == "best" else f"unknown_{which}"
+
+
+def open_unknown(run: Run, model: "APINet", which: str = "best") -> Unknown | None:
+    """What a run knows of unknown photos; `None` if nothing, or of another model.
+
+    Raises:
+        APINetError: If the files are damaged.
+    """
+    content = run.read(f"{_stem(which)}.json")
+    path = run.folder / f"{_stem(which)}.npz"
+    if content is None or content["weights"] != weights_fingerprint(model):
+        return None
+    try:
+        if digest_of(path) != content["arrays"]:
+            raise ValueError("it is not what was written")
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            *parts, thresholds = (file[name] for name in _ARRAYS)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise APINetError(
+            f"{str(path)!r} cannot be used ({error}); remove it and "
+            f"{_stem(which)}.json, and `keras-apinet evaluate` makes them again."
+        ) from error
+    return Unknown(Prototypes(*parts), thresholds, content["slope"], content["keep"])
+
+
+def detection(
+    known: ArrayLike, foreign: ArrayLike, keep: float = 0.95, repeats: int = 300
+) -> dict[str, Any]:
+    """How well a score tells known from foreign photos.
+
+    Args:
+        known: `[n]` scores of known photos, which should be high.
+        foreign: `[m]` scores of photos of other classes.
+        keep: Share of the known that is kept for `rejected`.
+        repeats: Bootstrap samples for the 95 % intervals.
+
+    Returns:
+        `auroc` (area under the ROC curve) and `rejected` (share of the foreign below
+        what `keep` of the known reach), each as `{"value", "low", "high"}`.
+
+    >>> detection([3.0, 2.0], [1.0, 0.0], repeats=10)["auroc"]["value"]
+    1.0
+    """
+    a, b = np.asarray(known, np.float64), np.asarray(foreign, np.float64)
+    rng = np.random.default_rng(0)
+    samples = [_figures(a, b, keep)]
+    for _ in range(repeats):
+        drawn = [rng.choice(part, len(part)) for part in (a, b)]
+        samples.append(_figures(drawn[0], drawn[1], keep))
+    ends = np.quantile(samples[1:] or samples, [0.025, 0.975], axis=0)
+    return {
+        name: {
+            "value": samples[0][i],
+            "low": float(ends[0, i]),
+            "high": float(ends[1, i]),
+        }
+        for i, name in enumerate(("auroc", "rejected"))
+    }
+
+
+def _figures(a: NDArray[Any], b: NDArray[Any], keep: float) -> tuple[float, float]:
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.concatenate([a, b]))[: len(a)]
+    auroc = (ranks.mean() - (len(a) + 1) / 2) / len(b)
+    return float(auroc), float((b < np.quantile(a, 1 - keep)).mean())
