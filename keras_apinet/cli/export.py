@@ -1,6 +1,7 @@
 """`keras-apinet export`."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from keras_apinet.errors import printable
@@ -132,6 +133,8 @@ def run(args: argparse.Namespace) -> int:
     print(printable(reports_table(reports), keep="\n"))
     for report in reports:
         print(f"Written: {printable(report.path)}")
+        if report.format == "web":
+            print(f"Serve it: python -m http.server -d {printable(shlex.quote(str(report.path)))}")
     return 0
 
 
