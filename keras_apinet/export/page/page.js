@@ -151,7 +151,7 @@ async function openCamera() {
   $("video").hidden = false;
   $("photo").hidden = true;
   $("hint").hidden = true;
-  $("camera").textContent = "Close the camera";
+  $("camera").textContent = "Close camera";
   $("camera").setAttribute("aria-pressed", "true");
   await $("video").play();
   $("status").setAttribute("aria-live", "off"); // not a word for every frame
@@ -168,7 +168,7 @@ function closeCamera() {
   $("video").srcObject = null;
   $("video").hidden = true;
   $("hint").hidden = false;
-  $("camera").textContent = "Open the camera";
+  $("camera").textContent = "Open camera";
   $("camera").setAttribute("aria-pressed", "false");
   $("status").setAttribute("aria-live", "polite");
 }
