@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-agreement",
         type=SHARE,
         metavar="X",
-        help="smallest share of photos with Keras's top-1 class (default: 0.98 for "
-        "dynamic and int8)",
+        help="smallest share of photos with Keras's top-1 class, where it leads by "
+        "more than 0.1 (default: 0.98 for dynamic and int8)",
     )
     parser.add_argument(
         "--max-difference",
@@ -134,7 +134,8 @@ def run(args: argparse.Namespace) -> int:
     for report in reports:
         print(f"Written: {printable(report.path)}")
         if report.format == "web":
-            print(f"Serve it: python -m http.server -d {printable(shlex.quote(str(report.path)))}")
+            folder = printable(shlex.quote(str(report.path)))
+            print(f"Serve it: python -m http.server -d {folder}")
     return 0
 
 

@@ -49,7 +49,7 @@ def round_and_correct(model: keras.Model, images: NDArray[np.uint8]) -> None:
     model.set_weights(copy.get_weights())
 
 
-class _MeanKeeper(keras.layers.BatchNormalization):  # type: ignore[misc]
+class _MeanKeeper(keras.layers.BatchNormalization):
     """Batch normalisation that brings the mean of its inputs back to a measured one."""
 
     phase = "build"
