@@ -37,14 +37,12 @@ def round_and_correct(model: keras.Model, images: NDArray[np.uint8]) -> None:
         return
     copy.set_weights(model.get_weights())
     pixels = images.astype("float32")
-    for norm in norms:
-        norm.phase = "measure"
     copy(pixels, training=False)
     for layer in flatten_layers(copy):
         _round_kernel(layer)
     # In the order of the layers: each sees what the corrected ones before it give.
     for norm in norms:
-        norm.phase = "correct"
+        norm.corrects = True
     copy(pixels, training=False)
     model.set_weights(copy.get_weights())
 
@@ -52,17 +50,18 @@ def round_and_correct(model: keras.Model, images: NDArray[np.uint8]) -> None:
 class _MeanKeeper(keras.layers.BatchNormalization):
     """Batch normalisation that brings the mean of its inputs back to a measured one."""
 
-    phase = "build"
+    wanted: Any = None
+    corrects = False
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if self.phase != "build":
+        if not isinstance(inputs, keras.KerasTensor):  # not while it is cloned
             rank = len(inputs.shape)
             axes = [i for i in range(rank) if i != self.axis % rank]
             mean = keras.ops.mean(inputs, axes)
-            if self.phase == "measure":
-                self.wanted = mean
-            else:
+            if self.corrects:
                 self.moving_mean.assign_add(mean - self.wanted)
+            else:
+                self.wanted = mean
         return super().call(inputs, training=training, mask=mask)
 
 
