@@ -151,14 +151,15 @@ class Browser:
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.command("Emulation.setEmulatedMedia", features=[feature])
 
-    def drop(self, path, selector):
-        """Drops a file on an element, as a person does."""
+    def drop(self, paths, selector):
+        """Drops a file, or several, on an element, as a person does."""
+        files = [str(p) for p in (paths if isinstance(paths, list) else [paths])]
         box = self.run(
             f"(() => {{ const b = document.querySelector({selector!r})"
             ".getBoundingClientRect();"
             " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
-        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        data = {"items": [], "files": files, "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.command(
                 "Input.dispatchDragEvent", type=kind, x=box[0], y=box[1], data=data

@@ -1,9 +1,11 @@
 """Bad input to export: a clear message, nothing half-written, exit code 2."""
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -97,18 +99,40 @@ def test_a_file_that_loses_too_much_is_not_handed_over(model, tmp_path, monkeypa
 
     monkeypatch.setattr(exporting, "measure", worse)
     refuses("probabilities within 1e-05", model, tmp_path / "x.tflite")
-    monkeypatch.setattr(
-        exporting,
-        "measure",
-        lambda *_: {"difference": 0.5, "agreement": 0.97, "photos": 100},
-    )
+    measured = {"difference": 0.5, "agreement": 0.9, "photos": 100, "decided": 60}
+    measured |= {"largest_logit": 10.0, "undecided_difference": 0.5}
+    measured |= {"decided_agreement": 0.97}
+    monkeypatch.setattr(exporting, "measure", lambda *_: measured)
     photos = patterns()[0]
     options = {"precision": "int8", "photos": photos}
-    refuses("97.0% of 100 photos", model, tmp_path / "x.tflite", **options)
+    said = "97.0% of the 60 photos on which its first class leads by 0.1, and on 90.0%"
+    refuses(said, model, tmp_path / "x.tflite", **options)
     assert list(tmp_path.iterdir()) == []
     export_classifier(
         model, tmp_path / "x.tflite", min_agreement=0.9, max_difference=1, **options
     )
+
+
+def test_decisions_count_where_there_is_one_and_logits_elsewhere():
+    """By hand: two photos are decided, one of them otherwise; the third is even."""
+    from keras_apinet.export.runtime.runtimes import Runtime, softmax
+    from keras_apinet.export.verification import ExportReport, check, measure
+
+    expected = np.array([[2, 0, 0], [0, 3, 0], [0, 0.1, 0]], "float32")
+    logits = np.array([[0, 2, 0], [0, 3, 1], [0, 0.1, 0.6]], "float32")
+    runtime = Runtime(None, lambda x: softmax(logits[x]), lambda: lambda x: logits[x])
+    # Photos are their own numbers; the latency asks for one at a time.
+    found = measure(runtime, np.arange(3), expected, None)
+    assert (found["decided"], found["decided_agreement"]) == (2, 0.5)
+    assert found["agreement"] == pytest.approx(1 / 3)
+    assert found["undecided_difference"] == pytest.approx(0.6 / 3**0.5)
+    found |= {"decided_agreement": 1.0, "largest_logit": 10.0}
+    report = ExportReport(Path("x.tflite"), "tflite", "int8", 1, **found)
+    check(report, "tiny")
+    worse = dataclasses.replace(report, undecided_difference=3.0)
+    with pytest.raises(APINetError, match=r"\(0.3 of the largest, 10\) where no class"):
+        check(worse, "tiny")
+    check(worse, "tiny", max_logit_difference=1.0)
 
 
 @pytest.mark.slow

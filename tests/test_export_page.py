@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -109,18 +110,80 @@ def test_five_rows_as_in_python(precision, pages, browser, photo):
 
 
 def test_it_fits_a_phone_in_light_and_dark(pages, browser, photo):
-    with Server(pages / "float32") as server:
+    """From a folder of the server: whatever the page fetches is beside it."""
+    with Server(pages) as server:
         grounds = set()
         for dark in (False, True):
             browser.resize(360, 740, mobile=True, dark=dark)
-            browser.open(server.address)
+            browser.open(f"{server.address}float32/")
             browser.until(READY)
             browser.drop(photo, "#drop")
             browser.until(FIVE)
             wide = "document.documentElement.scrollWidth <= window.innerWidth"
             assert browser.run(wide)
+            # The whole answer is seen without scrolling.
+            lowest = "document.querySelector('#results').getBoundingClientRect().bottom"
+            assert browser.run(f"{lowest} <= window.innerHeight")
             grounds.add(browser.run("getComputedStyle(document.body).backgroundColor"))
         assert len(grounds) == 2
+
+
+def test_several_photos_are_listed_and_looked_at_again(pages, browser, tmp_path):
+    paths = []
+    for i, species in enumerate((2, 5, 7)):
+        paths.append(tmp_path / f"bird{i}.png")
+        Image.fromarray(draw(species, 90 + i).pixels).save(paths[-1])
+    classify = load_classifier(pages / "float32" / "model.tflite")
+    with Server(pages / "float32") as server:
+        browser.open(server.address)
+        browser.until(READY)
+        browser.drop(paths, "#drop")
+        browser.until("document.querySelectorAll('#photos li').length === 3 && " + FIVE)
+        buttons = "[...document.querySelectorAll('#photos button')]"
+        listed = browser.run(f"{buttons}.map((b) => b.textContent)")
+        # The newest is the first of the list.
+        for path, text in zip(paths, reversed(listed)):
+            best = classify.predict(path)[0][0][0]
+            assert text.startswith(f"{path.name}: {best}, ")
+            browser.run(f"{buttons}.find((b) => b.textContent === {text!r}).click()")
+            assert browser.run(ROWS)[0][0] == best
+            pressed = f"{buttons}.filter((b) => b.ariaPressed === 'true').length"
+            assert browser.run(pressed) == 1
+
+
+def test_a_page_opened_as_a_file_says_how_to_serve_it(pages, browser):
+    browser.open((pages / "float32" / "index.html").as_uri())
+    browser.until("document.querySelector('#status')?.textContent.includes('served')")
+    said = browser.run("document.querySelector('#status').textContent")
+    assert "python -m http.server -d" in said
+
+
+def test_axe_finds_no_barrier(pages, browser, photo, tmp_path):
+    if shutil.which("npm") is None:
+        pytest.skip("npm, which fetches axe-core, is not installed")
+    fetched = subprocess.run(
+        ["npm", "install", "--prefer-offline", "--no-save", "--ignore-scripts"]
+        + ["--no-audit", "--no-fund", "--prefix", str(tmp_path), "axe-core@4.10.3"],
+        capture_output=True,
+    )
+    if fetched.returncode:
+        pytest.skip("npm could not fetch axe-core")
+    axe = (tmp_path / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
+    with Server(pages / "float32") as server:
+        for dark in (False, True):
+            browser.resize(390, 844, mobile=True, dark=dark)
+            browser.open(server.address)
+            browser.until(READY)
+            browser.drop([photo, photo], "#drop")
+            browser.until("document.querySelectorAll('#photos li').length === 2")
+            browser.run(axe + "; null")
+            found = browser.run(
+                "axe.run().then((found) => ({"
+                " bad: found.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]),"
+                " passed: found.passes.length }))"
+            )
+            assert found["bad"] == []
+            assert found["passed"] > 10
 
 
 def test_it_works_without_a_network_after_the_first_visit(pages, browser, photo):

@@ -10,11 +10,12 @@ from keras_apinet.export.formats import Target
 
 pytestmark = pytest.mark.one_backend
 SIDE = 96
+PRECISIONS = ("float32", "float16", "int8")
 
 
 @pytest.fixture(scope="module")
 def classifier(shared, tmp_path_factory):
-    """MobileNetV2 on real photos, exported, with test photos and Keras's answers."""
+    """Lite0 on real photos, exported, with test photos and Keras's answers."""
     data = shared / "data" / "grocery_store"
     names = sorted(path.name for path in (data / "train").iterdir())[::10]
 
@@ -28,14 +29,14 @@ def classifier(shared, tmp_path_factory):
         return np.stack(images), np.array(labels)
 
     images, labels = photos("train", 12)
-    weights = shared / "weights" / "mobilenet_v2_imagenet_notop.weights.h5"
+    weights = shared / "weights" / "efficientnet_lite0_imagenet_notop.weights.h5"
     model = clear_classifier(
-        images, labels, names, "mobilenet_v2", weights=str(weights)
+        images, labels, names, "efficientnet_lite0", weights=str(weights)
     )
     folder = tmp_path_factory.mktemp("phones")
     targets = [
         Target.of(folder / f"{precision}.tflite", precision=precision)
-        for precision in ("float32", "int8")
+        for precision in PRECISIONS
     ]
     reports = Exporter(model, photos=images).write(targets)
     tested = photos("test", 5)[0]
@@ -44,7 +45,7 @@ def classifier(shared, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_media_pipe_classifies_as_keras_does(precision, classifier):
     mediapipe = pytest.importorskip("mediapipe")
     tasks = mediapipe.tasks
@@ -53,7 +54,7 @@ def test_media_pipe_classifies_as_keras_does(precision, classifier):
         base_options=tasks.BaseOptions(
             model_asset_path=str(folder / f"{precision}.tflite")
         ),
-        max_results=1,
+        max_results=5,
     )
     ours = load_classifier(folder / f"{precision}.tflite")
     compared = 0
@@ -61,18 +62,24 @@ def test_media_pipe_classifies_as_keras_does(precision, classifier):
         for image, scores, own in zip(tested, expected, ours.probabilities(tested)):
             photo = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=image)
             result = image_classifier.classify(photo)
-            best = result.classifications[0].categories[0]
-            assert best.category_name == names[best.index]
-            assert best.score == pytest.approx(own.max(), abs=1e-5)
+            top = result.classifications[0].categories
+            best = top[0]
+            assert len(top) == 5
+            # By score: int8 has ties, which each runtime breaks in its own way.
+            wanted = np.sort(own)[::-1][:5]
+            np.testing.assert_allclose([c.score for c in top], wanted, atol=1e-5)
+            for category in top:
+                assert category.category_name == names[category.index]
+                assert category.score == pytest.approx(own[category.index], abs=1e-5)
             second, first = np.sort(scores)[-2:]
             # Int8 may differ where two classes are nearly even.
-            if precision == "float32" or first - second > 0.1:
+            if precision != "int8" or first - second > 0.1:
                 assert best.category_name == names[scores.argmax()]
                 compared += 1
     assert compared >= 30
 
 
 def test_int8_is_small_and_close(classifier):
-    *_, (whole, small) = classifier
+    *_, (whole, _, small) = classifier
     assert small.size <= 0.30 * whole.size
     assert small.agreement >= 0.98

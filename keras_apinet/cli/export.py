@@ -1,6 +1,7 @@
 """`keras-apinet export`."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from keras_apinet.errors import printable
@@ -69,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-agreement",
         type=SHARE,
         metavar="X",
-        help="smallest share of photos with Keras's top-1 class (default: 0.98 for "
-        "dynamic and int8)",
+        help="smallest share of photos with Keras's top-1 class, where it leads by "
+        "more than 0.1 (default: 0.98 for dynamic and int8)",
     )
     parser.add_argument(
         "--max-difference",
@@ -152,6 +153,9 @@ def run(args: argparse.Namespace) -> int:
     print(printable(reports_table(reports), keep="\n"))
     for report in reports:
         print(f"Written: {printable(report.path)}")
+        if report.format == "web":
+            folder = printable(shlex.quote(str(report.path)))
+            print(f"Serve it: python -m http.server -d {folder}")
     return 0
 
 

@@ -6,8 +6,6 @@ moving means change (Nagel et al.: Data-Free Quantization Through Weight Equaliz
 and Bias Correction, ICCV 2019, with the means measured on photos).
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -23,30 +21,48 @@ def round_and_correct(model: keras.Model, images: NDArray[np.uint8]) -> None:
     """Rounds kernels as int8 conversion does, and corrects the means that this moves.
 
     Args:
-        model: From pixels to logits; runs eagerly. Its weights are changed in place.
+        model: From pixels to logits, functional. Its weights are changed in place.
         images: Photos `[N, S, S, 3]` to measure the means on.
     """
-    layers = flatten_layers(model)
-    norms = [x for x in layers if isinstance(x, keras.layers.BatchNormalization)]
+    norms: list[_MeanKeeper] = []
+
+    def copied(layer: Any) -> Any:
+        if type(layer) is not keras.layers.BatchNormalization:
+            return type(layer).from_config(layer.get_config())
+        norms.append(_MeanKeeper.from_config(layer.get_config()))
+        return norms[-1]
+
+    copy = keras.models.clone_model(model, clone_function=copied, recursive=True)
     if not norms:
         return
+    copy.set_weights(model.get_weights())
     pixels = images.astype("float32")
-    means: dict[int, NDArray[Any]] = {}
-
-    def remember(layer: Any, inputs: Any) -> None:
-        means[id(layer)] = _channel_means(layer, inputs)
-
-    def correct(layer: Any, inputs: Any) -> None:
-        shift = _channel_means(layer, inputs) - means[id(layer)]
-        layer.moving_mean.assign(layer.moving_mean + shift)
-
-    with _watched(norms, remember):
-        model(pixels, training=False)
-    for layer in flatten_layers(model):
+    copy(pixels, training=False)
+    for layer in flatten_layers(copy):
         _round_kernel(layer)
     # In the order of the layers: each sees what the corrected ones before it give.
-    with _watched(norms, correct):
-        model(pixels, training=False)
+    for norm in norms:
+        norm.corrects = True
+    copy(pixels, training=False)
+    model.set_weights(copy.get_weights())
+
+
+class _MeanKeeper(keras.layers.BatchNormalization):
+    """Batch normalisation that brings the mean of its inputs back to a measured one."""
+
+    wanted: Any = None
+    corrects = False
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not isinstance(inputs, keras.KerasTensor):  # not while it is cloned
+            rank = len(inputs.shape)
+            axes = [i for i in range(rank) if i != self.axis % rank]
+            mean = keras.ops.mean(inputs, axes)
+            if self.corrects:
+                self.moving_mean.assign_add(mean - self.wanted)
+            else:
+                self.wanted = mean
+        return super().call(inputs, training=training, mask=mask)
 
 
 def _round_kernel(layer: Any) -> None:
@@ -59,30 +75,3 @@ def _round_kernel(layer: Any) -> None:
     kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel))
     step = np.maximum(np.abs(kernel).max(axes, keepdims=True), 1e-12) / _STEPS
     layer.kernel.assign(np.round(kernel / step) * step)
-
-
-def _channel_means(layer: Any, inputs: Any) -> NDArray[Any]:
-    values: NDArray[Any] = np.asarray(keras.ops.convert_to_numpy(inputs), "float32")
-    axis = layer.axis % values.ndim
-    means: NDArray[Any] = values.mean(tuple(i for i in range(values.ndim) if i != axis))
-    return means
-
-
-@contextlib.contextmanager
-def _watched(layers: list[Any], see: Callable[[Any, Any], None]) -> Iterator[None]:
-    """Shows `see` each layer and its inputs, before the layer is called."""
-
-    def shown(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-        def seen_first(inputs: Any, *args: Any, **options: Any) -> Any:
-            see(layer, inputs)
-            return call(inputs, *args, **options)
-
-        return seen_first
-
-    for layer in layers:
-        layer.call = shown(layer, layer.call)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.call  # uncovers the method of the class

@@ -96,7 +96,8 @@ class Exporter:
         unknown: Whether the files have one more class, `unknown`, for photos of none of
             the others, by the threshold that training left. Default False.
         verify: Whether to compare each file with the Keras model. Default True.
-        min_agreement: Smallest share of photos with the Keras model's top-1 class.
+        min_agreement: Smallest share of photos with the Keras model's top-1 class,
+            among those on which it leads by more than 0.1 in probability.
             Default: 0.98 for `"dynamic"` and `"int8"`, none for the others.
         max_difference: Largest difference of a probability. Default: 1e-5 for
             `"float32"`, 1e-2 for `"float16"`, none for the others.

@@ -16,6 +16,9 @@ from keras_apinet.export.formats import TOLERANCES
 from keras_apinet.export.runtime.runtimes import Runtime, softmax
 from keras_apinet.shares import interval, percent, wilson
 
+# A photo is decided if the Keras model's first class leads the second by more.
+LEAD = 0.1
+
 
 @dataclass(frozen=True)
 class ExportReport:
@@ -32,6 +35,11 @@ class ExportReport:
             file): it tells files apart whose probabilities are all 0 or 1.
         largest_logit: Largest absolute logit of the Keras model, to compare that with.
         agreement: Share of the photos with the Keras model's top-1 class.
+        decided: Number of photos on which the Keras model's first class leads by more
+            than 0.1 in probability.
+        decided_agreement: The same share of these, `None` if there are none.
+        undecided_difference: Root mean square difference of a logit on the other
+            photos, `None` if there are none.
         accuracy: Top-1 accuracy on the photos, `None` if their classes are unknown.
         accuracy_drop: The Keras model's accuracy less this one.
         latency_ms: Median time for one photo on this machine, without decoding.
@@ -46,6 +54,9 @@ class ExportReport:
     logit_difference: float | None = None
     largest_logit: float | None = None
     agreement: float | None = None
+    decided: int = 0
+    decided_agreement: float | None = None
+    undecided_difference: float | None = None
     accuracy: float | None = None
     accuracy_drop: float | None = None
     latency_ms: float | None = None
@@ -74,6 +85,12 @@ def reports_table(reports: Sequence[ExportReport]) -> str:
             "size": f"{report.size / 1e6:.2f} MB",
             "photos compared": str(report.photos),
             "same top-1 class": share(report.agreement, report.photos),
+            f"same where it leads by {LEAD:g}": share(
+                report.decided_agreement, report.decided
+            ),
+            "difference of a logit elsewhere": shown(
+                report.undecided_difference, "{:.1e}"
+            ),
             "largest difference of a probability": shown(report.difference, "{:.1e}"),
             "largest difference of a logit": shown(report.logit_difference, "{:.1e}"),
             "largest logit": shown(report.largest_logit, "{:.1f}"),
@@ -118,14 +135,24 @@ def measure(
         for run in (runtime.probabilities, runtime.open_logits())
     )
     best, expected_best = given.argmax(-1), expected.argmax(-1)
+    shares = softmax(expected)
+    second, first = np.sort(shares, -1)[:, -2:].T
+    decided = first - second > LEAD
     measured: dict[str, Any] = {
         "photos": len(images),
-        "difference": float(np.abs(given - softmax(expected)).max()),
+        "difference": float(np.abs(given - shares).max()),
         "logit_difference": float(np.abs(logits - expected).max()),
         "largest_logit": float(np.abs(expected).max()),
         "agreement": float(np.mean(best == expected_best)),
+        "decided": int(decided.sum()),
         "latency_ms": median_latency_ms(runtime, images),
     }
+    if decided.any():
+        same = best[decided] == expected_best[decided]
+        measured["decided_agreement"] = float(np.mean(same))
+    if not decided.all():
+        apart = np.square(logits[~decided] - expected[~decided])
+        measured["undecided_difference"] = float(np.sqrt(np.mean(apart)))
     if labels is not None:
         accuracy = float(np.mean(best == labels))
         drop = float(np.mean(expected_best == labels)) - accuracy
@@ -161,7 +188,8 @@ def check(
     Args:
         report: What was measured.
         backbone: For the error.
-        min_agreement: In place of the precision's own smallest top-1 agreement.
+        min_agreement: In place of the precision's own smallest top-1 agreement, over
+            the photos that are decided.
         max_difference: In place of its own largest difference of a probability.
         max_logit_difference: In place of its own largest difference of a logit, as a
             share of the largest logit.
@@ -176,7 +204,10 @@ def check(
     }
     given = {name: limit for name, limit in given.items() if limit is not None}
     tolerance = replace(TOLERANCES[report.precision], **given)
+    if max_logit_difference is not None:
+        tolerance = replace(tolerance, undecided=None)
     difference, agreement = report.difference, report.agreement
+    decided, elsewhere = report.decided_agreement, report.undecided_difference
     if difference is None or agreement is None:
         return
     found = accepting = ""
@@ -184,21 +215,33 @@ def check(
         found = f"differs from the Keras model by {difference:.2g} in a probability"
         if np.isfinite(difference):
             accepting = f"--max-difference {math.ceil(1000 * difference) / 1000:g}"
-    elif (apart := _logits_apart(report, tolerance.logits)) is not None:
+    elif (
+        apart := _apart(report, report.logit_difference, tolerance.logits)
+    ) is not None:
         found = (
             f"differs from the Keras model by {report.logit_difference:.2g} in a logit "
             f"({apart:.2g} of the largest, {report.largest_logit:.3g})"
         )
         if np.isfinite(apart):
             accepting = f"--max-logit-difference {math.ceil(1000 * apart) / 1000:g}"
-    elif agreement < tolerance.agreement:
+    elif decided is not None and decided < tolerance.agreement:
         found = (
-            f"agrees with the Keras model on {percent(agreement)} of {report.photos} "
-            "photos"
+            f"agrees with the Keras model on {percent(decided)} of the "
+            f"{report.decided} photos on which its first class leads by {LEAD:g}, and "
+            f"on {percent(agreement)} of all {report.photos}"
         )
         if report.accuracy_drop is not None:
             found += f" (accuracy drop {100 * report.accuracy_drop:+.2f} points)"
-        accepting = f"--min-agreement {math.floor(100 * agreement) / 100:g}"
+        accepting = f"--min-agreement {math.floor(100 * decided) / 100:g}"
+    elif (
+        apart := _apart(report, report.undecided_difference, tolerance.undecided)
+    ) is not None:
+        found = (
+            f"differs from the Keras model by {elsewhere:.2g} in a "
+            f"logit ({apart:.2g} of the largest, {report.largest_logit:.3g}) where no "
+            f"class leads by {LEAD:g}"
+        )
+        accepting = "--max-logit-difference 1"
     if found:
         raise APINetError(
             f"The {report.format} file of {backbone!r} in {report.precision} {found}, "
@@ -208,10 +251,12 @@ def check(
         )
 
 
-def _logits_apart(report: ExportReport, tolerated: float | None) -> float | None:
-    """The difference of the logits as a share of the largest, if it is too large."""
-    if report.logit_difference is None or tolerated is None:
+def _apart(
+    report: ExportReport, difference: float | None, tolerated: float | None
+) -> float | None:
+    """The difference as a share of the largest logit, if it is too large."""
+    if difference is None or tolerated is None:
         return None
     # Small logits are exact to 1e-3 of 1: nothing is decided below that.
-    apart = report.logit_difference / max(1.0, report.largest_logit or 0.0)
+    apart = difference / max(1.0, report.largest_logit or 0.0)
     return None if apart <= tolerated else apart

@@ -4,7 +4,9 @@ import { prepare } from "./preparation.js";
 
 const $ = (id) => document.getElementById(id);
 const TOP = 5;
+const KEPT = 50; // photos in the list
 let info, model, stream;
+let waiting = [];
 let busy = false;
 
 async function start() {
@@ -17,9 +19,12 @@ async function start() {
     (info.license ? `, ${info.license}` : "");
   await loadLiteRt(new URL("runtime/wasm/", location.href).href);
   model = await loadAndCompile("model.tflite", { accelerator: "wasm" });
+  const side = info.image_size;
+  await run(new Uint8Array(side * side * 3)); // the first run is the slowest
   for (const button of [$("choose"), $("camera")]) button.disabled = false;
   if (!navigator.mediaDevices?.getUserMedia) $("camera").hidden = true;
   say("Ready.");
+  await useFiles([]); // those that came meanwhile
 }
 
 function say(text) {
@@ -35,7 +40,11 @@ function probability(value) {
 /** Probabilities of one photo, and how long preparing and running took. */
 async function classify(photo) {
   const began = performance.now();
-  const pixels = prepare(photo, info.image_size, info.resize);
+  const scores = await run(prepare(photo, info.image_size, info.resize));
+  return { scores, time: performance.now() - began };
+}
+
+async function run(pixels) {
   const whole = info.precision === "int8";
   const shape = [1, info.image_size, info.image_size, 3];
   const input = new Tensor(whole ? pixels : Float32Array.from(pixels), shape);
@@ -44,7 +53,7 @@ async function classify(photo) {
   const scores = Array.from(values, (value) => (whole ? value / 256 : value));
   input.delete();
   output.delete();
-  return { scores, time: performance.now() - began };
+  return scores;
 }
 
 function show({ scores, time }) {
@@ -71,28 +80,62 @@ function show({ scores, time }) {
   say(`${time.toFixed(0)} ms on this device.`);
 }
 
-async function useFile(file) {
-  if (!file || !model || busy) return;
+/** Classifies photos one after the other; each stays in the list, to be looked at again. */
+async function useFiles(files) {
+  waiting.push(...files);
+  if (!model || busy) return;
   closeCamera();
   busy = true;
+  while (waiting.length) await useFile(waiting.shift());
+  busy = false;
+}
+
+async function useFile(file) {
   const address = URL.createObjectURL(file);
   try {
     say("Looking …");
-    const photo = await readPhoto(file);
-    if ($("photo").src.startsWith("blob:")) URL.revokeObjectURL($("photo").src);
-    $("photo").src = address;
-    $("photo").alt = `Your photo ${file.name}`;
-    $("photo").hidden = false;
-    $("hint").hidden = true;
-    show(await classify(photo));
+    const answer = await classify(await readPhoto(file));
+    const look = () => {
+      closeCamera();
+      $("photo").src = address;
+      $("photo").alt = `Your photo ${file.name}`;
+      $("photo").hidden = false;
+      $("hint").hidden = true;
+      for (const button of document.querySelectorAll("#photos button")) {
+        button.setAttribute("aria-pressed", String(button === own));
+      }
+      show(answer);
+    };
+    const own = listed(file.name, address, answer.scores, look);
+    look();
   } catch (error) {
     URL.revokeObjectURL(address);
     $("results").replaceChildren();
     say(`${file.name} cannot be read as a photo: ${error.message}.`);
     console.warn(error);
-  } finally {
-    busy = false;
   }
+}
+
+/** A button in the list of photos: thumbnail, file name, best class. */
+function listed(name, address, scores, look) {
+  const best = scores.indexOf(Math.max(...scores));
+  const button = Object.assign(document.createElement("button"), { type: "button" });
+  const image = Object.assign(document.createElement("img"), { src: address, alt: "" });
+  const text = Object.assign(document.createElement("span"), {
+    textContent: `${name}: ${info.class_names[best]}, ${probability(scores[best])}`,
+  });
+  button.append(image, text);
+  button.addEventListener("click", look);
+  const row = document.createElement("li");
+  row.append(button);
+  $("photos").prepend(row);
+  while ($("photos").children.length > KEPT) {
+    const last = $("photos").lastChild;
+    URL.revokeObjectURL(last.querySelector("img").src);
+    last.remove();
+  }
+  $("others").hidden = $("photos").children.length < 2;
+  return button;
 }
 
 async function openCamera() {
@@ -108,7 +151,7 @@ async function openCamera() {
   $("video").hidden = false;
   $("photo").hidden = true;
   $("hint").hidden = true;
-  $("camera").textContent = "Close the camera";
+  $("camera").textContent = "Close camera";
   $("camera").setAttribute("aria-pressed", "true");
   await $("video").play();
   $("status").setAttribute("aria-live", "off"); // not a word for every frame
@@ -125,14 +168,14 @@ function closeCamera() {
   $("video").srcObject = null;
   $("video").hidden = true;
   $("hint").hidden = false;
-  $("camera").textContent = "Open the camera";
+  $("camera").textContent = "Open camera";
   $("camera").setAttribute("aria-pressed", "false");
   $("status").setAttribute("aria-live", "polite");
 }
 
 $("file").addEventListener("change", (event) => {
-  useFile(event.target.files[0]);
-  event.target.value = ""; // the same photo may come again
+  useFiles(event.target.files);
+  event.target.value = ""; // the same photos may come again
 });
 $("choose").addEventListener("click", () => $("file").click());
 $("camera").addEventListener("click", () => (stream ? closeCamera() : openCamera()));
@@ -143,9 +186,9 @@ $("drop").addEventListener("dragover", () => $("drop").classList.add("over"));
 $("drop").addEventListener("dragleave", () => $("drop").classList.remove("over"));
 document.addEventListener("drop", (event) => {
   $("drop").classList.remove("over");
-  useFile(event.dataTransfer.files[0]);
+  useFiles(event.dataTransfer.files);
 });
-document.addEventListener("paste", (event) => useFile(event.clipboardData.files[0]));
+document.addEventListener("paste", (event) => useFiles(event.clipboardData.files));
 
 if ("serviceWorker" in navigator && window.isSecureContext) {
   navigator.serviceWorker.register("offline.js");
