@@ -33,6 +33,10 @@ COMMANDS = (
     "report",
     "card",
     "data",
+    "add",
+    "remove",
+    "merge",
+    "advise",
 )
 
 
