@@ -45,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
                 "them after the name."
             )
     photos = args.source or {name: rest for name, *rest in args.classes}
-    tell(add_classes(args.run_folder, photos, args.out, refit=args.refit,
-                     moved=args.data))
+    tell(
+        add_classes(
+            args.run_folder, photos, args.out, refit=args.refit, moved=args.data
+        )
+    )
     return 0

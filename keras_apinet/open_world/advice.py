@@ -165,7 +165,7 @@ def advise(
         if not more[c]:
             continue
         taken = full[(y == c) & wrong & on].argmax(axis=1)
-        partner = names[np.bincount(taken).argmax()] if len(taken) else None
+        partner = names[int(np.bincount(taken).argmax())] if len(taken) else None
         result.append(
             Advice(
                 names[c],

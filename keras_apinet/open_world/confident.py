@@ -1,8 +1,8 @@
 """Labels that are probably wrong, and features far from their class.
 
-Confident learning (Northcutt et al., JAIR 2021): a head that has not seen a photo, nor
-one taken with it, gives its probabilities; a photo that is likelier another class than
-photos of that class are on average is a candidate, the surest first.
+Confident learning (Northcutt et al., JAIR 2021): a head that has not seen a photo gives
+its probabilities; a photo that is likelier another class than photos of that class are
+on average is a candidate, the surest first.
 """
 
 from dataclasses import dataclass

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 Head = tuple[NDArray[np.float32], NDArray[np.float32]]
 # Chosen on validation photos, see `benchmarks/new_classes.py`.
 PULL = 1e-3
+# Directions of the features along which a head is fitted.
+RANK = 256
 
 
 def imprint(head: Head, old: tuple[ArrayLike, ArrayLike], new: ArrayLike) -> Head:
@@ -56,7 +58,7 @@ def fit_head(
     Args:
         features: `[n, D]`.
         labels: `[n]` int, below `classes`.
-        classes: Number of classes C; one without photos keeps what `start` says.
+        classes: Number of classes C.
         start: The head that it begins at and is pulled to. Default: zero.
         pull: How strongly: the factor of the squared distance, on features that are
             centred and of unit spread.
@@ -68,39 +70,42 @@ def fit_head(
     from scipy.optimize import minimize
 
     x, y = np.asarray(features, np.float32), np.asarray(labels)
-    mean = x.mean(axis=0)
-    spread = max(float(np.sqrt(((x - mean) ** 2).mean())), 1e-12)
-    x = (x - mean) / spread
     kernel, bias = start or (np.zeros((x.shape[1], classes)), np.zeros(classes))
-    begin = np.vstack([kernel * spread, bias + mean @ kernel]).astype(np.float32)
+    base = (x @ kernel + bias).astype(np.float32)
+    mean = x.mean(axis=0)
+    x = x - mean
+    spread = max(float(np.sqrt((x**2).mean())), 1e-12)
+    # Along the other directions the photos hardly differ: the start stays there.
+    _, axes = np.linalg.eigh(x.T @ x)
+    axes = axes[:, -RANK:] / spread
+    x = np.hstack([x @ axes, np.ones((len(x), 1), np.float32)])
     counts = np.bincount(y, minlength=classes)
     weights = (1 / (counts[y] * np.count_nonzero(counts))).astype(np.float32)
     rows = np.arange(len(y))
-    x1 = np.hstack([x, np.ones((len(x), 1), np.float32)])
+    shape = (x.shape[1], classes)
 
     def cost(flat: NDArray[Any]) -> tuple[float, NDArray[np.float64]]:
-        head = flat.reshape(begin.shape).astype(np.float32)
-        logits = x1 @ head
+        change = flat.reshape(shape).astype(np.float32)
+        logits = x @ change + base
         logits -= logits.max(axis=1, keepdims=True)
         p = np.exp(logits)
         total = p.sum(axis=1)
         value = float(weights @ (np.log(total) - logits[rows, y]))
         p /= total[:, None]
         p[rows, y] -= 1
-        away = head - begin
-        slope = x1.T @ (p * weights[:, None]) + 2 * pull * away
-        value += pull * float((away.astype(np.float64) ** 2).sum())
-        return value, slope.ravel().astype(np.float64)
+        slope = x.T @ (p * weights[:, None]) + 2 * pull * change
+        return value + pull * float(flat @ flat), slope.ravel().astype(np.float64)
 
     found = minimize(
         cost,
-        begin.ravel().astype(np.float64),
+        np.zeros(shape).ravel(),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": iterations, "ftol": 1e-7},
-    ).x.reshape(begin.shape)
-    fitted = found[:-1] / spread
-    return fitted.astype(np.float32), (found[-1] - mean @ fitted).astype(np.float32)
+        options={"maxiter": iterations, "ftol": 1e-6},
+    ).x.reshape(shape)
+    change = axes @ found[:-1]
+    made = kernel + change, bias + found[-1] - mean @ change
+    return made[0].astype(np.float32), made[1].astype(np.float32)
 
 
 def head_for(

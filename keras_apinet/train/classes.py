@@ -43,6 +43,10 @@ from keras_apinet.train.recipe import Recipe
 from keras_apinet.train.setup import Console, Setup
 
 TABLE = "photos.csv"
+# Share of new photos that may be unreadable.
+_MOST_BROKEN = 0.1
+# Settings of the old data that its photos do not need in a table.
+_SOURCE = ("level", "data_dir", "exclude", "relabel")
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def add_classes(
         photos = _listed(photos)
     elif not isinstance(photos, data.ImageData):
         photos = data.load(photos, validation=None)
+    photos = _readable(photos)
     known = [name for name in photos.class_names if name in run.class_names]
     if known:
         raise APINetError(
@@ -113,7 +118,7 @@ def add_classes(
     if "val" in images.splits:
         share = run.settings.get("validation") or 0.1
         photos = hold_out(photos, validation=share, seed=0)
-    wanted = {name: (name,) for name in run.class_names}
+    wanted: dict[str, tuple[str, ...]] = {name: (name,) for name in run.class_names}
     return _changed(run, images, photos, wanted, out, refit)
 
 
@@ -147,7 +152,9 @@ def merge_classes(
             f"The run {str(run.folder)!r} has a class {into!r} already; give another "
             "name, or merge it too."
         )
-    wanted = {n: (n,) for n in run.class_names if n not in names}
+    wanted: dict[str, tuple[str, ...]] = {
+        n: (n,) for n in run.class_names if n not in names
+    }
     wanted[into] = tuple(dict.fromkeys(names))
     return _changed(run, open_data(run), None, wanted, out, refit)
 
@@ -171,6 +178,27 @@ def _listed(photos: Mapping[str, Sequence[str]]) -> data.ImageData:
     labels = [i for i, name in enumerate(sorted(photos)) for _ in photos[name]]
     split = data.Split.of_files(paths, labels)
     return data.ImageData("the photos", names, {"train": split})
+
+
+def _readable(photos: data.ImageData) -> data.ImageData:
+    """The photos that can be read, if these are nearly all."""
+    splits, failed = {}, []
+    for name, split in photos.splits.items():
+        good = []
+        for i in range(len(split)):
+            try:
+                split.read(i)
+                good.append(i)
+            except APINetError as error:
+                failed.append(str(error))
+        splits[name] = split.take(np.array(good, np.int64))
+    total = sum(len(split) for split in photos.splits.values())
+    if len(failed) > _MOST_BROKEN * total:
+        raise APINetError(
+            f"{len(failed):,} of {total:,} new photos cannot be read; mend or leave "
+            f"them out, first: {failed[0]}"
+        )
+    return replace(photos, splits=splits)
 
 
 def _changed(
@@ -226,9 +254,7 @@ def _changed(
     return replace(change, run=Run.open(out))
 
 
-def _features(
-    run: Run, model: Any, photos: "data.ImageData"
-) -> dict[str, Features]:
+def _features(run: Run, model: Any, photos: "data.ImageData") -> dict[str, Features]:
     found = {}
     for name, split in photos.splits.items():
         seen = predict_split(model, split, **run_options(run))
@@ -262,8 +288,9 @@ def _judged(
     if had is None or has is None or not len(has):
         return Change(run, 0, None, None, None, (0, 0))
     kernel, bias = model.classifier.get_weights()
-    kept = np.isin(had.labels, [run.class_names.index(n) for n in names if n in
-                                run.class_names])
+    kept = np.isin(
+        had.labels, [run.class_names.index(n) for n in names if n in run.class_names]
+    )
     before = (had.features @ kernel + bias).argmax(axis=1) == had.labels
     kernel, bias = changed.classifier.get_weights()
     right = (has.features @ kernel + bias).argmax(axis=1) == has.labels
@@ -273,8 +300,9 @@ def _judged(
         return float(values.mean()) if len(values) else None
 
     counts = (int(old.sum()), int((~old).sum()))
-    return Change(run, 0, share(before[kept]), share(right[old]), share(right[~old]),
-                  counts)
+    return Change(
+        run, 0, share(before[kept]), share(right[old]), share(right[~old]), counts
+    )
 
 
 def _write(
@@ -303,7 +331,7 @@ def _write(
             table.writerow((path, names[part.labels[i]], split))
     (folder / TABLE).write_text(text.getvalue(), "utf-8")
     settings = {**run.settings, "data": str(out / TABLE), "group_by": "none"}
-    recipe = Recipe.of({**settings, "level": None, "data_dir": None}, "the run")
+    recipe = Recipe.of({**settings, **dict.fromkeys(_SOURCE)}, "the run")
     load: dict[str, Any] = {
         "name": str(folder / TABLE),
         "validation": recipe.validation if "val" in splits else 0.0,
