@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from keras_apinet.data import ImageData, Split
 from keras_apinet.data.inspection import near_duplicates
@@ -170,8 +171,9 @@ def _quality(
             why = f"{width} x {height} px, for a model that sees {image_size} px."
             yield i, ("tiny", image_size / min(height, width), why)
             continue
-        grey = square(pixels, _SIDE)[..., :3].mean(axis=2)
-        grey = _inside(grey, height, width)
+        small = Image.fromarray(pixels).convert("L")
+        small.thumbnail((_SIDE, _SIDE))
+        grey = np.asarray(small)
         bright = float(grey.mean())
         if bright < _DARK:
             why = f"Mean brightness {bright:.0f} of 255."
@@ -181,14 +183,6 @@ def _quality(
         if sharp < _BLURRED:
             why = f"Sharpness {sharp:.0f}, where {_BLURRED:.0f} is little."
             yield i, ("blurred", 1 / (1 + sharp), why)
-
-
-def _inside(grey: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """The photo in a square, without the bars beside it."""
-    h = max(3, round(_SIDE * height / max(height, width)))
-    w = max(3, round(_SIDE * width / max(height, width)))
-    top, left = (_SIDE - h) // 2, (_SIDE - w) // 2
-    return grey[top : top + h, left : left + w]
 
 
 def sharpness(grey: NDArray[Any]) -> float:
