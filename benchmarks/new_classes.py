@@ -5,7 +5,7 @@
 The features are those of EfficientNet-Lite0 with ImageNet weights, at 192 px, which no
 photo of the data has shaped. Ten random classes are held back and then added one after
 another: the head is imprinted and refitted on the stored features. "Retrained" is a
-head fitted from zero to the features of all classes; the backbone is trained in neither.
+head fitted from zero to the features of all classes. No backbone is trained.
 """
 
 import argparse

@@ -154,7 +154,7 @@ def advise(
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero(on)
     errors, slope = _curve(wrong, wrong_half, y, rows, len(names))
-    more = _shares(errors, slope, counts, photos)
+    more = _shares(errors, counts, photos if wrong[rows].any() else 0)
     samples = []
     for _ in range(_SAMPLES):
         drawn = rng.choice(rows, len(rows))
@@ -217,13 +217,13 @@ def _gain(errors: Any, slope: float, counts: Any, more: Any) -> NDArray[np.float
 
 
 def _shares(
-    errors: NDArray[Any], slope: float, counts: NDArray[Any], photos: int
+    errors: NDArray[Any], counts: NDArray[Any], photos: int
 ) -> NDArray[np.int64]:
-    """Photos for each class: where they are fewest; of equals, where errors are most."""
+    """Photos for each class: where they are fewest, then where errors are most."""
     more = np.zeros(len(errors), np.int64)
     weights = 1 + 1e-6 * errors
     step = min(_STEP, max(1, photos // len(errors)))
-    while slope > 0 and (left := photos - int(more.sum())) > 0:
+    while (left := photos - int(more.sum())) > 0:
         more[int((weights / (counts + more)).argmax())] += min(step, left)
     return more
 
