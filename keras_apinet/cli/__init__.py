@@ -35,6 +35,10 @@ COMMANDS = (
     "report",
     "card",
     "data",
+    "add",
+    "remove",
+    "merge",
+    "advise",
 )
 
 

@@ -78,6 +78,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--augmentation", default="paper", help="as for training")
     parser.add_argument("--resize", default="fit", help="fit or squash")
+    parser.add_argument(
+        "--audit",
+        metavar="RUN",
+        help="instead, look for wrong labels, outliers and poor photos by the features "
+        "of this run: writes an HTML page and a CSV for train --exclude and --relabel",
+    )
+    parser.add_argument(
+        "--audit-out",
+        default="audit.html",
+        metavar="FILE",
+        help="where that page goes, the CSV beside it (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--force",
@@ -100,7 +112,8 @@ def run(args: argparse.Namespace) -> int:
     from keras_apinet.data.inspection import inspect
     from keras_apinet.files.outputs import check_output, picture_kind
 
-    check_output(args.sheet, picture_kind(args.sheet), args.force)
+    if not args.audit:
+        check_output(args.sheet, picture_kind(args.sheet), args.force)
     data = load(
         args.data,
         data_dir=args.data_dir,
@@ -111,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
         download=args.download,
         progress=_progress if sys.stderr.isatty() else None,
     )
+    if args.audit:
+        return _audit(data, args)
     report = inspect(data, _progress if sys.stderr.isatty() else None)
     report["contact_sheet"] = os.path.abspath(args.sheet)
     if args.json:
@@ -121,6 +136,38 @@ def run(args: argparse.Namespace) -> int:
     _write_sheet(data, report, args)
     if not args.json:
         _say(f"\ncontact sheet: {report['contact_sheet']}")
+    return 0
+
+
+def _audit(data: Any, args: argparse.Namespace) -> int:
+    """Writes the page and the table of an audit."""
+    from collections import Counter
+    from pathlib import Path
+
+    from keras_apinet.errors import APINetError
+    from keras_apinet.files.io import write_atomically
+    from keras_apinet.files.outputs import check_output, write_output
+    from keras_apinet.open_world.audit import COLUMNS, audit, audit_page, audit_table
+
+    page = Path(args.audit_out)
+    table = page.with_suffix(".csv")
+    check_output(page, "page", args.force)
+    if table.exists():
+        head = table.read_text("utf-8", "replace").partition("\n")[0]
+        if not args.force or head != ",".join(COLUMNS):
+            raise APINetError(
+                f"{str(table)!r} exists; give --force to replace an audit's table, or "
+                "another --audit-out."
+            )
+    found = audit(args.audit, data)
+    write_output(page, audit_page(found, data, table.name), args.force)
+    write_atomically(table, audit_table(found), exclusive=not args.force)
+    if args.json:
+        print(to_json({"findings": [vars(finding) for finding in found]}))
+        return 0
+    for kind, count in Counter(finding.kind for finding in found).items():
+        _say(f"{kind:>12}  {count:,}")
+    _say(f"{len(found):,} findings: {page} and {table}")
     return 0
 
 

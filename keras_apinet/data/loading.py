@@ -1,17 +1,21 @@
 """`load`: the one way from a name on the command line to a data set."""
 
+import csv
 import importlib.util
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from keras_apinet.data.holdout import check_group_by, hold_out
 from keras_apinet.data.image_data import ImageData, checked
 from keras_apinet.data.sources.archives import load_archive
 from keras_apinet.data.sources.folders import load_folder
 from keras_apinet.data.sources.tables import load_table
-from keras_apinet.errors import APINetError, did_you_mean
+from keras_apinet.errors import APINetError, did_you_mean, reason
 
 # A TensorFlow Datasets name: set, perhaps /config, perhaps :version.
 _TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:\d[\w.*]*)?")
@@ -26,6 +30,8 @@ def load(
     group_by: str = "photos",
     level: str | None = None,
     download: bool = False,
+    exclude: str | os.PathLike[str] | None = None,
+    relabel: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageData:
     r"""Loads a data set by name; images are read later, when they are needed.
@@ -60,6 +66,10 @@ def load(
             (default), `"family"` and `"manufacturer"`.
         download: Whether TensorFlow Datasets may download what is not there. Default
             False.
+        exclude: A table with the column `path`, such as an audit writes: these photos
+            are left out.
+        relabel: A table with the columns `path` and `suggested`: these photos get that
+            label, where there is one.
         progress: Called with the images looked at and the images in all, while they
             are searched for bursts.
 
@@ -106,6 +116,10 @@ def load(
         raise APINetError(
             f"level={level!r} is only for the FGVC-Aircraft archive: leave it out."
         )
+    if relabel is not None:
+        data = _corrected(data, relabel, "suggested")
+    if exclude is not None:
+        data = _corrected(data, exclude, None)
     if validation is None:
         return data
     return hold_out(
@@ -149,3 +163,54 @@ def _perhaps_tfds(base: str, data_dir: str | os.PathLike[str] | None) -> bool:
     roots = (spec and spec.submodule_search_locations) or ()
     # Each set has a module, a folder or a list of checksums that is named after it.
     return any(p.stem == base for root in roots for p in Path(root).rglob(f"{base}*"))
+
+
+def _corrected(
+    data: ImageData, table: str | os.PathLike[str], column: str | None
+) -> ImageData:
+    """The data set with the labels in a column of a table, or without its photos."""
+    text = os.fspath(table)
+    try:
+        with open(text, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            missing = {"path", column or "path"} - {*(rows.fieldnames or ())}
+            found = {os.path.abspath(r["path"]): r.get(column or "") for r in rows}
+    except (OSError, UnicodeDecodeError, csv.Error, TypeError, KeyError) as error:
+        missing = missing if isinstance(error, KeyError) else set()
+        if not missing:
+            raise APINetError(
+                f"The table {text!r} cannot be read ({reason(error)}); give one that "
+                "`keras-apinet data --audit` wrote."
+            ) from error
+    if missing:
+        raise APINetError(
+            f"The table {text!r} has no column {min(missing)!r}; give one that "
+            "`keras-apinet data --audit` wrote."
+        )
+    names = {name: i for i, name in enumerate(data.class_names)}
+    splits, touched = {}, 0
+    for split, part in data.splits.items():
+        paths = [os.path.abspath(part.reference(i)) for i in range(len(part))]
+        listed = np.array([path in found for path in paths], bool)
+        touched += int(listed.sum())
+        if column is None:
+            splits[split] = part.take(np.flatnonzero(~listed))
+            continue
+        labels = part.labels.copy()
+        for i in np.flatnonzero(listed):
+            label = found[paths[i]]
+            if label and label not in names:
+                raise APINetError(
+                    f"The table {text!r} calls {paths[i]!r} {label!r}, which is no "
+                    f"class of {data.name!r}{did_you_mean(label, names)}"
+                )
+            labels[i] = names[label] if label else labels[i]
+        splits[split] = replace(part, labels=labels)
+    if not touched:
+        raise APINetError(
+            f"None of the photos in the table {text!r} is in {data.name!r}; give the "
+            "table of this data set."
+        )
+    word = "left out" if column is None else "given the label"
+    notes = (*data.notes, f"{touched:,} photos are {word} as {text!r} says.")
+    return replace(data, splits=splits, notes=notes)

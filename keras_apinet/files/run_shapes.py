@@ -68,6 +68,8 @@ RUN: Shape = {
             "seed?": SEED,
             "level?": (None, str),
             "group_by?": str,
+            "exclude?": (None, str),
+            "relabel?": (None, str),
             ...: (),
         },
         "images?": {...: COUNT},

@@ -73,6 +73,10 @@ class Recipe:
         "what is held out together: photos (bursts and look-alikes of a class), "
         "folder, none, column:NAME of a table, or a regular expression with a group",
     )
+    exclude: str | None = setting(None, "CSV of photos to leave out, see data --audit")
+    relabel: str | None = setting(
+        None, "CSV of photos and the label that each is to get, see data --audit"
+    )
     box_crop: bool = setting(
         False, "crop to the object's box first, where the set has boxes"
     )

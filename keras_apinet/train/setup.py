@@ -206,6 +206,9 @@ def prepare(recipe: Recipe, placement: Placement, say: Console) -> Setup:
     }
     if recipe.level is not None:
         load["level"] = recipe.level
+    for name in ("exclude", "relabel"):
+        if (table := getattr(recipe, name)) is not None:
+            load[name] = str(Path(table).resolve())
     images = data.load(
         **load, download=recipe.download, progress=say.progress("looking for bursts")
     )

@@ -1,0 +1,45 @@
+"""`keras-apinet advise`."""
+
+import argparse
+
+from keras_apinet.cli.evaluate import add_data_arguments
+from keras_apinet.errors import printable
+from keras_apinet.files.bounds import PHOTOS
+from keras_apinet.files.schema import to_json
+
+HELP = "say which classes to photograph next, and what that should gain"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the run and how many photos are to be taken."""
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--photos",
+        type=PHOTOS,
+        default=60,
+        metavar="N",
+        help="photos that can be taken (default: 60)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the advice."""
+    from dataclasses import asdict
+
+    from keras_apinet.open_world.advice import advise_run, sentence
+
+    found = advise_run(
+        args.run_folder,
+        args.photos,
+        which=args.which,
+        data=args.data,
+        data_dir=args.data_dir,
+    )
+    if args.json:
+        print(to_json({"advice": [asdict(advice) for advice in found]}))
+    for advice in () if args.json else found:
+        print(printable(sentence(advice)))
+    if not found and not args.json:
+        print("No class makes errors that more photos would mend.")
+    return 0

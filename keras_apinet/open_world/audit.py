@@ -1,0 +1,236 @@
+"""`keras-apinet data --audit`: photos that a person should look at before a training.
+
+Labels that are probably wrong, photos that look the same under two labels, photos far
+from their class, and dark, blurred or tiny ones: an HTML page with the photos, and a
+table that `train --exclude` and `--relabel` read. The test split is left alone.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from keras_apinet.data import ImageData, Split
+from keras_apinet.data.inspection import near_duplicates
+from keras_apinet.errors import APINetError
+from keras_apinet.evaluate.attribution.pictures import data_uri, square
+from keras_apinet.evaluate.open_split import run_options
+from keras_apinet.evaluate.optional import templates
+from keras_apinet.evaluate.predictions import predict_split
+from keras_apinet.open_world.confident import doubtful_labels, out_of_fold, outliers
+from keras_apinet.runs import Run
+
+COLUMNS = ("path", "split", "label", "kind", "suggested", "score", "why")
+KINDS = {
+    "label": "Labels that are probably wrong",
+    "conflict": "Photos that look the same, with different labels",
+    "outlier": "Photos unlike the others of their class",
+    "dark": "Dark photos",
+    "blurred": "Blurred photos",
+    "tiny": "Tiny photos",
+    "unreadable": "Photos that cannot be read",
+}
+_DARK = 40  # mean brightness, of 255
+_BLURRED = 25.0  # variance of the Laplacian, at 256 px
+_FAR = 2.5  # times the usual distance in the class
+_SIDE = 256
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why a photo should be looked at.
+
+    Attributes:
+        path: The photo.
+        split: `"train"` or `"val"`.
+        label: The class that it has.
+        kind: A key of `KINDS`.
+        suggested: The class that it probably is, or `""`.
+        score: Larger is worse; comparable within a kind.
+        why: A sentence.
+        place: Its number in the split.
+    """
+
+    path: str
+    split: str
+    label: str
+    kind: str
+    suggested: str
+    score: float
+    why: str
+    place: int
+
+
+def audit(run: Run | str | Path, images: ImageData) -> list[Finding]:
+    """What should be looked at in a data set, by the features of a run's model.
+
+    The data may have other classes than the run: heads are fitted to its own labels,
+    each without the photos that it judges. A wrong label that all photos of a scene
+    share is not found so.
+
+    Args:
+        run: The run, or its folder.
+        images: The data set; its splits `"train"` and `"val"` are audited.
+
+    Returns:
+        The findings, kind by kind, the worst first.
+
+    Raises:
+        APINetError: For fewer than two classes, or photos that cannot be read at all.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    if len(images.class_names) < 2:
+        raise APINetError(
+            f"The data set {images.name!r} has {len(images.class_names)} class; labels "
+            "can only be wrong among at least 2."
+        )
+    splits = {n: s for n, s in images.splits.items() if n in ("train", "val")}
+    quality = {name: [*_quality(s, run.image_size)] for name, s in splits.items()}
+    found = [
+        _finding(images, name, i, kind, "", score, why)
+        for name, kinds in quality.items()
+        for i, (kind, score, why) in kinds
+    ]
+    model, options = run.model(), run_options(run)
+    features, labels, places = [], [], []
+    for name, split in splits.items():
+        bad = {i for i, kind in quality[name] if kind[0] == "unreadable"}
+        good = np.array([i for i in range(len(split)) if i not in bad], np.int64)
+        seen = predict_split(model, split.take(good), **options)
+        features.append(seen.features)
+        labels.append(seen.labels)
+        places += [(name, int(i)) for i in good]
+    x, y = np.concatenate(features), np.concatenate(labels)
+    p = out_of_fold(x, y, classes=len(images.class_names))
+    doubts = doubtful_labels(p, y)
+    for i in doubts.order[: doubts.candidates]:
+        other = images.class_names[doubts.suggested[i]]
+        why = (
+            f"Probability {p[i, doubts.suggested[i]]:.0%} of {other!r}, "
+            f"{p[i, y[i]]:.0%} of its label, by a head that has not seen it."
+        )
+        score = float(doubts.margin[i])
+        found.append(
+            _finding(images, places[i][0], places[i][1], "label", other, score, why)
+        )
+    far = outliers(x, y)
+    for i in np.flatnonzero(far > _FAR):
+        why = f"{far[i]:.1f} times as far from its class as most of it are."
+        found.append(
+            _finding(
+                images, places[i][0], places[i][1], "outlier", "", float(far[i]), why
+            )
+        )
+    kept = replace(images, splits=splits)
+    for pair in near_duplicates(kept)["near_conflicts"]:
+        for (name, i), (there, j) in (pair, pair[::-1]):
+            twin = images.splits[there]
+            why = (
+                f"Looks the same as {twin.reference(j)}, which is called "
+                f"{images.class_names[twin.labels[j]]!r}."
+            )
+            found.append(_finding(images, name, i, "conflict", "", 1.0, why))
+    order = [*KINDS]
+    return sorted(found, key=lambda f: (order.index(f.kind), -f.score))
+
+
+def _finding(
+    images: ImageData,
+    name: str,
+    place: int,
+    kind: str,
+    suggested: str,
+    score: float,
+    why: str,
+) -> Finding:
+    split = images.splits[name]
+    label = images.class_names[split.labels[place]]
+    path = split.reference(place)
+    return Finding(path, name, label, kind, suggested, score, why, place)
+
+
+def _quality(
+    split: Split, image_size: int
+) -> Iterator[tuple[int, tuple[str, float, str]]]:
+    """What is wrong with the pixels of photos."""
+    for i in range(len(split)):
+        try:
+            pixels = split.read(i)
+        except APINetError as error:
+            yield i, ("unreadable", 1.0, str(error))
+            continue
+        height, width = pixels.shape[:2]
+        if min(height, width) < image_size / 2:
+            why = f"{width} x {height} px, for a model that sees {image_size} px."
+            yield i, ("tiny", image_size / min(height, width), why)
+            continue
+        small = Image.fromarray(pixels).convert("L")
+        small.thumbnail((_SIDE, _SIDE))
+        grey = np.asarray(small)
+        bright = float(grey.mean())
+        if bright < _DARK:
+            why = f"Mean brightness {bright:.0f} of 255."
+            yield i, ("dark", 1 - bright / 255, why)
+            continue
+        sharp = sharpness(grey)
+        if sharp < _BLURRED:
+            why = f"Sharpness {sharp:.0f}, where {_BLURRED:.0f} is little."
+            yield i, ("blurred", 1 / (1 + sharp), why)
+
+
+def sharpness(grey: NDArray[Any]) -> float:
+    """Variance of the Laplacian of a grey picture `[h, w]`, 0..255."""
+    g = np.asarray(grey, np.float64)
+    sides = g[:-2, 1:-1] + g[2:, 1:-1] + g[1:-1, :-2] + g[1:-1, 2:]
+    return float((sides - 4 * g[1:-1, 1:-1]).var())
+
+
+def audit_table(findings: list[Finding]) -> str:
+    """The findings as CSV: delete the rows that you disagree with."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for f in findings:
+        table.writerow(
+            (f.path, f.split, f.label, f.kind, f.suggested, f"{f.score:.4f}", f.why)
+        )
+    return text.getvalue()
+
+
+def audit_page(findings: list[Finding], images: ImageData, table: str) -> str:
+    """The findings as one HTML page, with their photos.
+
+    Args:
+        findings: From `audit`.
+        images: The same data set.
+        table: What the table is called.
+    """
+    sections = []
+    for kind, title in KINDS.items():
+        rows = [f for f in findings if f.kind == kind]
+        cards = [(f, _picture(images, f)) for f in rows[:_SHOWN]]
+        if rows:
+            sections.append({"kind": kind, "title": title, "of": rows, "cards": cards})
+    total = sum(len(s) for n, s in images.splits.items() if n in ("train", "val"))
+    page: str = (
+        templates()
+        .get_template("audit.html")
+        .render(
+            data=Path(images.name).name, sections=sections, total=total, table=table
+        )
+    )
+    return page
+
+
+def _picture(images: ImageData, finding: Finding) -> str | None:
+    if finding.kind == "unreadable":
+        return None
+    pixels = images.splits[finding.split].read(finding.place)
+    return data_uri(square(pixels, 224))

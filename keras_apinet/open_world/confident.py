@@ -1,0 +1,136 @@
+"""Labels that are probably wrong, and features far from their class.
+
+Confident learning (Northcutt et al., JAIR 2021): a head that has not seen a photo gives
+its probabilities; a photo that is likelier another class than photos of that class are
+on average is a candidate, the surest first.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from keras_apinet.open_world.heads import fit_head
+
+FOLDS = 5
+NEIGHBOURS = 5
+
+
+def out_of_fold(
+    features: ArrayLike,
+    labels: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    classes: int | None = None,
+    folds: int = FOLDS,
+    seed: int = 0,
+) -> NDArray[np.float32]:
+    """Class probabilities of each photo, by a head fitted without its group.
+
+    Args:
+        features: `[n, D]`.
+        labels: `[n]` int.
+        groups: `[n]`, equal for photos that are held out together. Default: each by
+            itself.
+        classes: Number of classes C. Default: the largest label and one.
+        folds: How many parts are held out in turn.
+        seed: Of the parts.
+
+    Returns:
+        `[n, C]`; a class that the other parts lack has probability 0.
+    """
+    x, y = np.asarray(features, np.float32), np.asarray(labels)
+    count = int(y.max()) + 1 if classes is None else classes
+    fold = _folds(y, np.arange(len(y)) if groups is None else groups, folds, seed)
+    found = np.zeros((len(y), count), np.float32)
+    for k in range(folds):
+        rest, held = fold != k, fold == k
+        if not held.any() or not rest.any():
+            continue
+        kernel, bias = fit_head(x[rest], y[rest], count, iterations=60)
+        logits = x[held] @ kernel + bias
+        logits[:, np.bincount(y[rest], minlength=count) == 0] = -np.inf
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        found[held] = p / p.sum(axis=1, keepdims=True)
+    return found
+
+
+def _folds(
+    labels: NDArray[np.int64], groups: ArrayLike, folds: int, seed: int
+) -> NDArray[np.int64]:
+    """The part of each photo: whole groups, each class spread over all parts."""
+    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    fold = np.zeros(len(labels), np.int64)
+    sizes = np.zeros((folds, int(labels.max()) + 1), np.int64)
+    order = np.argsort(group, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    for i in rng.permutation(len(members)):
+        inside = members[i]
+        counts = np.bincount(labels[inside], minlength=sizes.shape[1])
+        most = int(counts.argmax())
+        part = np.lexsort((sizes.sum(axis=1), sizes[:, most]))[0]
+        fold[inside] = part
+        sizes[part] += counts
+    return fold
+
+
+@dataclass(frozen=True, eq=False)
+class Doubts:
+    """What confident learning says of labels.
+
+    Attributes:
+        order: `[n]`, all photos, the most doubtful first.
+        candidates: How many of these are more than a ranking: wrong, probably.
+        suggested: `[n]`, the likeliest other class of each photo.
+        margin: `[n]`, its probability less that of the given label.
+    """
+
+    order: NDArray[np.int64]
+    candidates: int
+    suggested: NDArray[np.int64]
+    margin: NDArray[np.float32]
+
+
+def doubtful_labels(probabilities: ArrayLike, labels: ArrayLike) -> Doubts:
+    """Ranks labels by how doubtful they are.
+
+    Args:
+        probabilities: `[n, C]`, of heads that have not seen the photo.
+        labels: `[n]` int.
+    """
+    p, y = np.asarray(probabilities, np.float32), np.asarray(labels)
+    rows = np.arange(len(y))
+    counts = np.bincount(y, minlength=p.shape[1])
+    own = np.bincount(y, weights=p[rows, y], minlength=p.shape[1])
+    usual = np.where(counts > 0, own / np.maximum(counts, 1), np.inf)
+    others = p.copy()
+    others[rows, y] = -1
+    suggested = others.argmax(axis=1)
+    margin = others[rows, suggested] - p[rows, y]
+    wrong = (p[rows, suggested] >= usual[suggested]) & (margin > 0)
+    order = np.lexsort((-margin, ~wrong))
+    return Doubts(order, int(wrong.sum()), suggested, margin)
+
+
+def outliers(features: ArrayLike, labels: ArrayLike) -> NDArray[np.float32]:
+    """How much farther each photo is from its class than the others of it are.
+
+    The distance is the cosine one to the fifth nearest photo of the class (fewer in
+    small classes), over the median of that in the class.
+
+    Returns:
+        `[n]`; 1 is usual, and classes of fewer than four photos have nothing else.
+    """
+    x, y = np.asarray(features, np.float32), np.asarray(labels)
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    found = np.ones(len(y), np.float32)
+    for label in np.unique(y):
+        inside = np.flatnonzero(y == label)
+        if len(inside) < 4:
+            continue
+        away = np.sort(1 - x[inside] @ x[inside].T, axis=1)
+        # The nearest of all is the photo itself.
+        kth = away[:, min(NEIGHBOURS, len(inside) - 2)]
+        found[inside] = kth / max(float(np.median(kth)), 1e-6)
+    return found

@@ -1,0 +1,391 @@
+"""Runs with other classes than an earlier run: more, fewer, or some made one.
+
+The features of the earlier run's photos are in its folder, so that a class costs
+seconds. The new run has its own table of photos, `photos.csv`, and a checkpoint: it
+evaluates, exports and resumes like any other.
+"""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from keras_apinet import data
+from keras_apinet.data.holdout import hold_out
+from keras_apinet.errors import APINetError, did_you_mean, printable
+from keras_apinet.evaluate.open_split import open_data, run_options
+from keras_apinet.evaluate.predictions import predict_split
+from keras_apinet.files.io import hand_over, partial_folder, unwritable
+from keras_apinet.files.schema import to_json
+from keras_apinet.open_world.features import (
+    Features,
+    features_file,
+    features_fingerprint,
+    run_features,
+    write_features,
+)
+from keras_apinet.open_world.heads import with_classes
+from keras_apinet.runs import Run, check_new
+from keras_apinet.train import checkpoints
+from keras_apinet.train.devices import Devices, place
+from keras_apinet.train.optimization import optimizer, peak_rate, schedule
+from keras_apinet.train.recipe import Recipe
+from keras_apinet.train.setup import Console, Setup
+
+TABLE = "photos.csv"
+# Share of new photos that may be unreadable.
+_MOST_BROKEN = 0.1
+# Settings of the old data that its photos do not need in a table.
+_SOURCE = ("level", "data_dir", "exclude", "relabel")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A new run, and what its classes cost the old ones.
+
+    Attributes:
+        run: The new run.
+        photos: Training photos of new classes.
+        before: Validation accuracy of the kept classes in the old run, among its
+            classes; `None` without validation photos.
+        after: The same of the new run, among its own.
+        new: Validation accuracy of new classes; `None` without photos of them.
+        images: Validation photos of the kept and the new classes.
+    """
+
+    run: Run
+    photos: int
+    before: float | None
+    after: float | None
+    new: float | None
+    images: tuple[int, int]
+
+
+def add_classes(
+    run: Run | str | Path,
+    photos: "data.ImageData | str | Path | Mapping[str, Sequence[str]]",
+    out: str | Path,
+    *,
+    refit: bool = True,
+    data_dir: str | None = None,
+    moved: str | None = None,
+) -> Change:
+    """Adds classes to a run, from a few photos each, without training the backbone.
+
+    Args:
+        run: The run, or its folder; it stays as it is.
+        photos: Class -> its photos, or a folder of class folders. Where the run holds
+            photos out, as many of these are.
+        out: The folder of the new run, which must be new or empty.
+        refit: Whether the head is fitted to all photos' features, in balance, after
+            the new weights were imprinted. Default True.
+        data_dir: Where TensorFlow Datasets data is now, if it moved.
+        moved: Where the run's data is now, if it moved.
+
+    Returns:
+        The new run, and what the addition cost.
+
+    Raises:
+        APINetError: For a class that the run knows already, photos that cannot be
+            read, or an `out` that holds anything.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    check_new(out)
+    if isinstance(photos, Mapping):
+        photos = _listed(photos)
+    elif not isinstance(photos, data.ImageData):
+        photos = data.load(photos, validation=None)
+    photos = _readable(photos)
+    known = [name for name in photos.class_names if name in run.class_names]
+    if known:
+        raise APINetError(
+            f"The run {str(run.folder)!r} has a class {known[0]!r} already; give the "
+            "new class another name, or remove the old one first."
+        )
+    images = open_data(run, moved, data_dir)
+    if "train" not in photos.splits:
+        raise APINetError(f"{photos.name!r} has no training photos; give some.")
+    if "val" in images.splits:
+        share = run.settings.get("validation") or 0.1
+        photos = hold_out(photos, validation=share, seed=0)
+    wanted: dict[str, tuple[str, ...]] = {name: (name,) for name in run.class_names}
+    return _changed(run, images, photos, wanted, out, refit)
+
+
+def remove_classes(
+    run: Run | str | Path, names: Sequence[str], out: str | Path, *, refit: bool = True
+) -> Change:
+    """Removes classes from a run; see `add_classes`."""
+    run = run if isinstance(run, Run) else Run.open(run)
+    check_new(out)
+    _check_known(run, names)
+    wanted = {name: (name,) for name in run.class_names if name not in names}
+    return _changed(run, open_data(run), None, wanted, out, refit)
+
+
+def merge_classes(
+    run: Run | str | Path,
+    names: Sequence[str],
+    into: str,
+    out: str | Path,
+    *,
+    refit: bool = True,
+) -> Change:
+    """Makes one class of several of a run, called `into`; see `add_classes`."""
+    run = run if isinstance(run, Run) else Run.open(run)
+    check_new(out)
+    _check_known(run, names)
+    if len(set(names)) < 2:
+        raise APINetError(f"There is nothing to merge with {names[0]!r}; give two.")
+    if into in run.class_names and into not in names:
+        raise APINetError(
+            f"The run {str(run.folder)!r} has a class {into!r} already; give another "
+            "name, or merge it too."
+        )
+    wanted: dict[str, tuple[str, ...]] = {
+        n: (n,) for n in run.class_names if n not in names
+    }
+    wanted[into] = tuple(dict.fromkeys(names))
+    return _changed(run, open_data(run), None, wanted, out, refit)
+
+
+def _check_known(run: Run, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in run.class_names:
+            raise APINetError(
+                f"The run {str(run.folder)!r} has no class {name!r}"
+                + did_you_mean(name, run.class_names)
+            )
+
+
+def _listed(photos: Mapping[str, Sequence[str]]) -> data.ImageData:
+    """Photos that were named one by one."""
+    names = tuple(sorted(printable(name) for name in photos))
+    for name in photos:
+        if not photos[name] or not name.strip():
+            raise APINetError(f"The class {name!r} needs a name and photos; give both.")
+    paths = [str(path) for name in sorted(photos) for path in photos[name]]
+    labels = [i for i, name in enumerate(sorted(photos)) for _ in photos[name]]
+    split = data.Split.of_files(paths, labels)
+    return data.ImageData("the photos", names, {"train": split})
+
+
+def _readable(photos: data.ImageData) -> data.ImageData:
+    """The photos that can be read, if these are nearly all."""
+    splits, failed = {}, []
+    for name, split in photos.splits.items():
+        good = []
+        for i in range(len(split)):
+            try:
+                split.read(i)
+                good.append(i)
+            except APINetError as error:
+                failed.append(str(error))
+        splits[name] = split.take(np.array(good, np.int64))
+    total = sum(len(split) for split in photos.splits.values())
+    if len(failed) > _MOST_BROKEN * total:
+        raise APINetError(
+            f"{len(failed):,} of {total:,} new photos cannot be read; mend or leave "
+            f"them out, first: {failed[0]}"
+        )
+    return replace(photos, splits=splits)
+
+
+def _changed(
+    run: Run,
+    images: "data.ImageData",
+    more: "data.ImageData | None",
+    wanted: Mapping[str, tuple[str, ...]],
+    out: str | Path,
+    refit: bool,
+) -> Change:
+    """Writes the new run: `wanted` classes of what they are made of, and more."""
+    if run.settings.get("box_crop"):
+        raise APINetError(
+            "box_crop=True: the run crops to boxes, which a table of photos does not "
+            "hold; train without --box-crop."
+        )
+    out, model = Path(out).absolute(), run.model()
+    stored = run_features(run, model, images, splits=("train", "val", "test"))
+    new = {} if more is None else _features(run, model, more)
+    # As a table of these photos orders them.
+    names = [*wanted, *(more.class_names if more else ())]
+    numbers = all(name.isdecimal() for name in names)
+    names = sorted(names, key=int) if numbers else sorted(names)
+    place_of = {part: names.index(n) for n, parts in wanted.items() for part in parts}
+    old_to_new = np.array([place_of.get(n, -1) for n in run.class_names])
+    splits: dict[str, Features] = {}
+    for split, had in stored.items():
+        kept = old_to_new[had.labels] >= 0
+        splits[split] = Features(
+            had.features[kept],
+            old_to_new[had.labels[kept]],
+            np.arange(kept.sum()),
+            tuple(np.array(had.names, object)[kept]),
+        )
+    if more is not None:
+        to = np.array([names.index(name) for name in more.class_names])
+        for split, part in new.items():
+            splits[split] = _joined(splits.get(split), part, to)
+    train = splits["train"]
+    merged = {n: p for n, p in wanted.items() if p != (n,)}
+    changed = with_classes(
+        model, names, train.features, train.labels, merged=merged, refit=refit
+    )
+    change = _judged(run, model, changed, stored.get("val"), splits.get("val"), names)
+    change = replace(change, photos=len(new["train"]) if new else 0)
+    with unwritable(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with partial_folder(out.parent) as room:
+            folder = room / "run"
+            folder.mkdir()
+            _write(run, images, more, changed, splits, folder, out, names, change)
+            hand_over(folder, out)
+    return replace(change, run=Run.open(out))
+
+
+def _features(run: Run, model: Any, photos: "data.ImageData") -> dict[str, Features]:
+    found = {}
+    for name, split in photos.splits.items():
+        seen = predict_split(model, split, **run_options(run))
+        names = tuple(split.reference(int(i)) for i in seen.positions)
+        found[name] = Features(seen.features, seen.labels, seen.positions, names)
+    return found
+
+
+def _joined(old: Features | None, new: Features, to: NDArray[Any]) -> Features:
+    """Features of a split, and after them those of new classes."""
+    labels = to[new.labels]
+    if old is None:
+        return replace(new, labels=labels, positions=np.arange(len(new)))
+    return Features(
+        np.concatenate([old.features, new.features]),
+        np.concatenate([old.labels, labels]),
+        np.arange(len(old) + len(new)),
+        (*old.names, *new.names),
+    )
+
+
+def _judged(
+    run: Run,
+    model: Any,
+    changed: Any,
+    had: Features | None,
+    has: Features | None,
+    names: Sequence[str],
+) -> Change:
+    """Validation accuracies before and after, on features."""
+    if had is None or has is None or not len(has):
+        return Change(run, 0, None, None, None, (0, 0))
+    kernel, bias = model.classifier.get_weights()
+    kept = np.isin(
+        had.labels, [run.class_names.index(n) for n in names if n in run.class_names]
+    )
+    before = (had.features @ kernel + bias).argmax(axis=1) == had.labels
+    kernel, bias = changed.classifier.get_weights()
+    right = (has.features @ kernel + bias).argmax(axis=1) == has.labels
+    old = np.isin([names[i] for i in has.labels], run.class_names)
+
+    def share(values: Any) -> float | None:
+        return float(values.mean()) if len(values) else None
+
+    counts = (int(old.sum()), int((~old).sum()))
+    return Change(
+        run, 0, share(before[kept]), share(right[old]), share(right[~old]), counts
+    )
+
+
+def _write(
+    run: Run,
+    images: "data.ImageData",
+    more: "data.ImageData | None",
+    model: Any,
+    splits: Mapping[str, Features],
+    folder: Path,
+    out: Path,
+    names: Sequence[str],
+    change: Change,
+) -> None:
+    """Everything that a run folder holds."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("path", "label", "split"))
+    for split, part in splits.items():
+        found = _origins((images, more), split)
+        for i, name in enumerate(part.names):
+            path = os.path.abspath(name)
+            if not os.path.isfile(name):  # drawn or packed: the run keeps a copy
+                (folder / "photos").mkdir(exist_ok=True)
+                path = f"photos/{split}-{i}.png"
+                Image.fromarray(found[name]()).save(folder / path)
+            table.writerow((path, names[part.labels[i]], split))
+    (folder / TABLE).write_text(text.getvalue(), "utf-8")
+    settings = {**run.settings, "data": str(out / TABLE), "group_by": "none"}
+    recipe = Recipe.of({**settings, **dict.fromkeys(_SOURCE)}, "the run")
+    load: dict[str, Any] = {
+        "name": str(folder / TABLE),
+        "validation": recipe.validation if "val" in splits else 0.0,
+        "group_by": "none",
+        "seed": recipe.seed,
+    }
+    recipe = replace(recipe, validation=load["validation"])
+    there = data.load(**load)
+    load["name"] = str(out / TABLE)
+    with place(Devices()) as placement:
+        setup = Setup(
+            recipe, there, load, model, run.image_size, placement, Console("quiet")
+        )
+        plan = setup.batches().plan
+        rate = schedule(
+            recipe, peak_rate(recipe, model), max(1, recipe.epochs * plan.epoch_steps)
+        )
+        for name in ("best", "last"):
+            model.save(folder / f"{name}.keras")
+        model.compile(
+            optimizer(recipe, model, rate), loss=setup.loss(), **setup.execution()
+        )
+        model.optimizer.build(model.trainable_variables)
+        model.build_metrics()
+        progress = checkpoints.Progress(epoch=recipe.epochs, ended=True)
+        if change.after is not None:
+            progress.best, progress.best_epoch = (change.after, -1e9), recipe.epochs
+        checkpoints.save(folder, checkpoints.values_of(model), progress, 1)
+        description = setup.description()
+    text_of = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    (folder / "run.json").write_text(text_of, "utf-8")
+    figures = {
+        "from": str(run.folder.absolute()),
+        "photos": change.photos,
+        "before": change.before,
+        "after": change.after,
+        "new": change.new,
+        "images": list(change.images),
+    }
+    (folder / "change.json").write_text(to_json(figures) + "\n", "utf-8")
+    if (run.folder / "log.csv").is_file():
+        shutil.copy(run.folder / "log.csv", folder / "log.csv")
+    made = Run(folder, description)
+    mark = features_fingerprint(made, model, there)
+    write_features(folder / features_file("best"), mark, splits)
+
+
+def _origins(
+    sources: Sequence["data.ImageData | None"], split: str
+) -> dict[str, Callable[[], NDArray[np.uint8]]]:
+    """What reads each photo of a split, by its name."""
+    parts = [s.splits[split] for s in sources if s is not None and split in s.splits]
+    return {
+        part.reference(i): partial(part.read, i)
+        for part in parts
+        for i in range(len(part))
+    }

@@ -1,0 +1,162 @@
+"""Wrong labels, outliers and poor photos; the tables that a training reads; advice."""
+
+import csv
+
+import numpy as np
+import pytest
+from evaluate_runs import NAMES, make_run, photos
+from PIL import Image
+
+from keras_apinet import data
+from keras_apinet.cli import main
+from keras_apinet.errors import APINetError
+from keras_apinet.open_world.advice import advise, sentence
+from keras_apinet.open_world.audit import sharpness
+from keras_apinet.open_world.confident import doubtful_labels, out_of_fold, outliers
+
+
+def _clouds(count, spread=1.0, classes=3):
+    """Photos of each class around its own corner of a cube."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), count)
+    return 4 * np.eye(classes)[labels] + rng.normal(
+        0, spread, (len(labels), classes)
+    ), (labels)
+
+
+def test_swapped_labels_come_first_with_the_right_suggestion():
+    x, true = _clouds(30)
+    labels = true.copy()
+    bad = np.array([2, 40, 75])
+    labels[bad] = (true[bad] + 1) % 3
+    doubts = doubtful_labels(out_of_fold(x, labels), labels)
+    assert set(doubts.order[:3]) == set(bad)
+    np.testing.assert_array_equal(doubts.suggested[bad], true[bad])
+    assert 3 <= doubts.candidates <= 6
+
+
+def test_groups_are_judged_by_what_has_not_seen_them():
+    # Each class is two far groups: judged without its group, a photo has no like.
+    x = np.repeat(np.eye(4) * 9, 5, axis=0)
+    labels, groups = np.repeat([0, 0, 1, 1], 5), np.repeat([0, 1, 2, 3], 5)
+    alone = out_of_fold(x, labels)
+    together = out_of_fold(x, labels, groups)
+    rows = np.arange(20)
+    assert alone[rows, labels].min() > 0.9
+    assert together[rows, labels].mean() < 0.6
+
+
+def test_outlier_is_the_photo_away_from_its_class():
+    x, labels = _clouds(12, spread=0.2)
+    x[5] = [0, -1, 4]
+    far = outliers(x, labels)
+    assert far.argmax() == 5
+    assert np.median(far) == pytest.approx(1, abs=0.3)
+
+
+def test_sharpness_is_the_variance_of_the_laplacian():
+    grey = np.zeros((5, 5))
+    grey[2, 2] = 10
+    # Nine inner places: -40 once, 10 four times, 0 four times; their mean is 0.
+    assert sharpness(grey) == pytest.approx((1600 + 400) / 9)
+
+
+def test_advice_goes_to_classes_with_few_photos_and_errors_come_first():
+    x, labels = _clouds(12, spread=0.5, classes=4)
+    x[labels == 1] = x[labels == 0] + 0.4  # two that look alike
+    kept = (labels != 3) | (np.arange(len(labels)) % 3 == 0)  # 4 photos of "d"
+    x, labels = x[kept], labels[kept]
+    names = ["a", "b", "c", "d"]
+    found = {advice.name: advice for advice in advise(x, labels, names, 20)}
+    assert sum(advice.more for advice in found.values()) == 20
+    assert found["d"].more > found["a"].more
+    assert (found["a"].beside, found["b"].beside) == ("b", "a")
+    assert found["a"].accuracy < found["d"].accuracy
+    for advice in found.values():
+        assert advice.low <= advice.gain <= advice.high
+        assert f"{advice.more} more" in sentence(advice)
+    with pytest.raises(APINetError, match="'e' has 0 photos"):
+        advise(x, labels, [*names, "e"], 4)
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    """An audit of photos of which one is dark, one broken and one mislabelled."""
+    root = tmp_path_factory.mktemp("audit")
+    run = make_run(root / "run", photos(root), NAMES)
+    rng = np.random.default_rng(3)
+    for name, colour in (("red", (220, 30, 30)), ("blue", (30, 30, 220))):
+        (root / "set" / name).mkdir(parents=True)
+        for i in range(12):
+            noise = rng.normal(colour, 30, (40, 48, 3)).clip(0, 255).astype("uint8")
+            Image.fromarray(noise).save(root / "set" / name / f"{i}.png")
+    (root / "set/red/bad.png").write_bytes(b"none")
+    dark = rng.integers(0, 20, (40, 48, 3), np.uint8)
+    Image.fromarray(dark).save(root / "set/blue/dark.png")
+    (root / "set/red/0.png").rename(root / "set/blue/<b>wrong.png")
+    page = root / "audit.html"
+    command = ["data", str(root / "set"), "--audit", str(run), "--audit-out", str(page)]
+    assert main(command) == 0
+    return root, command
+
+
+def test_audit_finds_them_and_shows_them(audited):
+    root, command = audited
+    with (root / "audit.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = {(row["kind"], row["path"].split("/")[-1]) for row in rows}
+    assert ("label", "<b>wrong.png") in kinds
+    assert ("dark", "dark.png") in kinds
+    assert ("unreadable", "bad.png") in kinds
+    wrong = next(r for r in rows if r["kind"] == "label" and "wrong" in r["path"])
+    assert (wrong["label"], wrong["suggested"]) == ("blue", "red")
+    page = (root / "audit.html").read_text("utf-8")
+    assert "&lt;b&gt;wrong.png" in page
+    assert "<b>wrong.png" not in page
+    assert main(command) == 2  # nothing is replaced unasked
+    assert main([*command, "--force"]) == 0
+
+
+def test_training_reads_the_table(audited, tmp_path, capsys):
+    root, _ = audited
+    table = tmp_path / "table.csv"
+    path = root / "set/blue/<b>wrong.png"
+    table.write_text(f"path,suggested\n{path},red\n")
+    place = root / "set"
+    names = list(place.rglob("*.png"))
+    plain = data.load(place, validation=0)
+    mended = data.load(place, validation=0, relabel=table)
+    less = data.load(place, validation=0, exclude=table)
+    assert len(plain.splits["train"]) == len(names)
+    assert len(less.splits["train"]) == len(names) - 1
+
+    def label(images):
+        train = images.splits["train"]
+        place = [train.reference(i) for i in range(len(train))].index(str(path))
+        return images.class_names[train.labels[place]]
+
+    assert (label(plain), label(mended)) == ("blue", "red")
+    assert "1 photos are given the label" in mended.notes[-1]
+    for text, said in (
+        (f"path,suggested\n{path},rde\n", "did you mean 'red'"),
+        ("path,suggested\nelsewhere.png,red\n", "None of the photos"),
+        ("file\nx\n", "no column 'path'"),
+    ):
+        table.write_text(text)
+        with pytest.raises(APINetError, match=said):
+            data.load(place, validation=0, relabel=table)
+    assert (
+        main(
+            [
+                "train",
+                "--data",
+                str(place),
+                "--out",
+                str(tmp_path / "run"),
+                "--exclude",
+                str(tmp_path / "none.csv"),
+            ]
+        )
+        == 2
+    )
+    assert "none.csv" in capsys.readouterr().err

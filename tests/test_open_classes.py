@@ -1,0 +1,144 @@
+"""Classes that are added to a run, removed from it and merged, and the new run."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from evaluate_runs import NAMES, make_run, photos
+from PIL import Image
+
+from keras_apinet.cli import main
+from keras_apinet.errors import APINetError
+from keras_apinet.open_world.heads import fit_head, imprint
+from keras_apinet.runs import Run
+from keras_apinet.train import resume
+from keras_apinet.train.classes import add_classes, merge_classes, remove_classes
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run of three classes, and photos of a fourth, which is blue."""
+    root = tmp_path_factory.mktemp("classes")
+    folder = make_run(root / "run", photos(root), NAMES)
+    description = json.loads((folder / "run.json").read_text())
+    description["settings"] |= {"note": "", "image_size": 32}
+    description["settings"].pop("note")
+    (folder / "run.json").write_text(json.dumps(description))
+    rng = np.random.default_rng(1)
+    (root / "new" / "sky").mkdir(parents=True)
+    for i in range(10):
+        noise = rng.normal((40, 60, 220), 40, (40, 48, 3)).clip(0, 255)
+        Image.fromarray(noise.astype("uint8")).save(root / "new/sky" / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def added(place):
+    return add_classes(place / "run", place / "new", place / "added")
+
+
+def test_imprinted_class_gets_the_logit_of_the_old_ones():
+    # Two classes on axes 0 and 1, columns of length 2; the new one lies on axis 2.
+    head = (2 * np.eye(3, 2, dtype="float32"), np.zeros(2, "float32"))
+    old = np.array([[1, 0, 0], [0, 1, 0]], "float32")
+    column, bias = imprint(head, (old, [0, 1]), np.array([[0, 0, 1]]))
+    # From the mean (.5, .5, 0) to (0, 0, 1), by hand.
+    away = np.array([-0.5, -0.5, 1]) / np.sqrt(1.5)
+    np.testing.assert_allclose(column, 2 * away, rtol=1e-6)
+    np.testing.assert_allclose(column[2] + bias, [2.0], rtol=1e-6)
+    logits = old @ column + bias
+    assert (logits < 2).all()
+
+
+def test_fitted_head_is_balanced_and_stays_near_its_start():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(-1, 1, (400, 1)), rng.normal(1, 1, (20, 1))])
+    y = np.repeat([0, 1], [400, 20])
+    kernel, bias = fit_head(x, y, 2, pull=1e-5)
+    # In balance, the boundary lies in the middle, not with the few.
+    edge = -(bias[1] - bias[0]) / (kernel[0, 1] - kernel[0, 0])
+    assert abs(edge) < 0.4
+    start = (np.array([[3.0, -1.0]]), np.array([0.5, 0.25]))
+    held = fit_head(x, y, 2, start=start, pull=1e6)
+    np.testing.assert_allclose(held[0], start[0], atol=1e-3)
+
+
+def test_added_class_is_known_and_the_old_run_stays(place, added):
+    run = added.run
+    assert run.class_names == sorted([*NAMES, "sky"])
+    assert Run.open(place / "run").class_names == list(NAMES)
+    assert added.photos + added.images[1] == 10
+    assert added.images[0] == 6
+    assert added.new >= 0.75
+    with (run.folder / "photos.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    # 4 + 2 + 3 photos of each of the three, and ten new ones.
+    assert len(rows) == 37
+    assert sum(row["split"] == "test" for row in rows) == 9
+    model, data = run.model(), run.data()
+    assert data.fingerprint() == run.description["data"]["fingerprint"]
+    assert list(data.class_names) == model.class_names == run.class_names
+    before = Run.open(place / "run").model()
+    pixels = np.full((1, 32, 32, 3), 100, "uint8")
+    np.testing.assert_allclose(
+        model.feature_model().predict(pixels, verbose=0),
+        before.feature_model().predict(pixels, verbose=0),
+        atol=1e-5,
+    )
+
+
+def test_new_run_evaluates_predicts_and_has_ended(place, added, capsys):
+    folder = str(added.run.folder)
+    assert main(["evaluate", folder, "--split", "val", "--bootstrap", "0"]) == 0
+    result = added.run.read("evaluation_val.json")
+    right = result["metrics"]["top1"]["value"] * result["images"]
+    old, new = added.images
+    assert right == pytest.approx(added.after * old + added.new * new, abs=0.01)
+    assert main(["predict", folder, str(place / "new/sky/0.png")]) == 0
+    capsys.readouterr()
+    resume(folder)
+    assert "ended already" in capsys.readouterr().out
+
+
+def test_classes_are_removed_and_merged(place, added):
+    less = remove_classes(added.run, ["sky"], place / "less", refit=False)
+    assert less.run.class_names == sorted(NAMES)
+    old = Run.open(place / "run").model()
+    for i, name in enumerate(less.run.class_names):
+        np.testing.assert_array_equal(
+            less.run.model().classifier.get_weights()[0][:, i],
+            added.run.model().classifier.get_weights()[0][
+                :, added.run.class_names.index(name)
+            ],
+        )
+    assert old.num_classes == 3
+    one = merge_classes(added.run, ["apple", NAMES[1]], "fruit", place / "one")
+    assert one.run.class_names == sorted(["fruit", NAMES[2], "sky"])
+    labels = one.run.data().splits["train"].labels
+    assert np.bincount(labels)[one.run.class_names.index("fruit")] == 8
+
+
+def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path, capsys):
+    run, photo = str(place / "run"), str(place / "new/sky/0.png")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    out = tmp_path / "out"
+    for arguments, said in (
+        (["add", run, "--class", "apple", photo], "has a class 'apple' already"),
+        (["add", run, "--class", "x", photo, str(broken)], "broken.png"),
+        (["add", run, "--class", "x"], "needs its photos"),
+        (["add", run], "Give either --class"),
+        (["remove", run, "--class", "appel"], "did you mean 'apple'?"),
+        (["remove", run, "--class", *NAMES[:2]], "at least 2"),
+        (["merge", run, "--class", "apple", "--into", "x"], "nothing to merge"),
+        (["merge", run, "--class", *NAMES[:2], "--into", NAMES[2]], "already"),
+    ):
+        assert main([*arguments, "--out", str(out)]) == 2, arguments
+        told = capsys.readouterr().err
+        assert said in told, told
+        assert len(told.splitlines()) == 1
+        assert not out.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.png"]
+    with pytest.raises(APINetError, match="not empty"):
+        add_classes(run, {"x": [photo]}, tmp_path)
