@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_apinet.export.bias_correction import round_and_correct
+from keras_apinet.export.photos import round_and_correct
 
 pytestmark = pytest.mark.one_backend
 

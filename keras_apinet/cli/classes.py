@@ -4,7 +4,6 @@ import argparse
 from typing import Any
 
 from keras_apinet.errors import printable
-from keras_apinet.shares import percent
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +22,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def tell(change: Any) -> None:
     """Says where the new run is, and what the change cost the classes that stay."""
+    from keras_apinet.shares import percent
+
     folder = printable(change.run.folder)
     print(f"Run folder: {folder} ({len(change.run.class_names):,} classes)")
     old, new = change.images

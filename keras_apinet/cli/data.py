@@ -179,6 +179,7 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
     from keras_apinet.data.contact_sheet import (
         colour_features,
         contact_sheet,
+        with_pixels,
         with_twins,
     )
     from keras_apinet.files.outputs import picture_bytes, write_output
@@ -225,23 +226,11 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
         shown = twins[:_MOST_TWINS]
         sheet = with_twins(
             sheet,
-            _with_pixels(data, shown),
+            with_pixels(data, shown),
             f"Photos that look the same in two splits or with two labels: "
             f"{len(shown):,} of {len(twins):,} pairs.",
         )
     write_output(args.sheet, picture_bytes(sheet, args.sheet), args.force)
-
-
-def _with_pixels(data: Any, pairs: list[list[str]]) -> list[Any]:
-    """The photos of pairs of references, each with its split and class."""
-    wanted = {name for pair in pairs for name in pair}
-    found = {}
-    for name, split in data.splits.items():
-        for i in range(len(split)):
-            if split.reference(i) in wanted:
-                text = f"{name}: {data.class_names[split.labels[i]]}"
-                found[split.reference(i)] = (split.read(i), text)
-    return [tuple(found[name] for name in pair) for pair in pairs]
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:

@@ -156,3 +156,15 @@ class _Page:
         tile = ImageOps.pad(Image.fromarray(pixels), (_PX, _PX), color="white")
         self.image.paste(tile, (left, top))
         self.write(left, top + _PX + 3, text, _PX)
+
+
+def with_pixels(data: Any, pairs: list[list[str]]) -> list[Any]:
+    """The photos of pairs of references, each with its split and class."""
+    wanted = {name for pair in pairs for name in pair}
+    found = {}
+    for name, split in data.splits.items():
+        for i in range(len(split)):
+            if split.reference(i) in wanted:
+                text = f"{name}: {data.class_names[split.labels[i]]}"
+                found[split.reference(i)] = (split.read(i), text)
+    return [tuple(found[name] for name in pair) for pair in pairs]

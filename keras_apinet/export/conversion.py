@@ -41,7 +41,7 @@ def convert(folder: Path) -> None:
             importlib.import_module(name)
     logits = keras.saving.load_model(folder / MODEL, safe_mode=True, compile=False)
     if info.precision == "int8":
-        from keras_apinet.export.bias_correction import round_and_correct
+        from keras_apinet.export.photos import round_and_correct
 
         photos = np.load(folder / PHOTOS, allow_pickle=False)
         # At 224 px, what the layers give to these takes about 3 GB.

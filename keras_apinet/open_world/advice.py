@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.open_split import open_data
+from keras_apinet.evaluate.evaluation import open_data
 from keras_apinet.open_world.confident import out_of_fold
 from keras_apinet.open_world.features import run_features
 from keras_apinet.runs import Run

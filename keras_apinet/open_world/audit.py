@@ -19,10 +19,10 @@ from PIL import Image
 from keras_apinet.data import ImageData, Split
 from keras_apinet.data.inspection import near_duplicates
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.attribution.pictures import data_uri, square
-from keras_apinet.evaluate.open_split import run_options
-from keras_apinet.evaluate.optional import templates
-from keras_apinet.evaluate.predictions import predict_split
+from keras_apinet.evaluate.contrast import data_uri
+from keras_apinet.evaluate.pages import templates
+from keras_apinet.evaluate.plots import square
+from keras_apinet.evaluate.predictions import predict_split, run_options
 from keras_apinet.open_world.confident import doubtful_labels, out_of_fold, outliers
 from keras_apinet.runs import Run
 
