@@ -71,7 +71,9 @@ def commands(quick: bool, extra: str, runs: str) -> list[tuple[str | None, str]]
 
 def main() -> None:
     """Runs all and says what failed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--data", help="photos for accuracy and ablation")
     parser.add_argument("--weights", help="weights file of their backbone")

@@ -106,7 +106,9 @@ def draw(
 
 def main() -> None:
     """Prints and records table and figure."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
     add_arguments(parser, "runs/ablation", [0])
     names = [arm.name for arm in ARMS]
     parser.add_argument("--arms", nargs="+", choices=names, default=names)

@@ -48,7 +48,9 @@ HISTORY = {
 
 def main() -> None:
     """Prints and records the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
     add_arguments(parser, "runs/accuracy", [0, 1, 2])
     names = [arm.name for arm in ARMS]
     parser.add_argument("--arms", nargs="+", choices=names, default=names)

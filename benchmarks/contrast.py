@@ -34,7 +34,9 @@ CROP = 7 / 8  # evaluation keeps the middle 7/8 of a photo
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
     parser.add_argument("run", help="run folder trained on synthetic_birds")
     parser.add_argument("--pairs", type=int, default=12, help="of every two siblings")
     args = parser.parse_args()

@@ -30,7 +30,9 @@ CLASSES, BATCH = 40, 64
 
 def main() -> None:
     """Prints the ratio of speeds and the growth of memory."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--backbone", default="mobilenet_v2")
     parser.add_argument("--image-size", type=int, default=160)

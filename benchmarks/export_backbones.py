@@ -130,7 +130,9 @@ def share(value: float | None) -> str:
 
 def main() -> None:
     """Prints one line for each backbone."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
     parser.add_argument("--photos", metavar="DATA")
     parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE")

@@ -74,7 +74,9 @@ def measure(backbones: list[str], image_size: int) -> None:
 
 def main() -> None:
     """Starts one process for each backend."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)

@@ -250,7 +250,9 @@ def _pump(child: subprocess.Popen, lines: "queue.Queue[str]") -> None:
 
 def main() -> None:
     """Prints and records what went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
     parser.add_argument("--only", default="", metavar="NAME", help="cases so called")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--begin", type=int, default=0, help=argparse.SUPPRESS)

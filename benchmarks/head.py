@@ -23,7 +23,9 @@ from benchmarks.turns import in_turns, medians
 
 def main() -> None:
     """Prints and records the medians and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
     parser.add_argument("--images", type=int, default=120)
     parser.add_argument("--channels", type=int, default=2048)
     parser.add_argument("--classes", type=int, default=200)

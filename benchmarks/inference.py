@@ -88,12 +88,14 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def operations(path: Path) -> list[str]:
-    """The names of a TFLite file's operations, in order."""
-    from ai_edge_litert.interpreter import Interpreter
+def operations(path: Path) -> list[tuple[int, bytes | None]]:
+    """The codes of a TFLite file's operations, in order: built in, and of others."""
+    from ai_edge_litert import schema_py_generated as schema
 
-    details = Interpreter(str(path))._get_ops_details()
-    return [detail["op_name"] for detail in details]
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+    codes = [(code.builtinCode, code.customCode) for code in model.operatorCodes]
+    found = [o.opcodeIndex for graph in model.subgraphs for o in graph.operators]
+    return [codes[index] for index in found]
 
 
 def ratios(
@@ -152,7 +154,9 @@ def measure(name: str, side: int, rounds: int, folder: Path) -> list[list[str]]:
 
 def main() -> None:
     """Prints and records a line for each backbone and format."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     known = ["mobilenet_v2", "efficientnetv2b0", "resnet50"]
     parser.add_argument("--backbones", nargs="+", default=known)
     parser.add_argument("--image-size", type=int, default=128)

@@ -53,7 +53,9 @@ def coverage(sets: int, repeats: int, sharpness: float) -> dict[str, float]:
 
 def main() -> None:
     """Prints one line for each figure."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
     parser.add_argument("--sets", type=int, default=400)
     parser.add_argument("--repeats", type=int, default=500)
     parser.add_argument("--sharpness", type=float, default=1.6)

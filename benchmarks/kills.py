@@ -102,7 +102,9 @@ def kill(process: subprocess.Popen, folder: Path, moment: float, aimed: int) -> 
 
 def main() -> None:
     """Prints what was equal."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

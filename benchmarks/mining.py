@@ -150,7 +150,9 @@ def parts(images: int, channels: int, classes: int, rounds: int) -> list[list[st
 
 def main() -> None:
     """Prints and records growth and parts."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
     known = [30, 60, 120, 256, 512, 1024, 2048, 4096]
     parser.add_argument("--images", type=int, nargs="+", default=known)
     parser.add_argument("--channels", type=int, nargs="+", default=[512, 1024, 2048])

@@ -209,7 +209,7 @@ def indexing() -> list[list[str]]:
 
 def main() -> None:
     """Runs all measurements."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--photos", type=Path)

@@ -228,5 +228,7 @@ def render() -> None:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__.split("\n", 1)[0]).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    ).parse_args()
     render()

@@ -39,7 +39,9 @@ def measure(args: argparse.Namespace, backbone: str) -> dict[str, float]:
 
 def main() -> None:
     """Prints and records the medians and their ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
     parser.add_argument("--backbones", nargs="+", default=["resnet50"])
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--classes", type=int, default=200)

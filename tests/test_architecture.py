@@ -41,6 +41,16 @@ def _trees() -> dict[str, ast.Module]:
 
 
 @cache
+def _programs() -> dict[str, ast.Module]:
+    """What is run beside the package: benchmarks, recipes, examples of export."""
+    folders = ("benchmarks", "training", "export")
+    files = [
+        file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))
+    ]
+    return {_name(file): ast.parse(file.read_text("utf-8")) for file in files}
+
+
+@cache
 def _imports() -> dict[str, frozenset[str]]:
     """Which modules of the package each module imports, types aside."""
     trees = _trees()
@@ -149,7 +159,8 @@ def test_files_are_short():
 
 
 def test_private_names_of_others_stand_in_one_file():
-    nodes = {module: [*ast.walk(tree)] for module, tree in _trees().items()}
+    trees = {**_trees(), **_programs()}
+    nodes = {module: [*ast.walk(tree)] for module, tree in trees.items()}
     own = {"_exit"}
     for node in itertools.chain.from_iterable(nodes.values()):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -158,20 +169,44 @@ def test_private_names_of_others_stand_in_one_file():
             own.add(node.attr)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             own.add(node.target.id)
+    # A name of our own like one of Keras's would hide it.
+    own -= {name for node in nodes.pop("keras_apinet.compat") for name in _named(node)}
     found = [
         f"{module}: {ast.unparse(node)}"
         for module, inside in nodes.items()
-        if module != "keras_apinet.compat"
         for node in inside
-        if (
-            isinstance(node, ast.Attribute)
-            and re.match("_[^_]", node.attr)
-            and node.attr not in own
-        )
+        if any(re.match("_[^_]", name) and name not in own for name in _named(node))
         or (
             isinstance(node, ast.ImportFrom)
             and (node.module or "").startswith(("keras.src", "keras._"))
         )
+    ]
+    assert found == []
+
+
+def _named(node: ast.AST) -> list[str]:
+    """The attribute that a node reads or sets, also by `getattr` and its like."""
+    if isinstance(node, ast.Attribute):
+        return [node.attr]
+    by_name = {"getattr", "setattr", "hasattr", "delattr"}
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in by_name:
+        return [str(arg.value) for arg in node.args[1:2] if hasattr(arg, "value")]
+    return []
+
+
+def test_options_are_not_abbreviated():
+    parsers = [
+        (module, node)
+        for module, tree in {**_trees(), **_programs()}.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "attr", "") in ("ArgumentParser", "add_parser")
+    ]
+    assert len(parsers) > 2
+    found = [
+        f"{module}: {ast.unparse(node)}"
+        for module, node in parsers
+        if "allow_abbrev=False" not in map(ast.unparse, node.keywords)
     ]
     assert found == []
 

@@ -310,7 +310,7 @@ def test_what_is_not_finite_is_never_kept(what, value, kept, tmp_path):
     elif what == "weights":
         kept.model.set_weights([bad])
     else:
-        kept.model.optimizer._model_variables_moving_average[0].assign(bad)
+        kept.model.optimizer.averages[0].assign(bad)
     with pytest.raises(APINetError, match=r"became .* in epoch 2: .*--learning-rate"):
         kept.on_epoch_end(1, logs)
     assert content() == before

@@ -54,7 +54,9 @@ def main() -> None:
     """Converts one file."""
     from safetensors.numpy import load_file
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("source", help="model.safetensors of the torch model")
     parser.add_argument("target", help="the .weights.h5 file to write")
     args = parser.parse_args()
