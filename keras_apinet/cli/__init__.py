@@ -30,6 +30,7 @@ COMMANDS = (
     "predict",
     "export",
     "compare",
+    "compare-runs",
     "report",
     "card",
     "data",
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = importlib.import_module(f"keras_apinet.cli.{name}")
+        module = importlib.import_module(f"keras_apinet.cli.{name.replace('-', '_')}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
         command.add_argument(
@@ -71,7 +72,10 @@ def parser() -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments; an unknown one ends it with exit code 2 and the nearest known."""
     root = parser()
-    args, unknown = root.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["compare-runs"]:  # argparse keeps no trace of `--`
+        words = ["--against" if word == "--" else word for word in words]
+    args, unknown = root.parse_known_args(words)
     if unknown:
         old = unknown[0].split("=")[0].removeprefix("--").replace("-", "_")
         if args.command == "train" and old in NEW_NAMES:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from keras_apinet.evaluate.pages import write_card
     from keras_apinet.evaluate.predictions import Predictions, predict_split
     from keras_apinet.evaluate.report import write_report
+    from keras_apinet.evaluate.run_comparison import compare_runs
 
 __all__ = [
     "Contrast",
@@ -35,6 +36,7 @@ __all__ = [
     "calibration_error",
     "class_activation",
     "compare",
+    "compare_runs",
     "compute_metrics",
     "contrast",
     "evaluate_run",
@@ -55,6 +57,7 @@ __getattr__ = lazily(
         "calibration_error": "calibration",
         "class_activation": "contrast",
         "compare": "comparison",
+        "compare_runs": "run_comparison",
         "contrast": "contrast",
         "evaluate_run": "evaluation",
         "fit_temperature": "calibration",

@@ -37,6 +37,12 @@ def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float
     return np.asarray(special.log_softmax(scores, axis=1))
 
 
+def confidence_bins(confidences: ArrayLike, bins: int = BINS) -> NDArray[np.int64]:
+    """The bin of each confidence: equal widths over (0, 1], upper edges inside."""
+    place = np.ceil(np.asarray(confidences) * bins).astype(np.int64) - 1
+    return np.asarray(np.clip(place, 0, bins - 1))
+
+
 def calibration_error(
     labels: ArrayLike, logits: ArrayLike, *, temperature: float = 1.0, bins: int = BINS
 ) -> float:
@@ -83,8 +89,7 @@ def reliability(
     truth = np.asarray(labels)
     log_p = log_softmax(logits, temperature)
     confidences = np.exp(log_p.max(axis=1))
-    # Upper edges are inside.
-    place = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    place = confidence_bins(confidences, bins)
     correct = log_p.argmax(axis=1) == truth
     counts = np.bincount(place, minlength=bins).astype(np.float64)
     with np.errstate(invalid="ignore"):

@@ -1,0 +1,232 @@
+"""`keras-apinet compare-runs`: the runs of two methods on the same test photos."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from keras_apinet.data.image_data import end_of
+from keras_apinet.errors import APINetError
+from keras_apinet.evaluate.calibration import BINS, confidence_bins, log_softmax
+from keras_apinet.evaluate.evaluation import judge
+from keras_apinet.runs import Run
+
+if TYPE_CHECKING:
+    from keras_apinet.data import ImageData
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the models of one method say about `[n]` photos, one row for each run.
+
+    Attributes:
+        labels: `[n]` true classes.
+        right: `[S, n]`, 1 where a model is right, else 0.
+        nll: `[S, n]`, `-log p(true class)`, nats.
+        confidence: `[S, n]`, largest probability.
+    """
+
+    labels: NDArray[np.int64]
+    right: NDArray[np.float64]
+    nll: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, labels: ArrayLike, log_p: Sequence[NDArray[np.float64]]) -> "Answers":
+        """Answers from each run's `[n, C]` logarithms of probabilities."""
+        truth = np.asarray(labels, np.int64)
+        rows = np.arange(len(truth))
+        return cls(
+            truth,
+            np.stack([(one.argmax(axis=1) == truth).astype(float) for one in log_p]),
+            np.stack([-one[rows, truth] for one in log_p]),
+            np.stack([np.exp(one.max(axis=1)) for one in log_p]),
+        )
+
+    def figures(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Figures of each run, `[r, S]`, for `[r, n]` weights of the photos."""
+        total = weights.sum(axis=1, keepdims=True)
+        by_class = []
+        for c in np.unique(self.labels):
+            rows = self.labels == c
+            images = weights[:, rows].sum(axis=1, keepdims=True)
+            hits = weights[:, rows] @ self.right[:, rows].T
+            # A sample without an image of a class says nothing of the class.
+            by_class.append(np.where(images > 0, hits / np.maximum(images, 1), np.nan))
+        gaps = []
+        for sure, right in zip(self.confidence, self.right, strict=True):
+            bins = np.eye(BINS)[confidence_bins(sure)] * (sure - right)[:, None]
+            gaps.append(np.abs(weights @ bins).sum(axis=1))
+        return {
+            "top1": weights @ self.right.T / total,
+            "mean_per_class_accuracy": np.nanmean(by_class, axis=0),
+            "nll": weights @ self.nll.T / total,
+            "ece": np.stack(gaps, axis=1) / total,
+        }
+
+
+def differences(
+    first: Answers, second: Answers, *, repeats: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Figures of two methods, and 95 % intervals of their differences.
+
+    Photos and runs are drawn with replacement together, `repeats` times: the same
+    photos for all runs, and the runs of each method independently. Of S runs S - 1 are
+    drawn, which makes the variance between runs unbiased (Rao and Wu 1988). With a
+    single run the interval says nothing about other seeds.
+
+    Args:
+        first: Answers of the first method.
+        second: Answers of the second to the same photos.
+        repeats: Bootstrap samples. Default 1000.
+        seed: Of the samples.
+
+    Returns:
+        `{figure: {"first", "second", "difference", "low", "high"}}`: the mean over the
+        runs of each method, and `first - second` with the ends of its interval.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(first.labels)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=repeats).astype(float)
+    drawn, whole = [], []
+    for answers in (first, second):
+        runs = len(answers.right)
+        chance = np.full(runs, 1 / runs)
+        picked = rng.multinomial(max(1, runs - 1), chance, size=repeats)
+        share = picked / picked.sum(axis=1, keepdims=True)
+        found = answers.figures(weights)
+        drawn.append({name: (share * each).sum(axis=1) for name, each in found.items()})
+        found = answers.figures(np.ones((1, n)))
+        whole.append({name: float(each.mean()) for name, each in found.items()})
+    result = {}
+    for name, value in whole[0].items():
+        ends = np.percentile(drawn[0][name] - drawn[1][name], (2.5, 97.5))
+        result[name] = {
+            "first": value,
+            "second": whole[1][name],
+            "difference": value - whole[1][name],
+            "low": float(ends[0]),
+            "high": float(ends[1]),
+        }
+    return result
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> dict[str, Any]:
+    """McNemar's exact test of two models on the same photos.
+
+    Args:
+        first: `[n]`, whether the first model is right.
+        second: `[n]`, the same of the second.
+
+    Returns:
+        `only_first` and `only_second`, the photos that one model alone gets right, and
+        `p`, the probability of a split as uneven as that if the models were equal.
+
+    >>> mcnemar([1] * 8 + [0], [0] * 8 + [1])["p"]
+    0.0390625
+    """
+    from scipy.stats import binomtest
+
+    a, b = np.asarray(first, bool), np.asarray(second, bool)
+    only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
+    apart = only_first + only_second
+    p = float(binomtest(only_first, apart).pvalue) if apart else 1.0
+    return {"only_first": only_first, "only_second": only_second, "p": p}
+
+
+def compare_runs(
+    first: Sequence[Run | str | Path],
+    second: Sequence[Run | str | Path],
+    *,
+    split: str | None = None,
+    which: str = "best",
+    data: "str | ImageData | None" = None,
+    data_dir: str | None = None,
+    batch_size: int = 64,
+    bootstrap: int = 1000,
+) -> dict[str, Any]:
+    """Compares the finished runs of two methods on the same test photos.
+
+    Probabilities are those at each run's temperature, as `predict` shows them.
+
+    Args:
+        first: Runs of the first method, or their folders; one for each seed.
+        second: Runs of the second method.
+        split: As for `evaluate_run`, and so are `data` and `data_dir`.
+        which: The `"best"` model of each run (default) or the `"last"`.
+        data: Default: where each run's training found its data.
+        data_dir: Where TensorFlow Datasets data is now, if it moved.
+        batch_size: Images at a time. Default 64.
+        bootstrap: Bootstrap samples. Default 1000.
+
+    Returns:
+        `images`, `classes`, `first` and `second` (names of the run folders), `figures`
+        (see `differences`) and `mcnemar`: the test of each pair of runs that stand at
+        the same place of their lists.
+
+    Raises:
+        APINetError: If the runs have other classes or were judged on other photos, or
+            as `evaluate_run`.
+    """
+    methods = [[r if isinstance(r, Run) else Run.open(r) for r in first]]
+    methods.append([r if isinstance(r, Run) else Run.open(r) for r in second])
+    check_classes([run for runs in methods for run in runs])
+    known: tuple[str, ...] | None = None
+    labels: NDArray[np.int64] = np.empty(0, np.int64)
+    answers = []
+    for runs in methods:
+        log_p = []
+        for run in runs:
+            found = judge(
+                run,
+                split,
+                which=which,
+                data=data,
+                data_dir=data_dir,
+                batch_size=batch_size,
+                bootstrap=0,
+            )
+            seen = found.seen
+            photos = tuple(found.split.reference(int(i)) for i in seen.positions)
+            ends = tuple(end_of(photo) for photo in photos)
+            if known is None:
+                known, labels = ends, seen.labels
+            if ends != known or not np.array_equal(seen.labels, labels):
+                raise APINetError(
+                    f"The run {str(run.folder)!r} was judged on other photos than "
+                    f"{str(methods[0][0].folder)!r} ({len(ends):,} and "
+                    f"{len(known):,} photos); give both the same with --data."
+                )
+            log_p.append(log_softmax(seen.logits, found.temperature))
+        answers.append(Answers.of(labels, log_p))
+    a, b = answers
+    names = [[run.folder.resolve().name for run in runs] for runs in methods]
+    return {
+        "images": len(labels),
+        "classes": len(methods[0][0].class_names),
+        "first": names[0],
+        "second": names[1],
+        "figures": differences(a, b, repeats=bootstrap),
+        "mcnemar": [
+            {"first": one, "second": other, **mcnemar(x, y)}
+            for one, other, x, y in zip(*names, a.right, b.right, strict=False)
+        ],
+    }
+
+
+def check_classes(runs: Sequence[Run]) -> None:
+    """Checks that runs have the same classes in the same order.
+
+    Raises:
+        APINetError: If they do not.
+    """
+    for run in runs[1:]:
+        if tuple(run.class_names) != tuple(runs[0].class_names):
+            raise APINetError(
+                f"The runs {str(runs[0].folder)!r} and {str(run.folder)!r} have "
+                f"different classes ({len(runs[0].class_names)} and "
+                f"{len(run.class_names)}); compare runs of one data set."
+            )
