@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.data.image_data import Split
+from keras_apinet.data.image_data import Split, pack
 from keras_apinet.data.photos.files import check_file
 from keras_apinet.data.photos.graph_preprocessing import decode
-from keras_apinet.data.readers import pack
 from keras_apinet.data.reading_report import ReadingReport
 from keras_apinet.errors import APINetError
 from keras_apinet.types import Dataset, Tensor

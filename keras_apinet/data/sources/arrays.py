@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.data.image_data import Split
-from keras_apinet.data.readers import ArrayReader, Contents, as_objects, pack
+from keras_apinet.data.image_data import ArrayReader, Contents, Split, as_objects, pack
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import unwritable
 from keras_apinet.pixels import as_rgb, check_pixels
