@@ -93,9 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0 if it did what was asked, 1 for a fault of this package, 2 for a mistake in
+        0 on success, 1 for a fault of this package, 2 for a mistake in
         the request or an error of the file system, 130 if it was interrupted, 141 if
-        nobody read its output any more.
+        its output is no longer read.
     """
     open_streams()
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(arguments, debug)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # as in `keras-apinet ... | head`: nobody is to be told
+    except BrokenPipeError:  # as in `keras-apinet ... | head`
         close_output()
         return 141
     except OSError as error:
@@ -162,9 +162,9 @@ def _told(error: Exception) -> int:
         what = " and ".join(names) or "The output, or a file,"
         return _failed(f"{what} cannot be read or written ({reason(error)}).")
     if "embedded null" in str(error) or isinstance(error, UnicodeEncodeError):
-        return _failed("A path has characters that no file can be called by.")
+        return _failed("A path has characters that a file name cannot have.")
     if "Symlink loop" in str(error):  # of Path.resolve, before Python 3.13
-        return _failed(f"{reason(error)}: the link leads to itself.")
+        return _failed(f"{reason(error)}: the link points to itself.")
     return _failed(
         f"This is a fault of keras-apinet ({type(error).__name__}: {reason(error)}); "
         "please report it with the output of the same command with --debug.",

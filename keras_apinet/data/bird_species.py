@@ -136,7 +136,7 @@ def distinguishing_parts(species_a: int, species_b: int) -> tuple[str, ...]:
 
     Returns:
         Keys of `Drawing.parts`: the one or two parts in which siblings differ,
-        `("bird",)` across families, nothing for a species and itself.
+        `("bird",)` across families, an empty tuple for a species and itself.
 
     Raises:
         APINetError: If there is no such class.

@@ -58,7 +58,7 @@ class Drawing:
         parts: Box `(left, top, right, bottom)` in px, clipped to the picture, of
             "bird" (the whole of it) and of each part: "beak", "tail", "eye", "crown",
             "throat", "wing_bar", "tail_band" and "wing". A part has its box whether
-            the species bears a mark there or not.
+            the species has a mark there or not.
     """
 
     pixels: NDArray[np.uint8]
@@ -267,7 +267,7 @@ class BirdReader:
         return f"{self.name}#{index} (seed {self.first_seed + index})"
 
     def drawing(self, index: int) -> Drawing:
-        """A picture with the place of every part, drawn anew."""
+        """A picture with the place of every part, drawn again."""
         return draw(int(self.species[index]), self.first_seed + int(index))
 
     def fetch(self, indices: NDArray[np.int64]) -> Contents:

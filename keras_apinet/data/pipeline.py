@@ -171,7 +171,7 @@ class EpochClock:
         import tensorflow as tf
 
         def bounds() -> NDArray[np.int64]:
-            if repeat:  # every pass starts anew, even after Keras peeked
+            if repeat:  # every pass starts from the beginning, even after Keras peeked
                 return np.array([self.start_step, np.iinfo(np.int64).max], np.int64)
             if self.rest < self.epoch_steps and self.next_step > self.start_step:
                 self._report.stop(

@@ -20,11 +20,11 @@ _METHOD = (
     "penalised likelihood with smoothed targets; below 1 only as far as the accuracy "
     "is sure"
 )
-# A temperature outside is no calibration: the predictions carry no information, or
-# the images that it was fitted on are no test.
+# A temperature outside these bounds means that the predictions carry no information,
+# or that the images it was fitted on are not representative.
 LOWEST, HIGHEST = 0.5, 10.0
-# Fewer images than this say nothing of a temperature; and a model may only be made
-# surer of itself by images of which it had at least so many wrong.
+# Fewer images than this say nothing of a temperature; and a model may only be
+# made more confident by images of which at least so many were wrong.
 FEWEST_IMAGES, FEWEST_ERRORS = 30, 10
 # Standard deviation of the logarithm of the temperature before any image was seen:
 # nine of ten models lie between 0.66 and 1.5.

@@ -104,7 +104,7 @@ _JUNK = {
 
 @dataclass
 class Folder:
-    """A folder with images in it or below: what lies where, before it is understood."""
+    """A folder with images in it or below, before its layout is interpreted."""
 
     name: str
     path: str
