@@ -28,6 +28,9 @@ MARKS = ("<!-- results -->", "<!-- /results -->")
 
 # The order of the page; what is not named here comes after.
 ORDER = ("accuracy", "ablation", "head", "step", "mining", "inference", "pipeline")
+# Records without a figure in the README that the documentation rests on; the tables of
+# the others are in `results/` only.
+SHOWN = (("ablation", "grocery_store_mobilenet_v2_3_seeds"),)
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "onnxruntime")
 INTRODUCTION = """\
 # Results
@@ -181,24 +184,29 @@ def line(row: Sequence[str]) -> str:
 def page(records: Sequence[Mapping[str, Any]]) -> str:
     """RESULTS.md."""
     parts, before = [INTRODUCTION], None
+    others = []
     for one in records:
+        if not one["headline"] and (one["name"], one["variant"]) not in SHOWN:
+            others.append(f"- {one['title']}, {one['date']}: `{one['command']}`")
+            continue
         if one["name"] != before:
             parts.append(f"## {one['title']}\n")
             before = one["name"]
         machine, versions = one["machine"], one["versions"]
-        parts.append(f"```\n{one['command']}\n```\n")
+        parts.append(f"`{one['command']}`\n")
         parts.append(table(one["columns"], one["rows"]) + "\n")
         if one["figure"]:
             parts.append(f"![{one['title']}](results/{one['figure']})\n")
-        if one["notes"]:
-            parts.append(one["notes"] + "\n")
         where = f"{machine['cores']} cores of {machine['cpu']}"
         if machine["load"] is not None:
             where += f", load {machine['load']}"
         if machine["accelerator"]:
             where = f"{machine['accelerator']}; {where}"
         names = ", ".join(f"{name} {number}" for name, number in versions.items())
-        parts.append(f"{one['date']}; {where}; {names}.\n")
+        made = f"{one['date']}; {where}; {names}.\n"
+        parts.append(f"{one['notes']}\n{made}" if one["notes"] else made)
+    if others:
+        parts.append("\n".join(["## Also recorded in `results/`\n", *others]) + "\n")
     return "\n".join(parts)
 
 

@@ -165,11 +165,11 @@ def difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, flo
     from scipy import stats
 
     differences = np.asarray(first) - np.asarray(second)
-    n, mean = len(differences), float(differences.mean())
-    if n < 2:
+    mean = float(differences.mean())
+    if len(differences) < 2:
         return mean, float("nan"), float("nan")
-    width = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n))
-    return mean, mean - width, mean + width
+    low, high = stats.ttest_1samp(differences, 0).confidence_interval()
+    return mean, float(low), float(high)
 
 
 def points(value: tuple[float, float, float]) -> str:

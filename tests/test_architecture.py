@@ -232,3 +232,26 @@ def test_one_copy_of_each_helper(word):
         file.name for file in PACKAGE.rglob("*.py") if word in file.read_text("utf-8")
     ]
     assert len(users) == 1
+
+
+def test_a_photo_passes_few_rooms_on_its_way_into_the_step():
+    """`docs/inside.md` names the files it passes; they exist, in at most five rooms."""
+    text = (ROOT / "docs" / "inside.md").read_text("utf-8")
+    way = text[text.index("## What happens in a step") : text.index("## Where to")]
+    files = set(re.findall(r"\b[a-z_]+(?:/[a-z_]+)*\.py\b", way))
+    files = {f for f in files if "/" in f or (PACKAGE / f).is_file()}
+    assert {"data/loading.py", "data/pipeline.py", "losses.py"} <= files
+    assert [f for f in files if not (PACKAGE / f).is_file()] == []
+    assert len({f.split("/")[0] for f in files}) <= 5
+
+
+def test_a_report_is_made_of_at_most_ten_modules():
+    room = "keras_apinet.evaluate."
+    found, waiting = set(), [room + "report"]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += [m for m in _imports()[name] if m.startswith(room)]
+    assert room + "plots" in found
+    assert len(found) <= 10, sorted(found)

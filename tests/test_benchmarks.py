@@ -52,6 +52,10 @@ def test_a_record_is_shown(tmp_path, monkeypatch):
         "KERAS_BACKEND=tensorflow python -m benchmarks.head --data photos "
         "--set weights=w.h5 --arms 'self only'"
     ) in page
+    results.record("parts", "Parts", ["a", "b"], [["d", 2.5]])
+    page = results.page(results.recorded())
+    assert "- Parts, " in page
+    assert "| d | 2.5 |" not in page
     block = results.readme_block(results.recorded())
     assert "| ratio | 0.5 | `head` |" in block
     readme = f"before\n{results.MARKS[0]}\nold\n{results.MARKS[1]}\nafter\n"

@@ -221,6 +221,6 @@ def test_a_box_is_cut_out_first():
 
 
 def load_reader(pixels):
-    from keras_apinet.data.readers import ArrayReader
+    from keras_apinet.data.image_data import ArrayReader
 
     return ArrayReader(pixels[None], "array")

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from keras_apinet.cli.compare_runs import VERSUS
 from keras_apinet.cli.startup import close_output, open_streams, start_backend
 from keras_apinet.errors import APINetError, did_you_mean, printable, reason
 from keras_apinet.files.bounds import shown
@@ -81,10 +80,10 @@ def parser() -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments; an unknown one ends it with exit code 2 and the nearest known."""
     root = parser()
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["compare-runs"]:
-        given = [VERSUS if argument == "--" else argument for argument in given]
-    args, unknown = root.parse_known_args(given)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["compare-runs"]:  # argparse keeps no trace of `--`
+        words = ["--against" if word == "--" else word for word in words]
+    args, unknown = root.parse_known_args(words)
     if unknown:
         old = unknown[0].split("=")[0].removeprefix("--").replace("-", "_")
         if args.command == "train" and old in NEW_NAMES:
@@ -102,9 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0 if it did what was asked, 1 for a fault of this package, 2 for a mistake in
+        0 on success, 1 for a fault of this package, 2 for a mistake in
         the request or an error of the file system, 130 if it was interrupted, 141 if
-        nobody read its output any more.
+        its output is no longer read.
     """
     open_streams()
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
@@ -113,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(arguments, debug)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # as in `keras-apinet ... | head`: nobody is to be told
+    except BrokenPipeError:  # as in `keras-apinet ... | head`
         close_output()
         return 141
     except OSError as error:
@@ -171,9 +170,9 @@ def _told(error: Exception) -> int:
         what = " and ".join(names) or "The output, or a file,"
         return _failed(f"{what} cannot be read or written ({reason(error)}).")
     if "embedded null" in str(error) or isinstance(error, UnicodeEncodeError):
-        return _failed("A path has characters that no file can be called by.")
+        return _failed("A path has characters that a file name cannot have.")
     if "Symlink loop" in str(error):  # of Path.resolve, before Python 3.13
-        return _failed(f"{reason(error)}: the link leads to itself.")
+        return _failed(f"{reason(error)}: the link points to itself.")
     return _failed(
         f"This is a fault of keras-apinet ({type(error).__name__}: {reason(error)}); "
         "please report it with the output of the same command with --debug.",

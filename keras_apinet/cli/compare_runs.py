@@ -1,99 +1,162 @@
 """`keras-apinet compare-runs`."""
 
 import argparse
+from typing import Any
 
-from keras_apinet.errors import APINetError, printable
-from keras_apinet.files.bounds import BOOTSTRAP
+from keras_apinet.errors import printable
+from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP
 from keras_apinet.files.schema import to_json
 
-HELP = "compare finished runs of two methods on the same test photos"
-# Stands for `--`, which argparse drops; no path holds it.
-VERSUS = "\0"
+HELP = "compare the finished runs of two methods on the same test photos"
+
+_TITLES = {
+    "top1": "top-1 accuracy, %",
+    "mean_per_class_accuracy": "mean per-class accuracy, %",
+    "nll": "negative log-likelihood",
+    "ece": "calibration error, %",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the runs of both methods, the data and the form of the output."""
-    parser.usage = "keras-apinet compare-runs [options] RUN ... -- RUN ..."
+    """Adds the runs of both methods, the data, and the form of the table."""
+    parser.usage = "keras-apinet compare-runs RUN ... -- RUN ... [OPTION ...]"
     parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="run folders of one method, then --, then those of the other",
+        "first", nargs="+", metavar="RUN", help="runs of the first method"
     )
     parser.add_argument(
-        "--names",
-        nargs=2,
-        default=["A", "B"],
-        metavar=("A", "B"),
-        help="titles of the columns",
+        "--against",
+        nargs="+",
+        metavar="RUN",
+        required=True,
+        help="runs of the second method; `--` alone means the same",
     )
     parser.add_argument(
         "--which", choices=("best", "last"), default="best", help="model of each run"
     )
     parser.add_argument(
-        "--split", help="split to test on (default: test, or val if there is none)"
+        "--data", help="where the data set is now, or another one to test on"
     )
-    parser.add_argument("--data", help="where the data set is now, or another test set")
     parser.add_argument("--data-dir", help="where TensorFlow Datasets data is now")
+    parser.add_argument(
+        "--split", help="split to compare on (default: test, or val if there is none)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=BATCH_SIZE,
+        default=64,
+        metavar="N",
+        help="images at a time",
+    )
     parser.add_argument(
         "--bootstrap",
         type=BOOTSTRAP,
         default=1000,
         metavar="N",
-        help="samples for the 95 %% intervals; 0 for none (default: 1000)",
+        help="samples for the 95 %% intervals (default: 1000)",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--latex", action="store_true", help="print a LaTeX table")
     form.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints the table."""
-    if args.runs.count(VERSUS) != 1 or VERSUS in (args.runs[0], args.runs[-1]):
-        raise APINetError(
-            "Two methods are compared, with one -- between their runs: keras-apinet "
-            f"compare-runs RUN ... -- RUN ...; got {args.runs.count(VERSUS)} of --."
-        )
-    from keras_apinet.evaluate.run_comparison import as_latex, compare_runs, table_rows
+def prepare(args: argparse.Namespace) -> bool:
+    """Checks runs and data before the backend starts."""
+    from keras_apinet.data.loading import check_source
+    from keras_apinet.errors import APINetError
+    from keras_apinet.evaluate.run_comparison import check_classes
+    from keras_apinet.runs import Run
 
-    middle = args.runs.index(VERSUS)
+    check_classes([Run.open(folder) for folder in (*args.first, *args.against)])
+    if args.bootstrap < 1:
+        raise APINetError("--bootstrap=0 gives no interval; give at least 1 sample.")
+    if args.data:
+        check_source(args.data, args.data_dir)
+    return False
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the comparison."""
+    from keras_apinet.evaluate.run_comparison import compare_runs
+
     result = compare_runs(
-        args.runs[:middle],
-        args.runs[middle + 1 :],
+        args.first,
+        args.against,
         split=args.split,
         which=args.which,
         data=args.data,
         data_dir=args.data_dir,
+        batch_size=args.batch_size,
         bootstrap=args.bootstrap,
     )
     if args.json:
         print(to_json(result))
-        return 0
-    names = [printable(name) for name in args.names]
-    if args.latex:
-        print(as_latex(result, names))
-        return 0
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("figure")
-    for name in names:
-        table.add_column(Text(name), justify="right")
-    table.add_column("difference (95 % interval)", justify="right", no_wrap=True)
-    for row in table_rows(result):
-        table.add_row(*row)
-    console.print(table)
-    for i, pair in enumerate(result["mcnemar"], 1):
-        console.print(
-            f"McNemar, pair {i}: {pair['only_first']} images right in the first alone, "
-            f"{pair['only_second']} in the second alone, p = {pair['p']:.3g}"
-        )
-    if 1 in result["runs"]:
-        console.print(
-            "A method with a single run: the interval covers other images, not other "
-            "seeds."
-        )
+    else:
+        print(latex(result) if args.latex else text(result))
     return 0
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Title, both values and the difference with its interval, of each figure."""
+    table = []
+    for name, figure in result["figures"].items():
+        scale, digits = (1, 3) if name == "nll" else (100, 2)
+        first, second, gap, low, high = (
+            scale * figure[key]
+            for key in ("first", "second", "difference", "low", "high")
+        )
+        table.append(
+            (
+                _TITLES[name],
+                f"{first:.{digits}f}",
+                f"{second:.{digits}f}",
+                f"{gap:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})",
+            )
+        )
+    return table
+
+
+def text(result: dict[str, Any]) -> str:
+    """The comparison as aligned lines."""
+    lines = [
+        f"{result['images']:,} photos of {result['classes']} classes",
+        f"first:  {', '.join(map(printable, result['first']))}",
+        f"second: {', '.join(map(printable, result['second']))}",
+        "",
+    ]
+    head = ("", "first", "second", "difference (95 % interval)")
+    for title, first, second, gap in (head, *rows(result)):
+        lines.append(f"{title:28}{first:>9}{second:>9}  {gap}")
+    lines.append("")
+    for pair in result["mcnemar"]:
+        names = f"{printable(pair['first'])} and {printable(pair['second'])}"
+        lines.append(
+            f"McNemar, {names}: {pair['only_first']} and {pair['only_second']} photos "
+            f"that only one gets right, p = {pair['p']:.3g}"
+        )
+    if min(len(result["first"]), len(result["second"])) < 2:
+        lines.append(
+            "A method with one run: the intervals say nothing about other seeds."
+        )
+    return "\n".join(lines)
+
+
+def latex(result: dict[str, Any]) -> str:
+    """The comparison as a LaTeX table of the package booktabs."""
+    body = [
+        " & ".join((title.replace("%", r"\%"), first, second, f"${gap}$"))
+        .replace(" (", r"\ (")
+        .replace(" to ", r"\text{ to }")
+        + r" \\"
+        for title, first, second, gap in rows(result)
+    ]
+    return "\n".join(
+        [
+            r"\begin{tabular}{lrrl}",
+            r"\toprule",
+            r" & first & second & difference (95\,\% interval) \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )

@@ -31,7 +31,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation",
         type=FRACTION,
         default=0.1,
-        help="share of the training images held out, if there is no own split "
+        help="share of the training images held out if there is no validation split "
         "(default: 0.1)",
     )
     parser.add_argument(

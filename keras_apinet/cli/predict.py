@@ -216,7 +216,7 @@ def write_maps(
     Args:
         model: A run folder or a `.keras` file.
         photos: Image files.
-        folder: Where the pictures go, `<photo>.map.png` each; made if need be.
+        folder: Where the pictures go, `<photo>.map.png` each; created if needed.
         force: Replace pictures that this package wrote.
 
     Returns:

@@ -15,9 +15,9 @@ BACKENDS = ("tensorflow", "jax", "torch")
 def open_streams() -> None:
     """Makes standard output and standard error take whatever is written to them.
 
-    Streams that the caller has closed lead nowhere, so that no file is opened in their
-    place and written into. Characters that the terminal's encoding lacks become
-    escapes.
+    Streams that the caller has closed are connected to the null device; otherwise the
+    next file that is opened would take their place. Characters that the terminal's
+    encoding lacks become escapes.
     """
     for number in range(3):
         try:
@@ -33,7 +33,7 @@ def open_streams() -> None:
 
 
 def close_output() -> None:
-    """Lets what cannot be written any more lead nowhere: Python flushes at its end."""
+    """Discards output that can no longer be written: Python flushes when it exits."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         return
@@ -71,7 +71,7 @@ def start_backend() -> None:
     except Exception as error:
         raise APINetError(
             f"Keras does not start on the backend {name or 'of its settings file'!r} "
-            f"({type(error).__name__}: {reason(error)}); install it anew, or set "
+            f"({type(error).__name__}: {reason(error)}); reinstall it, or set "
             "KERAS_BACKEND to another."
         ) from error
     check_backend(chosen, f"The backend {chosen!r} of Keras's settings file")

@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recipe",
         nargs="?",
         metavar="RECIPE.toml",
-        help="settings to begin with; options given here come on top",
+        help="settings to start from; options given here override them",
     )
     parser.add_argument("--out", metavar="FOLDER", help="run folder to make")
     parser.add_argument(
-        "--resume", metavar="RUN", help="go on with a run that was stopped or killed"
+        "--resume", metavar="RUN", help="continue a run that was stopped or killed"
     )
     parser.add_argument(
         "--force",
@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--process-index", type=PROCESS_INDEX, default=0, metavar="I")
     output = parser.add_mutually_exclusive_group()
     for mode, text in (
-        ("bar", "progress bar even if the output is no terminal"),
+        ("bar", "progress bar even if the output is not a terminal"),
         ("plain", "one line for each epoch"),
         ("quiet", "print nothing but errors"),
     ):
@@ -106,7 +106,7 @@ def prepare(args: argparse.Namespace) -> bool:
     """Reads the recipe, before the backend starts: it may name one.
 
     Returns:
-        Whether that was all: the recipe was to be printed.
+        Whether the command is done: the recipe was only to be printed.
 
     Raises:
         APINetError: For a recipe that does not fit, or a backend that is not there.
@@ -128,8 +128,8 @@ def prepare(args: argparse.Namespace) -> bool:
     if args.resume:
         if args.recipe or args.out:
             raise APINetError(
-                f"--resume {args.resume} goes on in its own folder with its own "
-                "recipe; leave --out and the recipe file out, or leave --resume out."
+                f"--resume {args.resume} continues in its own folder with its own "
+                "recipe; omit --out and the recipe file, or omit --resume."
             )
         _choose_backend_of_run(args.resume, changes.get("backend"))
         return False
@@ -139,7 +139,7 @@ def prepare(args: argparse.Namespace) -> bool:
         print(to_toml(args.settings), end="")
         return True
     if not args.out:
-        raise APINetError("There is no place for the run; give --out FOLDER.")
+        raise APINetError("The run has no folder; give --out FOLDER.")
     if not args.process_index:
         from keras_apinet.runs import check_new
 
@@ -171,14 +171,14 @@ def _choose_backend(name: str, whose: str) -> None:
     given = os.environ.get("KERAS_BACKEND") or name
     if given != name:
         raise APINetError(
-            f"{whose} for the backend {name!r}, and KERAS_BACKEND={given}; leave the "
-            f"variable out, or set KERAS_BACKEND={name}."
+            f"{whose} for the backend {name!r}, and KERAS_BACKEND={given}; unset "
+            f"the variable, or set KERAS_BACKEND={name}."
         )
     os.environ["KERAS_BACKEND"] = name
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, then says where everything lies."""
+    """Trains, then says where the results are."""
     from keras_apinet.train import Devices, resume, train
     from keras_apinet.train.callbacks import TrainingStopped
     from keras_apinet.train.devices import start_processes
@@ -200,7 +200,7 @@ def run(args: argparse.Namespace) -> int:
     except TrainingStopped:
         folder = args.resume or args.out
         print(
-            "Stopped, and saved. Go on with: keras-apinet train --resume "
+            "Stopped, and saved. Continue with: keras-apinet train --resume "
             + printable(folder)
         )
         return 130

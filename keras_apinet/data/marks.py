@@ -131,7 +131,7 @@ def photo_groups(
     Near-duplicates, and photos of one camera that follow each other within `BURST_S`,
     are never parted. Then groups of about `GROUP_SIZE` photos are made of those whose
     colours are most alike (Ward's method): one place and one light. Only a class whose
-    photos change is grouped anew.
+    photos change is grouped again.
 
     Args:
         split: The photos; those that cannot be read are grouped like black ones.

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.data.image_data import Split
+from keras_apinet.data.image_data import Split, pack
 from keras_apinet.data.photos.files import check_file
 from keras_apinet.data.photos.graph_preprocessing import decode
-from keras_apinet.data.readers import pack
 from keras_apinet.data.reading_report import ReadingReport
 from keras_apinet.errors import APINetError
 from keras_apinet.types import Dataset, Tensor
@@ -172,7 +171,7 @@ class EpochClock:
         import tensorflow as tf
 
         def bounds() -> NDArray[np.int64]:
-            if repeat:  # every pass starts anew, even after Keras peeked
+            if repeat:  # every pass starts from the beginning, even after Keras peeked
                 return np.array([self.start_step, np.iinfo(np.int64).max], np.int64)
             if self.rest < self.epoch_steps and self.next_step > self.start_step:
                 self._report.stop(

@@ -20,11 +20,11 @@ _METHOD = (
     "penalised likelihood with smoothed targets; below 1 only as far as the accuracy "
     "is sure"
 )
-# A temperature outside is no calibration: the predictions carry no information, or
-# the images that it was fitted on are no test.
+# A temperature outside these bounds means that the predictions carry no information,
+# or that the images it was fitted on are not representative.
 LOWEST, HIGHEST = 0.5, 10.0
-# Fewer images than this say nothing of a temperature; and a model may only be made
-# surer of itself by images of which it had at least so many wrong.
+# Fewer images than this say nothing of a temperature; and a model may only be
+# made more confident by images of which at least so many were wrong.
 FEWEST_IMAGES, FEWEST_ERRORS = 30, 10
 # Standard deviation of the logarithm of the temperature before any image was seen:
 # nine of ten models lie between 0.66 and 1.5.
@@ -35,6 +35,12 @@ def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float
     """Logarithms of the probabilities at a temperature, `[n, C]` float64."""
     scores = np.asarray(logits, np.float64) / temperature
     return np.asarray(special.log_softmax(scores, axis=1))
+
+
+def confidence_bins(confidences: ArrayLike, bins: int = BINS) -> NDArray[np.int64]:
+    """The bin of each confidence: equal widths over (0, 1], upper edges inside."""
+    place = np.ceil(np.asarray(confidences) * bins).astype(np.int64) - 1
+    return np.asarray(np.clip(place, 0, bins - 1))
 
 
 def calibration_error(
@@ -83,8 +89,7 @@ def reliability(
     truth = np.asarray(labels)
     log_p = log_softmax(logits, temperature)
     confidences = np.exp(log_p.max(axis=1))
-    # Upper edges are inside.
-    place = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    place = confidence_bins(confidences, bins)
     correct = log_p.argmax(axis=1) == truth
     counts = np.bincount(place, minlength=bins).astype(np.float64)
     with np.errstate(invalid="ignore"):

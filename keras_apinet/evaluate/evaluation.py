@@ -53,7 +53,7 @@ def evaluate_run(
         data_dir: Where TensorFlow Datasets data is now, if it moved.
         tta: Also report the mean over views: `"flip"` or `"five_crop"`. Default: no.
         batch_size: Images at a time; it does not change the result. Default 64.
-        bootstrap: Samples for the 95 % intervals of figures that are no shares, 0 for
+        bootstrap: Samples for the 95 % intervals of figures that are not shares, 0 for
             none. Default 1000.
         ignore_unknown: Leave images of classes out that the model does not know, where
             they would be an error. Default False.
@@ -162,7 +162,7 @@ def judge(
 
 
 def _warnings(result: dict[str, Any], calibration: dict[str, Any] | None) -> list[str]:
-    """Why the figures of a split cannot be believed without more ado, in sentences."""
+    """Reasons to doubt the figures of a split, in sentences."""
     found = [few_images(result["images"])]
     if result["split"] == "val" and not result["given"]:
         found.append(

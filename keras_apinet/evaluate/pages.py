@@ -119,7 +119,7 @@ def write_card(
         license_name: License of the model, as an SPDX name such as `"Apache-2.0"`.
             Default: the card says that none was stated.
         force: Replace an `out` that this package wrote. The run's own card is always
-            written anew.
+            rewritten.
 
     Returns:
         The file.

@@ -280,7 +280,7 @@ def square(photo: ArrayLike, side: int) -> NDArray[np.uint8]:
 
 
 def read_log(path: Path) -> dict[str, list[float]]:
-    """The columns of a training log; nothing if there is no line in it."""
+    """The columns of a training log; empty if it has no rows."""
     if not path.is_file():
         return {}
     try:

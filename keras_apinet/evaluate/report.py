@@ -63,7 +63,7 @@ def write_report(
         bootstrap: Samples for the 95 % intervals. Default 1000.
         ignore_unknown: Leave images of classes out that the model does not know.
         force: Replace an `out` that this package wrote. The run's own report is always
-            written anew.
+            rewritten.
 
     Returns:
         The file.

@@ -1,24 +1,140 @@
-"""`compare_runs`: two methods, several runs each, on the same photos."""
+"""`keras-apinet compare-runs`: the runs of two methods on the same test photos."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from keras_apinet.data.image_data import end_of
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.evaluation import default_split, open_judged_data
-from keras_apinet.evaluate.metrics import Scores
-from keras_apinet.evaluate.predictions import known_images, predict_split, run_options
-from keras_apinet.files.bounds import BOOTSTRAP
+from keras_apinet.evaluate.calibration import BINS, confidence_bins, log_softmax
+from keras_apinet.evaluate.evaluation import judge
 from keras_apinet.runs import Run
 
-FIGURES = {
-    "top1": "accuracy",
-    "mean_per_class_accuracy": "mean per-class accuracy",
-    "nll": "negative log-likelihood",
-    "ece": "calibration error",
-}
+if TYPE_CHECKING:
+    from keras_apinet.data import ImageData
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the models of one method say about `[n]` photos, one row for each run.
+
+    Attributes:
+        labels: `[n]` true classes.
+        right: `[S, n]`, 1 where a model is right, else 0.
+        nll: `[S, n]`, `-log p(true class)`, nats.
+        confidence: `[S, n]`, largest probability.
+    """
+
+    labels: NDArray[np.int64]
+    right: NDArray[np.float64]
+    nll: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, labels: ArrayLike, log_p: Sequence[NDArray[np.float64]]) -> "Answers":
+        """Answers from each run's `[n, C]` logarithms of probabilities."""
+        truth = np.asarray(labels, np.int64)
+        rows = np.arange(len(truth))
+        return cls(
+            truth,
+            np.stack([(one.argmax(axis=1) == truth).astype(float) for one in log_p]),
+            np.stack([-one[rows, truth] for one in log_p]),
+            np.stack([np.exp(one.max(axis=1)) for one in log_p]),
+        )
+
+    def figures(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Figures of each run, `[r, S]`, for `[r, n]` weights of the photos."""
+        total = weights.sum(axis=1, keepdims=True)
+        by_class = []
+        for c in np.unique(self.labels):
+            rows = self.labels == c
+            images = weights[:, rows].sum(axis=1, keepdims=True)
+            hits = weights[:, rows] @ self.right[:, rows].T
+            # A sample without an image of a class says nothing of the class.
+            by_class.append(np.where(images > 0, hits / np.maximum(images, 1), np.nan))
+        gaps = []
+        for sure, right in zip(self.confidence, self.right, strict=True):
+            bins = np.eye(BINS)[confidence_bins(sure)] * (sure - right)[:, None]
+            gaps.append(np.abs(weights @ bins).sum(axis=1))
+        return {
+            "top1": weights @ self.right.T / total,
+            "mean_per_class_accuracy": np.nanmean(by_class, axis=0),
+            "nll": weights @ self.nll.T / total,
+            "ece": np.stack(gaps, axis=1) / total,
+        }
+
+
+def differences(
+    first: Answers, second: Answers, *, repeats: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Figures of two methods, and 95 % intervals of their differences.
+
+    Photos and runs are drawn with replacement together, `repeats` times: the same
+    photos for all runs, and the runs of each method independently. Of S runs S - 1 are
+    drawn, which makes the variance between runs unbiased (Rao and Wu 1988). With a
+    single run the interval says nothing about other seeds.
+
+    Args:
+        first: Answers of the first method.
+        second: Answers of the second to the same photos.
+        repeats: Bootstrap samples. Default 1000.
+        seed: Of the samples.
+
+    Returns:
+        `{figure: {"first", "second", "difference", "low", "high"}}`: the mean over the
+        runs of each method, and `first - second` with the ends of its interval.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(first.labels)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=repeats).astype(float)
+    drawn, whole = [], []
+    for answers in (first, second):
+        runs = len(answers.right)
+        chance = np.full(runs, 1 / runs)
+        picked = rng.multinomial(max(1, runs - 1), chance, size=repeats)
+        share = picked / picked.sum(axis=1, keepdims=True)
+        found = answers.figures(weights)
+        drawn.append({name: (share * each).sum(axis=1) for name, each in found.items()})
+        found = answers.figures(np.ones((1, n)))
+        whole.append({name: float(each.mean()) for name, each in found.items()})
+    result = {}
+    for name, value in whole[0].items():
+        ends = np.percentile(drawn[0][name] - drawn[1][name], (2.5, 97.5))
+        result[name] = {
+            "first": value,
+            "second": whole[1][name],
+            "difference": value - whole[1][name],
+            "low": float(ends[0]),
+            "high": float(ends[1]),
+        }
+    return result
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> dict[str, Any]:
+    """McNemar's exact test of two models on the same photos.
+
+    Args:
+        first: `[n]`, whether the first model is right.
+        second: `[n]`, the same of the second.
+
+    Returns:
+        `only_first` and `only_second`, the photos that one model alone gets right, and
+        `p`, the probability of a split as uneven as that if the models were equal.
+
+    >>> mcnemar([1] * 8 + [0], [0] * 8 + [1])["p"]
+    0.0390625
+    """
+    from scipy.stats import binomtest
+
+    a, b = np.asarray(first, bool), np.asarray(second, bool)
+    only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
+    apart = only_first + only_second
+    p = float(binomtest(only_first, apart).pvalue) if apart else 1.0
+    return {"only_first": only_first, "only_second": only_second, "p": p}
 
 
 def compare_runs(
@@ -27,188 +143,90 @@ def compare_runs(
     *,
     split: str | None = None,
     which: str = "best",
-    data: str | None = None,
+    data: "str | ImageData | None" = None,
     data_dir: str | None = None,
+    batch_size: int = 64,
     bootstrap: int = 1000,
 ) -> dict[str, Any]:
-    """Compares the runs of two methods on the same photos.
+    """Compares the finished runs of two methods on the same test photos.
+
+    Probabilities are those at each run's temperature, as `predict` shows them.
 
     Args:
-        first: Runs of one method, or their folders: one for each seed.
-        second: Runs of the other method.
-        split: Default: `"test"`, or `"val"` where the data has no test split.
+        first: Runs of the first method, or their folders; one for each seed.
+        second: Runs of the second method.
+        split: As for `evaluate_run`, and so are `data` and `data_dir`.
         which: The `"best"` model of each run (default) or the `"last"`.
-        data: Where the data set is now, or another one to test on.
+        data: Default: where each run's training found its data.
         data_dir: Where TensorFlow Datasets data is now, if it moved.
-        bootstrap: Samples for the intervals, 0 for none. Default 1000.
+        batch_size: Images at a time. Default 64.
+        bootstrap: Bootstrap samples. Default 1000.
 
     Returns:
-        What `compare_scores` returns, with `split`, `images` and `classes`. No
-        temperature is applied.
+        `images`, `classes`, `first` and `second` (names of the run folders), `figures`
+        (see `differences`) and `mcnemar`: the test of each pair of runs that stand at
+        the same place of their lists.
 
     Raises:
-        APINetError: If a method has no run, or the runs have different classes or are
-            tested on different photos.
-
-    ```python
-    result = compare_runs(["runs/pairs-0", "runs/pairs-1"], ["runs/plain-0"])
-    print(result["figures"]["top1"]["difference"])
-    ```
+        APINetError: If the runs have other classes or were judged on other photos, or
+            as `evaluate_run`.
     """
-    BOOTSTRAP.check("bootstrap", bootstrap)
-    if not first or not second:
-        raise APINetError(
-            f"Each method needs a run; got {len(first)} and {len(second)}."
-        )
-    runs = [run if isinstance(run, Run) else Run.open(run) for run in (*first, *second)]
-    parts, tested = [], []
-    for run in runs:
-        images, _ = open_judged_data(run, data, data_dir)
-        name = split or default_split(images)
-        part = known_images(images, name, run.class_names)
-        photos = [
-            (part.reference(i), run.class_names[c]) for i, c in enumerate(part.labels)
-        ]
-        parts.append(part)
-        tested.append((sorted(run.class_names), name, photos))
-        if tested[-1] != tested[0]:
-            same = tested[-1][0] == tested[0][0]
-            what = "photos or labels" if same else "classes"
+    methods = [[r if isinstance(r, Run) else Run.open(r) for r in first]]
+    methods.append([r if isinstance(r, Run) else Run.open(r) for r in second])
+    check_classes([run for runs in methods for run in runs])
+    known: tuple[str, ...] | None = None
+    labels: NDArray[np.int64] = np.empty(0, np.int64)
+    answers = []
+    for runs in methods:
+        log_p = []
+        for run in runs:
+            found = judge(
+                run,
+                split,
+                which=which,
+                data=data,
+                data_dir=data_dir,
+                batch_size=batch_size,
+                bootstrap=0,
+            )
+            seen = found.seen
+            photos = tuple(found.split.reference(int(i)) for i in seen.positions)
+            ends = tuple(end_of(photo) for photo in photos)
+            if known is None:
+                known, labels = ends, seen.labels
+            if ends != known or not np.array_equal(seen.labels, labels):
+                raise APINetError(
+                    f"The run {str(run.folder)!r} was judged on other photos than "
+                    f"{str(methods[0][0].folder)!r} ({len(ends):,} and "
+                    f"{len(known):,} photos); give both the same with --data."
+                )
+            log_p.append(log_softmax(seen.logits, found.temperature))
+        answers.append(Answers.of(labels, log_p))
+    a, b = answers
+    names = [[run.folder.resolve().name for run in runs] for runs in methods]
+    return {
+        "images": len(labels),
+        "classes": len(methods[0][0].class_names),
+        "first": names[0],
+        "second": names[1],
+        "figures": differences(a, b, repeats=bootstrap),
+        "mcnemar": [
+            {"first": one, "second": other, **mcnemar(x, y)}
+            for one, other, x, y in zip(*names, a.right, b.right, strict=False)
+        ],
+    }
+
+
+def check_classes(runs: Sequence[Run]) -> None:
+    """Checks that runs have the same classes in the same order.
+
+    Raises:
+        APINetError: If they do not.
+    """
+    for run in runs[1:]:
+        if tuple(run.class_names) != tuple(runs[0].class_names):
             raise APINetError(
                 f"The runs {str(runs[0].folder)!r} and {str(run.folder)!r} have "
-                f"different {what}, so they cannot be compared; give runs of the same "
-                "data, or one test set with --data."
+                f"different classes ({len(runs[0].class_names)} and "
+                f"{len(run.class_names)}); compare runs of one data set."
             )
-    scores = []
-    for run, part in zip(runs, parts, strict=True):
-        seen = predict_split(run.model(which), part, **run_options(run))
-        scores.append(Scores.of(seen.labels, seen.logits))
-    return {
-        "split": name,
-        "images": len(seen),
-        "classes": len(run.class_names),
-        **compare_scores(scores[: len(first)], scores[len(first) :], repeats=bootstrap),
-    }
-
-
-def compare_scores(
-    first: Sequence[Scores],
-    second: Sequence[Scores],
-    *,
-    repeats: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Compares two methods by their scores on the same images, in the same order.
-
-    Each bootstrap sample draws images, the same for all runs, and runs of each method.
-    Of S runs S - 1 are drawn, with replacement: then the variance of a sample's mean
-    is on average that of the mean of S runs. A single run shows nothing of the seeds:
-    the interval then covers the images alone.
-
-    Args:
-        first: One for each run of a method.
-        second: One for each run of the other method.
-        repeats: Bootstrap samples, 0 for none. Default 1000.
-        seed: Of the samples.
-
-    Returns:
-        `runs` (how many of each), `figures`: for each of `FIGURES`, `first` and
-        `second` (`mean`, and the `runs` themselves) and `difference` (first minus
-        second: `value`, and `low` and `high` of a 95 % interval or `None`); `mcnemar`:
-        for the pairs of runs in order, `only_first` and `only_second` (images that one
-        of them alone has right) and the exact two-sided `p`.
-    """
-    from scipy.stats import binomtest
-
-    rng = np.random.default_rng(seed)
-    sides = (first, second)
-    values = [[scores.figures() for scores in side] for side in sides]
-    drawn: dict[str, list[float]] = {name: [] for name in FIGURES}
-    n = len(first[0].labels)
-    for _ in range(repeats if n > 1 else 0):
-        rows = rng.integers(0, n, n)
-        means = []
-        for side in sides:
-            chosen = rng.integers(0, len(side), max(1, len(side) - 1))
-            counts = np.bincount(chosen, minlength=len(side))
-            figures = {
-                i: side[i].figures(rows) for i in np.flatnonzero(counts).tolist()
-            }
-            means.append(
-                {
-                    name: sum(counts[i] * f[name] for i, f in figures.items())
-                    / len(chosen)
-                    for name in FIGURES
-                }
-            )
-        for name, differences in drawn.items():
-            differences.append(means[0][name] - means[1][name])
-    result: dict[str, Any] = {"runs": [len(first), len(second)], "figures": {}}
-    for name, differences in drawn.items():
-        each = [[float(figures[name]) for figures in side] for side in values]
-        one, other = (float(np.mean(side)) for side in each)
-        ends = np.percentile(differences, (2.5, 97.5)) if differences else (None, None)
-        result["figures"][name] = {
-            "first": {"mean": one, "runs": each[0]},
-            "second": {"mean": other, "runs": each[1]},
-            "difference": {
-                "value": one - other,
-                "low": None if ends[0] is None else float(ends[0]),
-                "high": None if ends[1] is None else float(ends[1]),
-            },
-        }
-    result["mcnemar"] = []
-    for a, b in zip(first, second, strict=False):
-        right, other_right = a.rank == 0, b.rank == 0
-        only = int((right & ~other_right).sum()), int((other_right & ~right).sum())
-        p = float(binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
-        result["mcnemar"].append(
-            {"only_first": only[0], "only_second": only[1], "p": p}
-        )
-    return result
-
-
-def table_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Figure, first method, second method, and the difference with its interval."""
-    rows = []
-    for name, title in FIGURES.items():
-        figure = result["figures"][name]
-        share = name in ("top1", "mean_per_class_accuracy")
-        scale, digits = (100, 2) if share else (1, 3)
-        means = (f"{scale * figure[s]['mean']:.{digits}f}" for s in ("first", "second"))
-        value, low, high = (
-            None if end is None else f"{scale * end:+.{digits}f}"
-            for end in (figure["difference"][key] for key in ("value", "low", "high"))
-        )
-        ends = "" if low is None else f" ({low} to {high})"
-        rows.append((f"{title}, %" if share else title, *means, f"{value}{ends}"))
-    return rows
-
-
-def as_latex(result: dict[str, Any], names: Sequence[str] = ("A", "B")) -> str:
-    """The table for LaTeX, with the package `booktabs`."""
-    special = {
-        **{c: f"\\{c}" for c in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-    }
-    rows = [
-        ("", *names, "difference (95 % interval)"),
-        *table_rows(result),
-    ]
-    lines = [
-        " & ".join("".join(special.get(c, c) for c in cell) for cell in row) + r" \\"
-        for row in rows
-    ]
-    return "\n".join(
-        [
-            r"\begin{tabular}{lrrr}",
-            r"\toprule",
-            lines[0],
-            r"\midrule",
-            *lines[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-    )

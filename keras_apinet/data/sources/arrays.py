@@ -12,8 +12,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.data.image_data import ImageData, Split
-from keras_apinet.data.readers import ArrayReader, Contents, as_objects, pack
+from keras_apinet.data.image_data import (
+    ArrayReader,
+    Contents,
+    ImageData,
+    Split,
+    as_objects,
+    pack,
+)
 from keras_apinet.errors import APINetError, printable
 from keras_apinet.files.io import unwritable
 from keras_apinet.pixels import as_rgb, check_pixels

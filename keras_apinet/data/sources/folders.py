@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from keras_apinet.data.image_data import ImageData, Split
-from keras_apinet.data.sources.scanning import Folder, Scan
+from keras_apinet.data.photos.files import Folder, Scan
 from keras_apinet.errors import APINetError
 
 SPLIT_NAMES = {

@@ -18,8 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.data.image_data import ImageData, Split
-from keras_apinet.data.readers import Contents, as_objects
+from keras_apinet.data.image_data import Contents, ImageData, Split, as_objects
 from keras_apinet.data.sources.folders import SPLIT_NAMES
 from keras_apinet.errors import APINetError, did_you_mean, reason
 from keras_apinet.files.io import replacing

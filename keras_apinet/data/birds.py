@@ -1,17 +1,44 @@
-"""Drawings of one species."""
+"""`synthetic_birds`: look-alike birds, drawn at run time, every part's place known."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from keras_apinet.data.birds.scene import background, lit, perch
-from keras_apinet.data.birds.species import BLACK, FAMILIES, WHITE, Colour, species_at
+from keras_apinet.data.bird_species import (
+    BLACK,
+    FAMILIES,
+    SPECIES,
+    WHITE,
+    Colour,
+    Species,
+    background,
+    distinguishing_parts,
+    lit,
+    perch,
+    species_at,
+)
+from keras_apinet.data.image_data import Contents, ImageData, Split, pack
 from keras_apinet.errors import APINetError
 
+__all__ = [
+    "SPECIES",
+    "Box",
+    "Drawing",
+    "Species",
+    "distinguishing_parts",
+    "draw",
+    "load_birds",
+]
+
+# Pictures of each species.
+PER_SPECIES = {"train": 100, "val": 20, "test": 30}
+# Room for the pictures of one split below the next split's first seed.
+_SEEDS_PER_SPLIT = 1_000_000
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 Points = NDArray[np.float64]
@@ -31,7 +58,7 @@ class Drawing:
         parts: Box `(left, top, right, bottom)` in px, clipped to the picture, of
             "bird" (the whole of it) and of each part: "beak", "tail", "eye", "crown",
             "throat", "wing_bar", "tail_band" and "wing". A part has its box whether
-            the species bears a mark there or not.
+            the species has a mark there or not.
     """
 
     pixels: NDArray[np.uint8]
@@ -223,3 +250,45 @@ def _box(points: Points, size: int) -> Box:
     inside = np.clip(points / _OVERSAMPLING, 0, size)
     (left, top), (right, bottom) = inside.min(axis=0), inside.max(axis=0)
     return float(left), float(top), float(right), float(bottom)
+
+
+@dataclass
+class BirdReader:
+    """Pictures of the species `[n]`, drawn when they are first needed, then kept."""
+
+    name: str
+    species: NDArray[np.int32]
+    first_seed: int
+    pictures: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    kind: Literal["raw"] = "raw"
+
+    def reference(self, index: int) -> str:
+        """The split, the number and the seed of a picture."""
+        return f"{self.name}#{index} (seed {self.first_seed + index})"
+
+    def drawing(self, index: int) -> Drawing:
+        """A picture with the place of every part, drawn again."""
+        return draw(int(self.species[index]), self.first_seed + int(index))
+
+    def fetch(self, indices: NDArray[np.int64]) -> Contents:
+        """The pixels."""
+        for index in set(indices.tolist()) - self.pictures.keys():
+            self.pictures[index] = self.drawing(index).pixels
+        return pack([self.pictures[index] for index in indices.tolist()])
+
+
+def load_birds(seed: int) -> ImageData:
+    """The data set of invented birds; another seed gives other pictures."""
+    splits = {}
+    for number, (name, count) in enumerate(PER_SPECIES.items()):
+        species = np.repeat(np.arange(len(SPECIES), dtype=np.int32), count)
+        first_seed = (seed * len(PER_SPECIES) + number) * _SEEDS_PER_SPLIT
+        reader = BirdReader(f"synthetic_birds/{name}", species, first_seed)
+        splits[name] = Split.of(reader, species)
+    return ImageData(
+        "synthetic_birds",
+        tuple(species.name for species in SPECIES),
+        splits,
+        groups={"family": tuple(species.family for species in SPECIES)},
+        description="invented birds in look-alike families, drawn at run time",
+    )
