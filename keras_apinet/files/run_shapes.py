@@ -143,6 +143,8 @@ def shape_of(name: str) -> Shape:
         return EVALUATION
     if name.startswith("calibration"):
         return CALIBRATION
+    if name == "advice.json":
+        return {"advice": [str]}
     return RUN if name == "run.json" else {}
 
 

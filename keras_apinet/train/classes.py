@@ -10,21 +10,18 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from keras_apinet import data
 from keras_apinet.data.holdout import hold_out
-from keras_apinet.errors import APINetError, did_you_mean, printable
-from keras_apinet.evaluate.open_split import open_data, run_options
-from keras_apinet.evaluate.predictions import predict_split
+from keras_apinet.errors import APINetError, did_you_mean
+from keras_apinet.evaluate.open_split import open_data
 from keras_apinet.files.io import hand_over, partial_folder, unwritable
 from keras_apinet.files.schema import to_json
 from keras_apinet.open_world.features import (
@@ -35,6 +32,13 @@ from keras_apinet.open_world.features import (
     write_features,
 )
 from keras_apinet.open_world.heads import with_classes
+from keras_apinet.open_world.new_photos import (
+    joined,
+    listed,
+    origins,
+    photo_features,
+    readable,
+)
 from keras_apinet.runs import Run, check_new
 from keras_apinet.train import checkpoints
 from keras_apinet.train.devices import Devices, place
@@ -43,8 +47,6 @@ from keras_apinet.train.recipe import Recipe
 from keras_apinet.train.setup import Console, Setup
 
 TABLE = "photos.csv"
-# Share of new photos that may be unreadable.
-_MOST_BROKEN = 0.1
 # Settings of the old data that its photos do not need in a table.
 _SOURCE = ("level", "data_dir", "exclude", "relabel")
 
@@ -102,10 +104,10 @@ def add_classes(
     run = run if isinstance(run, Run) else Run.open(run)
     check_new(out)
     if isinstance(photos, Mapping):
-        photos = _listed(photos)
+        photos = listed(photos)
     elif not isinstance(photos, data.ImageData):
         photos = data.load(photos, validation=None)
-    photos = _readable(photos)
+    photos = readable(photos)
     known = [name for name in photos.class_names if name in run.class_names]
     if known:
         raise APINetError(
@@ -168,39 +170,6 @@ def _check_known(run: Run, names: Sequence[str]) -> None:
             )
 
 
-def _listed(photos: Mapping[str, Sequence[str]]) -> data.ImageData:
-    """Photos that were named one by one."""
-    names = tuple(sorted(printable(name) for name in photos))
-    for name in photos:
-        if not photos[name] or not name.strip():
-            raise APINetError(f"The class {name!r} needs a name and photos; give both.")
-    paths = [str(path) for name in sorted(photos) for path in photos[name]]
-    labels = [i for i, name in enumerate(sorted(photos)) for _ in photos[name]]
-    split = data.Split.of_files(paths, labels)
-    return data.ImageData("the photos", names, {"train": split})
-
-
-def _readable(photos: data.ImageData) -> data.ImageData:
-    """The photos that can be read, if these are nearly all."""
-    splits, failed = {}, []
-    for name, split in photos.splits.items():
-        good = []
-        for i in range(len(split)):
-            try:
-                split.read(i)
-                good.append(i)
-            except APINetError as error:
-                failed.append(str(error))
-        splits[name] = split.take(np.array(good, np.int64))
-    total = sum(len(split) for split in photos.splits.values())
-    if len(failed) > _MOST_BROKEN * total:
-        raise APINetError(
-            f"{len(failed):,} of {total:,} new photos cannot be read; mend or leave "
-            f"them out, first: {failed[0]}"
-        )
-    return replace(photos, splits=splits)
-
-
 def _changed(
     run: Run,
     images: "data.ImageData",
@@ -217,7 +186,7 @@ def _changed(
         )
     out, model = Path(out).absolute(), run.model()
     stored = run_features(run, model, images, splits=("train", "val", "test"))
-    new = {} if more is None else _features(run, model, more)
+    new = {} if more is None else photo_features(run, model, more)
     # As a table of these photos orders them.
     names = [*wanted, *(more.class_names if more else ())]
     numbers = all(name.isdecimal() for name in names)
@@ -236,7 +205,7 @@ def _changed(
     if more is not None:
         to = np.array([names.index(name) for name in more.class_names])
         for split, part in new.items():
-            splits[split] = _joined(splits.get(split), part, to)
+            splits[split] = joined(splits.get(split), part, to)
     train = splits["train"]
     merged = {n: p for n, p in wanted.items() if p != (n,)}
     changed = with_classes(
@@ -252,28 +221,6 @@ def _changed(
             _write(run, images, more, changed, splits, folder, out, names, change)
             hand_over(folder, out)
     return replace(change, run=Run.open(out))
-
-
-def _features(run: Run, model: Any, photos: "data.ImageData") -> dict[str, Features]:
-    found = {}
-    for name, split in photos.splits.items():
-        seen = predict_split(model, split, **run_options(run))
-        names = tuple(split.reference(int(i)) for i in seen.positions)
-        found[name] = Features(seen.features, seen.labels, seen.positions, names)
-    return found
-
-
-def _joined(old: Features | None, new: Features, to: NDArray[Any]) -> Features:
-    """Features of a split, and after them those of new classes."""
-    labels = to[new.labels]
-    if old is None:
-        return replace(new, labels=labels, positions=np.arange(len(new)))
-    return Features(
-        np.concatenate([old.features, new.features]),
-        np.concatenate([old.labels, labels]),
-        np.arange(len(old) + len(new)),
-        (*old.names, *new.names),
-    )
 
 
 def _judged(
@@ -321,7 +268,7 @@ def _write(
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("path", "label", "split"))
     for split, part in splits.items():
-        found = _origins((images, more), split)
+        found = origins((images, more), split)
         for i, name in enumerate(part.names):
             path = os.path.abspath(name)
             if not os.path.isfile(name):  # drawn or packed: the run keeps a copy
@@ -377,15 +324,3 @@ def _write(
     made = Run(folder, description)
     mark = features_fingerprint(made, model, there)
     write_features(folder / features_file("best"), mark, splits)
-
-
-def _origins(
-    sources: Sequence["data.ImageData | None"], split: str
-) -> dict[str, Callable[[], NDArray[np.uint8]]]:
-    """What reads each photo of a split, by its name."""
-    parts = [s.splits[split] for s in sources if s is not None and split in s.splits]
-    return {
-        part.reference(i): partial(part.read, i)
-        for part in parts
-        for i in range(len(part))
-    }
