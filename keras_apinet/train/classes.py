@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,16 @@ from keras_apinet.errors import APINetError, did_you_mean
 from keras_apinet.evaluate.open_split import open_data
 from keras_apinet.files.io import hand_over, partial_folder, unwritable
 from keras_apinet.files.schema import to_json
+from keras_apinet.open_world.changes import (
+    Change,
+    joined,
+    judged,
+    listed,
+    origins,
+    photo_features,
+    readable,
+    relabelled,
+)
 from keras_apinet.open_world.features import (
     Features,
     features_file,
@@ -32,13 +42,6 @@ from keras_apinet.open_world.features import (
     write_features,
 )
 from keras_apinet.open_world.heads import with_classes
-from keras_apinet.open_world.new_photos import (
-    joined,
-    listed,
-    origins,
-    photo_features,
-    readable,
-)
 from keras_apinet.runs import Run, check_new
 from keras_apinet.train import checkpoints
 from keras_apinet.train.devices import Devices, place
@@ -49,28 +52,6 @@ from keras_apinet.train.setup import Console, Setup
 TABLE = "photos.csv"
 # Settings of the old data that its photos do not need in a table.
 _SOURCE = ("level", "data_dir", "exclude", "relabel")
-
-
-@dataclass(frozen=True)
-class Change:
-    """A new run, and what its classes cost the old ones.
-
-    Attributes:
-        run: The new run.
-        photos: Training photos of new classes.
-        before: Validation accuracy of the kept classes in the old run, among its
-            classes; `None` without validation photos.
-        after: The same of the new run, among its own.
-        new: Validation accuracy of new classes; `None` without photos of them.
-        images: Validation photos of the kept and the new classes.
-    """
-
-    run: Run
-    photos: int
-    before: float | None
-    after: float | None
-    new: float | None
-    images: tuple[int, int]
 
 
 def add_classes(
@@ -193,15 +174,7 @@ def _changed(
     names = sorted(names, key=int) if numbers else sorted(names)
     place_of = {part: names.index(n) for n, parts in wanted.items() for part in parts}
     old_to_new = np.array([place_of.get(n, -1) for n in run.class_names])
-    splits: dict[str, Features] = {}
-    for split, had in stored.items():
-        kept = old_to_new[had.labels] >= 0
-        splits[split] = Features(
-            had.features[kept],
-            old_to_new[had.labels[kept]],
-            np.arange(kept.sum()),
-            tuple(np.array(had.names, object)[kept]),
-        )
+    splits = {split: relabelled(had, old_to_new) for split, had in stored.items()}
     if more is not None:
         to = np.array([names.index(name) for name in more.class_names])
         for split, part in new.items():
@@ -211,7 +184,7 @@ def _changed(
     changed = with_classes(
         model, names, train.features, train.labels, merged=merged, refit=refit
     )
-    change = _judged(run, model, changed, stored.get("val"), splits.get("val"), names)
+    change = judged(run, model, changed, stored.get("val"), splits.get("val"), names)
     change = replace(change, photos=len(new["train"]) if new else 0)
     with unwritable(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -221,35 +194,6 @@ def _changed(
             _write(run, images, more, changed, splits, folder, out, names, change)
             hand_over(folder, out)
     return replace(change, run=Run.open(out))
-
-
-def _judged(
-    run: Run,
-    model: Any,
-    changed: Any,
-    had: Features | None,
-    has: Features | None,
-    names: Sequence[str],
-) -> Change:
-    """Validation accuracies before and after, on features."""
-    if had is None or has is None or not len(has):
-        return Change(run, 0, None, None, None, (0, 0))
-    kernel, bias = model.classifier.get_weights()
-    kept = np.isin(
-        had.labels, [run.class_names.index(n) for n in names if n in run.class_names]
-    )
-    before = (had.features @ kernel + bias).argmax(axis=1) == had.labels
-    kernel, bias = changed.classifier.get_weights()
-    right = (has.features @ kernel + bias).argmax(axis=1) == has.labels
-    old = np.isin([names[i] for i in has.labels], run.class_names)
-
-    def share(values: Any) -> float | None:
-        return float(values.mean()) if len(values) else None
-
-    counts = (int(old.sum()), int((~old).sum()))
-    return Change(
-        run, 0, share(before[kept]), share(right[old]), share(right[~old]), counts
-    )
 
 
 def _write(

@@ -1,7 +1,7 @@
-"""Photos of new classes: named one by one or in a folder, read, and made features."""
+"""Photos of new classes made features, and what a change of classes costs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -55,12 +55,24 @@ def readable(photos: data.ImageData) -> data.ImageData:
 def photo_features(
     run: Run, model: Any, photos: "data.ImageData"
 ) -> dict[str, Features]:
+    """Features of photos that the run's model does not know the classes of."""
     found = {}
     for name, split in photos.splits.items():
         seen = predict_split(model, split, **run_options(run))
         names = tuple(split.reference(int(i)) for i in seen.positions)
         found[name] = Features(seen.features, seen.labels, seen.positions, names)
     return found
+
+
+def relabelled(had: Features, to: NDArray[Any]) -> Features:
+    """Features with other labels, without the photos of labels that become -1."""
+    kept = to[had.labels] >= 0
+    return Features(
+        had.features[kept],
+        to[had.labels[kept]],
+        np.arange(kept.sum()),
+        tuple(np.array(had.names, object)[kept]),
+    )
 
 
 def joined(old: Features | None, new: Features, to: NDArray[Any]) -> Features:
@@ -86,3 +98,51 @@ def origins(
         for part in parts
         for i in range(len(part))
     }
+
+
+@dataclass(frozen=True)
+class Change:
+    """A new run, and what its classes cost the old ones.
+
+    Attributes:
+        run: The new run.
+        photos: Training photos of new classes.
+        before: Validation accuracy of the kept classes in the old run, among its
+            classes; `None` without validation photos.
+        after: The same of the new run, among its own.
+        new: Validation accuracy of new classes; `None` without photos of them.
+        images: Validation photos of the kept and the new classes.
+    """
+
+    run: Run
+    photos: int
+    before: float | None
+    after: float | None
+    new: float | None
+    images: tuple[int, int]
+
+
+def judged(
+    run: Run,
+    model: Any,
+    changed: Any,
+    had: Features | None,
+    has: Features | None,
+    names: Sequence[str],
+) -> Change:
+    """Validation accuracies before and after, on features."""
+    if had is None or has is None or not len(has):
+        return Change(run, 0, None, None, None, (0, 0))
+
+    def right(judge: Any, seen: Features) -> Any:
+        kernel, bias = judge.classifier.get_weights()
+        return (seen.features @ kernel + bias).argmax(axis=1) == seen.labels
+
+    def share(values: Any) -> float | None:
+        return float(values.mean()) if len(values) else None
+
+    kept = np.isin(np.array(run.class_names)[had.labels], names)
+    old = np.isin(np.array(names)[has.labels], run.class_names)
+    after, counts = right(changed, has), (int(old.sum()), int((~old).sum()))
+    before = share(right(model, had)[kept])
+    return Change(run, 0, before, share(after[old]), share(after[~old]), counts)
