@@ -91,7 +91,7 @@ def swapped(found: dict[str, np.ndarray], seed: int) -> float:
 
 def main() -> None:
     """Measures three choices and records them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--data")
     parser.add_argument("--weights")
     parser.add_argument("--cache", required=True)

@@ -201,7 +201,9 @@ def scores_of(
 
 def main() -> None:
     """Trains, scores, prints and records."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
     parser.add_argument("--data", required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--cache", required=True, help="folder for frozen outputs")

@@ -64,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = importlib.import_module(f"keras_apinet.cli.{name.replace('-', '_')}")
+        home = f"classes.{name}" if name in ("add", "remove", "merge") else name
+        module = importlib.import_module(f"keras_apinet.cli.{home.replace('-', '_')}")
         # Options that are told their nearest must not be guessed from a beginning.
         command = commands.add_parser(
             name, help=module.HELP, description=module.HELP, allow_abbrev=False

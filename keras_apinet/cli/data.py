@@ -144,8 +144,7 @@ def _audit(data: Any, args: argparse.Namespace) -> int:
     from collections import Counter
     from pathlib import Path
 
-    from keras_apinet.errors import APINetError
-    from keras_apinet.files.io import write_atomically
+    from keras_apinet.files.io import exists, write_atomically
     from keras_apinet.files.outputs import check_output, write_output
     from keras_apinet.open_world.audit import COLUMNS, audit, audit_page, audit_table
 
@@ -155,10 +154,7 @@ def _audit(data: Any, args: argparse.Namespace) -> int:
     if table.exists():
         head = table.read_text("utf-8", "replace").partition("\n")[0]
         if not args.force or head != ",".join(COLUMNS):
-            raise APINetError(
-                f"{str(table)!r} exists; give --force to replace an audit's table, or "
-                "another --audit-out."
-            )
+            raise exists(table)
     found = audit(args.audit, data)
     write_output(page, audit_page(found, data, table.name), args.force)
     write_atomically(table, audit_table(found), exclusive=not args.force)

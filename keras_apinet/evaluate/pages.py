@@ -170,6 +170,7 @@ def write_card(
         image_size=run.image_size,
         calibration=calibration_words(result),
         warnings=result["warnings"],
+        advice=(run.read("advice.json") or {}).get("advice", [])[:10],
         license_name=license_name,
         # Of equal shares, that of the most images is the surest.
         lowest=[

@@ -106,6 +106,7 @@ def write_report(
             fitted_on=(judged.calibration or {}).get("images"),
             sureness=calibration_words(result),
             plots=_plots(run, judged),
+            advice=(run.read("advice.json") or {}).get("advice", []),
             pairs=gallery.confused_pairs(result["confused_pairs"]),
             errors=gallery.worst_errors(known),
         )

@@ -92,7 +92,8 @@ def advise_run(
         data_dir: Where TensorFlow Datasets data is now, if it moved.
 
     Returns:
-        The advice for each class that should get photos, the most gain first.
+        The advice for each class that should get photos, the most gain first; it is
+        also left in the run, for its report and card.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     images = open_data(run, data, data_dir)
@@ -103,7 +104,10 @@ def advise_run(
     )
     features = np.concatenate([part.features for part in parts])
     labels = np.concatenate([part.labels for part in parts])
-    return advise(features, labels, run.class_names, photos, judged=judged)
+    given = advise(features, labels, run.class_names, photos, judged=judged)
+    # Report and card tell it.
+    run.write("advice.json", {"advice": [sentence(advice) for advice in given]})
+    return given
 
 
 def advise(

@@ -8,7 +8,7 @@ they were computed from. It is a cache: what does not fit is computed again.
 import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,27 +143,4 @@ def _is_whole(kept: Features, width: int) -> bool:
         and kept.features.dtype == np.float32
         and kept.labels.dtype == kept.positions.dtype == np.int64
         and bool(np.isfinite(kept.features).all())
-    )
-
-
-def photo_features(run: Run, model: Any, photos: "ImageData") -> dict[str, Features]:
-    """Features of photos that are not the run's own, split by split."""
-    found = {}
-    for name, split in photos.splits.items():
-        seen = predict_split(model, split, **run_options(run))
-        names = tuple(split.reference(int(i)) for i in seen.positions)
-        found[name] = Features(seen.features, seen.labels, seen.positions, names)
-    return found
-
-
-def joined(old: Features | None, new: Features, to: NDArray[Any]) -> Features:
-    """Features of a split, and after them those of new classes."""
-    labels = to[new.labels]
-    if old is None:
-        return replace(new, labels=labels, positions=np.arange(len(new)))
-    return Features(
-        np.concatenate([old.features, new.features]),
-        np.concatenate([old.labels, labels]),
-        np.arange(len(old) + len(new)),
-        (*old.names, *new.names),
     )

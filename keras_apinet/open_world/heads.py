@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.errors import APINetError, distinct_names
-from keras_apinet.open_world.features import Features
 
 if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
@@ -221,41 +220,3 @@ def with_classes(
         made.scaling.set_weights(model.scaling.get_weights())
     made.classifier.set_weights([kernel, bias])
     return made
-
-
-def accuracy_change(
-    before: "APINet",
-    after: "APINet",
-    had: Features | None,
-    has: Features | None,
-    old_names: Sequence[str],
-    names: Sequence[str],
-) -> tuple[float | None, float | None, float | None, tuple[int, int]]:
-    """Validation accuracies around a change of classes, on features.
-
-    Args:
-        before: The model with the old classes, and `after` with the new.
-        after: See `before`.
-        had: Features of the old classes' validation photos, if there are any.
-        has: Features of the new classes' validation photos, likewise.
-        old_names: The old classes.
-        names: The new classes.
-
-    Returns:
-        Of the kept classes before and after, of new classes (`None` without photos),
-        and the photos of both.
-    """
-    if had is None or has is None or not len(has):
-        return None, None, None, (0, 0)
-    kept = np.isin(had.labels, [i for i, n in enumerate(old_names) if n in names])
-    kernel, bias = before.classifier.get_weights()
-    right_before = (had.features @ kernel + bias).argmax(axis=1) == had.labels
-    kernel, bias = after.classifier.get_weights()
-    right = (has.features @ kernel + bias).argmax(axis=1) == has.labels
-    old = np.isin([names[i] for i in has.labels], list(old_names))
-
-    def share(values: Any) -> float | None:
-        return float(values.mean()) if len(values) else None
-
-    counts = (int(old.sum()), int((~old).sum()))
-    return share(right_before[kept]), share(right[old]), share(right[~old]), counts

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,28 @@ from PIL import Image
 
 from keras_apinet import data
 from keras_apinet.data.holdout import hold_out
-from keras_apinet.data.sources.arrays import (
-    named_photos,
-    readable_photos,
-    readers_by_name,
-)
 from keras_apinet.errors import APINetError, did_you_mean
 from keras_apinet.evaluate.evaluation import open_data
 from keras_apinet.files.io import hand_over, partial_folder, unwritable
 from keras_apinet.files.schema import to_json
+from keras_apinet.open_world.changes import (
+    Change,
+    joined,
+    judged,
+    listed,
+    origins,
+    photo_features,
+    readable,
+    relabelled,
+)
 from keras_apinet.open_world.features import (
     Features,
     features_file,
     features_fingerprint,
-    joined,
-    photo_features,
     run_features,
     write_features,
 )
-from keras_apinet.open_world.heads import accuracy_change, with_classes
+from keras_apinet.open_world.heads import with_classes
 from keras_apinet.runs import Run, check_new
 from keras_apinet.train import checkpoints
 from keras_apinet.train.devices import Devices, place
@@ -50,28 +53,6 @@ from keras_apinet.train.setup import Setup
 TABLE = "photos.csv"
 # Settings of the old data that its photos do not need in a table.
 _SOURCE = ("level", "data_dir", "exclude", "relabel")
-
-
-@dataclass(frozen=True)
-class Change:
-    """A new run, and what its classes cost the old ones.
-
-    Attributes:
-        run: The new run.
-        photos: Training photos of new classes.
-        before: Validation accuracy of the kept classes in the old run, among its
-            classes; `None` without validation photos.
-        after: The same of the new run, among its own.
-        new: Validation accuracy of new classes; `None` without photos of them.
-        images: Validation photos of the kept and the new classes.
-    """
-
-    run: Run
-    photos: int
-    before: float | None
-    after: float | None
-    new: float | None
-    images: tuple[int, int]
 
 
 def add_classes(
@@ -105,10 +86,10 @@ def add_classes(
     run = run if isinstance(run, Run) else Run.open(run)
     check_new(out)
     if isinstance(photos, Mapping):
-        photos = named_photos(photos)
+        photos = listed(photos)
     elif not isinstance(photos, data.ImageData):
         photos = data.load(photos, validation=None)
-    photos = readable_photos(photos)
+    photos = readable(photos)
     known = [name for name in photos.class_names if name in run.class_names]
     if known:
         raise APINetError(
@@ -194,15 +175,7 @@ def _changed(
     names = sorted(names, key=int) if numbers else sorted(names)
     place_of = {part: names.index(n) for n, parts in wanted.items() for part in parts}
     old_to_new = np.array([place_of.get(n, -1) for n in run.class_names])
-    splits: dict[str, Features] = {}
-    for split, had in stored.items():
-        kept = old_to_new[had.labels] >= 0
-        splits[split] = Features(
-            had.features[kept],
-            old_to_new[had.labels[kept]],
-            np.arange(kept.sum()),
-            tuple(np.array(had.names, object)[kept]),
-        )
+    splits = {split: relabelled(had, old_to_new) for split, had in stored.items()}
     if more is not None:
         to = np.array([names.index(name) for name in more.class_names])
         for split, part in new.items():
@@ -212,9 +185,8 @@ def _changed(
     changed = with_classes(
         model, names, train.features, train.labels, merged=merged, refit=refit
     )
-    parts = (stored.get("val"), splits.get("val"))
-    figures = accuracy_change(model, changed, *parts, run.class_names, names)
-    change = Change(run, len(new["train"]) if new else 0, *figures)
+    change = judged(run, model, changed, stored.get("val"), splits.get("val"), names)
+    change = replace(change, photos=len(new["train"]) if new else 0)
     with unwritable(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with partial_folder(out.parent) as room:
@@ -241,7 +213,7 @@ def _write(
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("path", "label", "split"))
     for split, part in splits.items():
-        found = readers_by_name((images, more), split)
+        found = origins((images, more), split)
         for i, name in enumerate(part.names):
             path = os.path.abspath(name)
             if not os.path.isfile(name):  # drawn or packed: the run keeps a copy

@@ -204,11 +204,9 @@ def prepare(recipe: Recipe, placement: Placement, say: Console) -> Setup:
         "group_by": recipe.group_by,
         "seed": recipe.seed,
     }
-    if recipe.level is not None:
-        load["level"] = recipe.level
-    for name in ("exclude", "relabel"):
-        if (table := getattr(recipe, name)) is not None:
-            load[name] = str(Path(table).resolve())
+    for name in ("level", "exclude", "relabel"):
+        if (given := getattr(recipe, name)) is not None:
+            load[name] = given if name == "level" else str(Path(given).resolve())
     images = data.load(
         **load, download=recipe.download, progress=say.progress("looking for bursts")
     )

@@ -4,9 +4,7 @@ import os
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -15,17 +13,14 @@ from numpy.typing import NDArray
 from keras_apinet.data.image_data import (
     ArrayReader,
     Contents,
-    ImageData,
     Split,
     as_objects,
     pack,
 )
-from keras_apinet.errors import APINetError, printable
+from keras_apinet.errors import APINetError
 from keras_apinet.files.io import unwritable
 from keras_apinet.pixels import as_rgb, check_pixels
 
-# Share of new photos that may be unreadable.
-_MOST_BROKEN = 0.1
 _ADVICE = "free some space, or set TMPDIR to a larger disk"
 
 
@@ -197,52 +192,3 @@ def _integers(labels: NDArray[Any]) -> NDArray[np.int32]:
     if len(labels) and (integers.min() < 0 or (integers != labels).any()):
         raise ValueError("labels must be whole numbers from 0")
     return integers
-
-
-def named_photos(photos: Mapping[str, Sequence[str]]) -> ImageData:
-    """Photos that are named one by one, class by class, as a training split."""
-    names = tuple(sorted(printable(name) for name in photos))
-    for name in photos:
-        if not photos[name] or not name.strip():
-            raise APINetError(f"The class {name!r} needs a name and photos; give both.")
-    paths = [str(path) for name in sorted(photos) for path in photos[name]]
-    labels = [i for i, name in enumerate(sorted(photos)) for _ in photos[name]]
-    split = Split.of_files(paths, labels)
-    return ImageData("the photos", names, {"train": split})
-
-
-def readable_photos(photos: ImageData) -> ImageData:
-    """The photos that can be read.
-
-    Raises:
-        APINetError: If more than a tenth of them cannot.
-    """
-    splits, failed = {}, []
-    for name, split in photos.splits.items():
-        good = []
-        for i in range(len(split)):
-            try:
-                split.read(i)
-                good.append(i)
-            except APINetError as error:
-                failed.append(str(error))
-        splits[name] = split.take(np.array(good, np.int64))
-    total = sum(len(split) for split in photos.splits.values())
-    if len(failed) > _MOST_BROKEN * total:
-        raise APINetError(
-            f"{len(failed):,} of {total:,} new photos cannot be read; repair them or "
-            f"leave them out, the first: {failed[0]}"
-        )
-    return replace(photos, splits=splits)
-
-
-def readers_by_name(
-    sources: Sequence[ImageData | None], split: str
-) -> dict[str, Callable[[], NDArray[np.uint8]]]:
-    """What reads each photo of a split, by its name."""
-    parts = [s.splits[split] for s in sources if s is not None and split in s.splits]
-    return {
-        part.reference(i): partial(part.read, i)
-        for part in parts
-        for i in range(len(part))
-    }

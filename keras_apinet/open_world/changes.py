@@ -1,0 +1,147 @@
+"""Photos of new classes made features, and what a change of classes costs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_apinet import data
+from keras_apinet.errors import APINetError, printable
+from keras_apinet.evaluate.predictions import predict_split, run_options
+from keras_apinet.open_world.features import Features
+from keras_apinet.runs import Run
+
+# Share of new photos that may be unreadable.
+_MOST_BROKEN = 0.1
+
+
+def listed(photos: Mapping[str, Sequence[str]]) -> data.ImageData:
+    """Photos that were named one by one."""
+    names = tuple(sorted(printable(name) for name in photos))
+    for name in photos:
+        if not photos[name] or not name.strip():
+            raise APINetError(f"The class {name!r} needs a name and photos; give both.")
+    paths = [str(path) for name in sorted(photos) for path in photos[name]]
+    labels = [i for i, name in enumerate(sorted(photos)) for _ in photos[name]]
+    split = data.Split.of_files(paths, labels)
+    return data.ImageData("the photos", names, {"train": split})
+
+
+def readable(photos: data.ImageData) -> data.ImageData:
+    """The photos that can be read, if these are nearly all."""
+    splits, failed = {}, []
+    for name, split in photos.splits.items():
+        good = []
+        for i in range(len(split)):
+            try:
+                split.read(i)
+                good.append(i)
+            except APINetError as error:
+                failed.append(str(error))
+        splits[name] = split.take(np.array(good, np.int64))
+    total = sum(len(split) for split in photos.splits.values())
+    if len(failed) > _MOST_BROKEN * total:
+        raise APINetError(
+            f"{len(failed):,} of {total:,} new photos cannot be read; mend or leave "
+            f"them out, first: {failed[0]}"
+        )
+    return replace(photos, splits=splits)
+
+
+def photo_features(
+    run: Run, model: Any, photos: "data.ImageData"
+) -> dict[str, Features]:
+    """Features of photos that the run's model does not know the classes of."""
+    found = {}
+    for name, split in photos.splits.items():
+        seen = predict_split(model, split, **run_options(run))
+        names = tuple(split.reference(int(i)) for i in seen.positions)
+        found[name] = Features(seen.features, seen.labels, seen.positions, names)
+    return found
+
+
+def relabelled(had: Features, to: NDArray[Any]) -> Features:
+    """Features with other labels, without the photos of labels that become -1."""
+    kept = to[had.labels] >= 0
+    return Features(
+        had.features[kept],
+        to[had.labels[kept]],
+        np.arange(kept.sum()),
+        tuple(np.array(had.names, object)[kept]),
+    )
+
+
+def joined(old: Features | None, new: Features, to: NDArray[Any]) -> Features:
+    """Features of a split, and after them those of new classes."""
+    labels = to[new.labels]
+    if old is None:
+        return replace(new, labels=labels, positions=np.arange(len(new)))
+    return Features(
+        np.concatenate([old.features, new.features]),
+        np.concatenate([old.labels, labels]),
+        np.arange(len(old) + len(new)),
+        (*old.names, *new.names),
+    )
+
+
+def origins(
+    sources: Sequence["data.ImageData | None"], split: str
+) -> dict[str, Callable[[], NDArray[np.uint8]]]:
+    """What reads each photo of a split, by its name."""
+    parts = [s.splits[split] for s in sources if s is not None and split in s.splits]
+    return {
+        part.reference(i): partial(part.read, i)
+        for part in parts
+        for i in range(len(part))
+    }
+
+
+@dataclass(frozen=True)
+class Change:
+    """A new run, and what its classes cost the old ones.
+
+    Attributes:
+        run: The new run.
+        photos: Training photos of new classes.
+        before: Validation accuracy of the kept classes in the old run, among its
+            classes; `None` without validation photos.
+        after: The same of the new run, among its own.
+        new: Validation accuracy of new classes; `None` without photos of them.
+        images: Validation photos of the kept and the new classes.
+    """
+
+    run: Run
+    photos: int
+    before: float | None
+    after: float | None
+    new: float | None
+    images: tuple[int, int]
+
+
+def judged(
+    run: Run,
+    model: Any,
+    changed: Any,
+    had: Features | None,
+    has: Features | None,
+    names: Sequence[str],
+) -> Change:
+    """Validation accuracies before and after, on features."""
+    if had is None or has is None or not len(has):
+        return Change(run, 0, None, None, None, (0, 0))
+
+    def right(judge: Any, seen: Features) -> Any:
+        kernel, bias = judge.classifier.get_weights()
+        return (seen.features @ kernel + bias).argmax(axis=1) == seen.labels
+
+    def share(values: Any) -> float | None:
+        return float(values.mean()) if len(values) else None
+
+    kept = np.isin(np.array(run.class_names)[had.labels], names)
+    old = np.isin(np.array(names)[has.labels], run.class_names)
+    after, counts = right(changed, has), (int(old.sum()), int((~old).sum()))
+    before = share(right(model, had)[kept])
+    return Change(run, 0, before, share(after[old]), share(after[~old]), counts)
