@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Chosen on validation photos, see benchmarks/unknown.py.
+# Set on validation photos of one data set, see benchmarks/unknown.py.
 LARGEST_RANK, SHRINKAGE = 256, 0.05
 
 
