@@ -107,7 +107,7 @@ def main() -> None:
         "EfficientNet-Lite0; at random: the mean of five draws. All three choices: "
         f"{100 * pooled.mean():+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}, "
         "95 % over the photos). Which advice to give was chosen on "
-        "training photos, after an earlier rule had been seen to lose on the test photos "
+        "training photos, after an earlier rule had lost on the test photos "
         "of choice 0.",
     )
 

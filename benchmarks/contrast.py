@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.results import record
 from keras_apinet.data.birds import SPECIES, distinguishing_parts
-from keras_apinet.evaluate.contrast import (
+from keras_apinet.evaluate.contrast_maps import (
     Contrast,
     class_activation,
     contrast,

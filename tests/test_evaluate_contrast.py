@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_apinet import APINet, APINetError, build
-from keras_apinet.evaluate.contrast import class_activation, contrast
+from keras_apinet.evaluate.contrast_maps import class_activation, contrast
 from keras_apinet.evaluate.feature_maps import FeatureMaps, as_grid
 
 

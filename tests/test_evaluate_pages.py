@@ -17,7 +17,7 @@ from keras_apinet.cli import main
 from keras_apinet.cli.predict import write_maps
 from keras_apinet.evaluate import evaluate_run, plots
 from keras_apinet.evaluate.comparison import compare, page, save
-from keras_apinet.evaluate.contrast import data_uri, with_heat, with_signs
+from keras_apinet.evaluate.contrast_maps import data_uri, with_heat, with_signs
 from keras_apinet.evaluate.pages import as_text, license_tag, need, public, write_card
 from keras_apinet.evaluate.plots import projection, read_log, spread, square
 from keras_apinet.evaluate.report import write_report

@@ -230,7 +230,7 @@ def write_maps(
     from PIL import Image
 
     from keras_apinet.data import prepare, read_photo
-    from keras_apinet.evaluate.contrast import class_activation, with_heat
+    from keras_apinet.evaluate.contrast_maps import class_activation, with_heat
     from keras_apinet.evaluate.feature_maps import FeatureMaps
     from keras_apinet.files.io import unwritable
     from keras_apinet.files.outputs import check_output, picture_bytes, write_output

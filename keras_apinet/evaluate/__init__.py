@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         reliability,
     )
     from keras_apinet.evaluate.comparison import compare
-    from keras_apinet.evaluate.contrast import (
+    from keras_apinet.evaluate.contrast_maps import (
         Contrast,
         class_activation,
         contrast,
@@ -51,14 +51,14 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "Contrast": "contrast",
+        "Contrast": "contrast_maps",
         "Predictions": "predictions",
         "calibrate_run": "calibration",
         "calibration_error": "calibration",
-        "class_activation": "contrast",
+        "class_activation": "contrast_maps",
         "compare": "comparison",
         "compare_runs": "run_comparison",
-        "contrast": "contrast",
+        "contrast": "contrast_maps",
         "evaluate_run": "evaluation",
         "fit_temperature": "calibration",
         "compute_metrics": "measures",

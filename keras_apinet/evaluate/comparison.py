@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.contrast import (
+from keras_apinet.evaluate.contrast_maps import (
     Contrast,
     contrast,
     data_uri,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate import plots
 from keras_apinet.evaluate.calibration import reliability
-from keras_apinet.evaluate.contrast import contrast, data_uri, with_heat
+from keras_apinet.evaluate.contrast_maps import contrast, data_uri, with_heat
 from keras_apinet.evaluate.evaluation import Judged, judge, open_data
 from keras_apinet.evaluate.feature_maps import FeatureMaps, evenly
 from keras_apinet.evaluate.measures import calibration_words, confusion_matrix

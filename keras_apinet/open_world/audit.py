@@ -19,7 +19,7 @@ from PIL import Image
 from keras_apinet.data import ImageData, Split
 from keras_apinet.data.inspection import near_duplicates
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.contrast import data_uri
+from keras_apinet.evaluate.contrast_maps import data_uri
 from keras_apinet.evaluate.pages import templates
 from keras_apinet.evaluate.plots import square
 from keras_apinet.evaluate.predictions import predict_split, run_options
