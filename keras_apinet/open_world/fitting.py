@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
 
 Say = Callable[[str], None]
+# Features of training photos that are held in memory, and kept in the run, at most.
+_MOST_FLOATS = 2**29
 
 
 def fit_after_training(run: Run, images: "ImageData", keep: float, say: Say) -> None:
@@ -100,6 +102,13 @@ def fit_unknown(
         raise APINetError(
             f"A threshold for unknown photos needs at least {FEWEST_IMAGES} validation "
             f"photos, and {images.name!r} has {held_out}; train with --validation 0.2."
+        )
+    floats = len(images.splits["train"]) * model.feature_size
+    if floats > _MOST_FLOATS:
+        raise APINetError(
+            f"The features of {len(images.splits['train']):,} training photos would "
+            f"take {4 * floats / 1e9:.1f} GB, and {4 * _MOST_FLOATS / 1e9:.1f} is the "
+            "most; train on fewer photos."
         )
     found = run_features(run, model, images, which=which)
     fitted = Unknown.fit(found["train"], found["val"], len(run.class_names), keep)
