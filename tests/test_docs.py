@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import keras_apinet
-from keras_apinet.cli import main, parser
+from keras_apinet.cli import main, parse, parser
 from keras_apinet.data import birds
 from keras_apinet.train import Recipe
 
@@ -187,7 +187,7 @@ def test_commands_are_commands(page):
         for command in commands(text):
             words = shlex.split(re.sub(r"\$\S+", "0", command))
             placeholders = {"I": "0", "M": "1", "N": "1"}
-            parser().parse_args([placeholders.get(word, word) for word in words])
+            parse([placeholders.get(word, word) for word in words])
 
 
 @pytest.mark.parametrize("page", [*PAGES, "../README"])
