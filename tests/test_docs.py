@@ -53,6 +53,12 @@ REPLACED = {
         ("(0, 1, 2)", "(0, 1)"),
         ("seed=seed)", "seed=seed, **small)"),
     ],
+    "shop": [
+        ("range(40)", "range(8)"),
+        ("range(6)", "range(4)"),
+        ("species < 5", "species < 3"),
+        ("--split val", "--split val --bootstrap 20"),
+    ],
     "backbones": [],
     "long_tails": [],
     "report": [("--data kept_aside", "--bootstrap 20")],
@@ -120,6 +126,14 @@ def test_your_own_photos_to_a_phone(few_birds, capsys):
 
 
 @pytest.mark.slow
+def test_a_shop(few_birds, capsys):
+    names = run_page("shop")
+    assert len(names["smaller"].class_names) == 3
+    assert (few_birds / "audit.html").is_file()
+    assert (few_birds / "runs/week_2/advice.json").is_file()
+    assert "Finches" in (few_birds / "runs/week_4/photos.csv").read_text("utf-8")
+
+
 def test_cub(few_birds, capsys):
     run_page("cub")
     for run in ("cub_jax", "cub_tf"):
