@@ -224,7 +224,7 @@ def test_an_output_without_letters(tmp_path):
 def test_a_wrong_backend(backend, said, tmp_path):
     (tmp_path / "torch.py").write_text("raise RuntimeError('broken\\ninstall')")
     environment = {"KERAS_BACKEND": backend, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
-    result = cli("evaluate", tmp_path, environment=environment)
+    result = cli("data", "synthetic_birds", environment=environment)
     error = result.stderr.decode()
     assert result.returncode == 2
     assert said in error

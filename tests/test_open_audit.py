@@ -14,6 +14,8 @@ from keras_apinet.open_world.advice import advise, sentence
 from keras_apinet.open_world.audit import sharpness
 from keras_apinet.open_world.confident import doubtful_labels, out_of_fold, outliers
 
+pytestmark = pytest.mark.one_backend
+
 
 def _clouds(count, spread=1.0, classes=3):
     """Photos of each class around its own corner of a cube."""

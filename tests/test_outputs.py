@@ -16,7 +16,7 @@ from PIL import Image
 
 from keras_apinet import data
 from keras_apinet.cli import main
-from keras_apinet.evaluate import card as cards
+from keras_apinet.evaluate import pages as cards
 from keras_apinet.files.io import partial_folder, replacing, sweep, write_atomically
 
 pytestmark = pytest.mark.one_backend

@@ -84,7 +84,7 @@ def test_assignments(text, value):
         (["--memory-size", "9", "--method", "baseline"], "memory_size=9 is for pairs"),
         (["--weight-decay-mode", "l2"], "weight_decay_mode='l2' is for optimizer"),
         (["--intra", "none", "--inter", "none"], "no pair to learn from"),
-        (["--resume", "run", "--out", "other"], "leave --out and the recipe file out"),
+        (["--resume", "run", "--out", "other"], "omit --out and the recipe file"),
         ([], "give --out FOLDER"),
     ],
 )

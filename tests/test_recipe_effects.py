@@ -1,6 +1,7 @@
 """Every setting of a recipe reaches the training: one table with all of them."""
 
 import dataclasses
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -103,6 +104,8 @@ TABLE = {
     "data_dir": ("there", lambda s: s.asked["data_dir"], "there"),
     "level": ("family", lambda s: s.asked["level"], "family"),
     "download": (True, lambda s: s.asked["download"], True),
+    "exclude": ("poor.csv", lambda s: Path(s.asked["exclude"]).name, "poor.csv"),
+    "relabel": ("right.csv", lambda s: Path(s.asked["relabel"]).name, "right.csv"),
     "validation": (0.25, lambda s: s.asked["validation"], 0.25),
     "box_crop": (True, lambda s: (s.batch[0].tolist(), s.judged.tolist()), "other"),
     "backbone": ("mobilenet_v2", lambda s: "mobilenet" in s.model.backbone.name, True),

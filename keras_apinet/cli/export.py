@@ -118,7 +118,7 @@ def prepare(args: argparse.Namespace) -> bool:
     if args.out and len(wanted) > 1:
         raise APINetError(
             f"--out={args.out!r} names one target, but {len(wanted)} exports were "
-            "asked for; leave --out away or ask for one."
+            "asked for; omit --out, or ask for one."
         )
     args.targets = []
     for form, precision in wanted:

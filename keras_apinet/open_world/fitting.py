@@ -65,6 +65,9 @@ def fit_after_training(run: Run, images: "ImageData", keep: float, say: Say) -> 
     if not keep:
         return
     try:
+        known = open_unknown(run, model)
+        if known is not None and known.keep == keep:  # of this model: nothing is new
+            return
         fit_unknown(run, model, images, keep=keep)
         say(f"Threshold for unknown, which keeps {keep:.0%} of the known")
     except APINetError as error:
