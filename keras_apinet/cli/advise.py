@@ -41,5 +41,5 @@ def run(args: argparse.Namespace) -> int:
     for advice in () if args.json else found:
         print(printable(sentence(advice)))
     if not found and not args.json:
-        print("No class makes errors that more photos would mend.")
+        print("No class makes errors that more photos would help with.")
     return 0

@@ -45,8 +45,8 @@ def readable(photos: data.ImageData) -> data.ImageData:
     total = sum(len(split) for split in photos.splits.values())
     if len(failed) > _MOST_BROKEN * total:
         raise APINetError(
-            f"{len(failed):,} of {total:,} new photos cannot be read; mend or leave "
-            f"them out, first: {failed[0]}"
+            f"{len(failed):,} of {total:,} new photos cannot be read; repair or omit "
+            f"them, the first: {failed[0]}"
         )
     return replace(photos, splits=splits)
 

@@ -116,7 +116,7 @@ class Recipe:
 
     freeze_fraction: float = setting(
         0.0,
-        "share of the backbone's layers, from the images on, that stay as they came",
+        "share of the backbone's layers, from the images on, that stay unchanged",
         low=0,
         below=1,
     )
