@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from keras_apinet import data
 from keras_apinet.errors import APINetError, printable
-from keras_apinet.evaluate.predictions import predict_split, run_options
 from keras_apinet.open_world.features import Features
 from keras_apinet.runs import Run
 
@@ -49,18 +48,6 @@ def readable(photos: data.ImageData) -> data.ImageData:
             f"them, the first: {failed[0]}"
         )
     return replace(photos, splits=splits)
-
-
-def photo_features(
-    run: Run, model: Any, photos: "data.ImageData"
-) -> dict[str, Features]:
-    """Features of photos that the run's model does not know the classes of."""
-    found = {}
-    for name, split in photos.splits.items():
-        seen = predict_split(model, split, **run_options(run))
-        names = tuple(split.reference(int(i)) for i in seen.positions)
-        found[name] = Features(seen.features, seen.labels, seen.positions, names)
-    return found
 
 
 def relabelled(had: Features, to: NDArray[Any]) -> Features:
@@ -134,8 +121,7 @@ def judged(
         return Change(run, 0, None, None, None, (0, 0))
 
     def right(judge: Any, seen: Features) -> Any:
-        kernel, bias = judge.classifier.get_weights()
-        return (seen.features @ kernel + bias).argmax(axis=1) == seen.labels
+        return seen.logits(judge).argmax(axis=1) == seen.labels
 
     def share(values: Any) -> float | None:
         return float(values.mean()) if len(values) else None

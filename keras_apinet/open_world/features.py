@@ -21,7 +21,7 @@ from keras_apinet.files.io import replacing
 from keras_apinet.runs import Run, weights_fingerprint
 
 if TYPE_CHECKING:
-    from keras_apinet.data import ImageData
+    from keras_apinet.data import ImageData, Split
     from keras_apinet.model.apinet import APINet
 
 _ARRAYS = ("features", "labels", "positions")
@@ -46,6 +46,12 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def logits(self, model: "APINet") -> NDArray[np.float32]:
+        """`[n, C]`, what a model's classifier makes of them."""
+        kernel, bias = (np.asarray(w) for w in model.classifier.get_weights())
+        logits: NDArray[np.float32] = self.features @ kernel + bias
+        return logits
 
 
 def features_file(which: str) -> str:
@@ -89,8 +95,7 @@ def run_features(
             continue
         part = known_images(images, name, run.class_names, ignore_unknown=True)
         if name not in stored:
-            seen = predict_split(model, part, **run_options(run, batch_size))
-            stored[name] = Features(seen.features, seen.labels, seen.positions)
+            stored[name] = photo_features(run, model, part, batch_size)
             new = True
         kept = stored[name]
         names = tuple(part.reference(int(i)) for i in kept.positions)
@@ -98,6 +103,15 @@ def run_features(
     if new:
         write_features(path, mark, stored)
     return found
+
+
+def photo_features(
+    run: Run, model: "APINet", split: "Split", batch_size: int = 64
+) -> Features:
+    """The features of any photos, prepared as the run's own."""
+    seen = predict_split(model, split, **run_options(run, batch_size))
+    names = tuple(split.reference(int(i)) for i in seen.positions)
+    return Features(seen.features, seen.labels, seen.positions, names)
 
 
 def features_fingerprint(run: Run, model: "APINet", images: "ImageData") -> str:

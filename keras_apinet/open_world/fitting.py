@@ -9,7 +9,7 @@ import numpy as np
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import calibrate_run, log_softmax, too_few
 from keras_apinet.evaluate.evaluation import default_split, open_data
-from keras_apinet.evaluate.predictions import data_groups, predict_split, run_options
+from keras_apinet.evaluate.predictions import data_groups
 from keras_apinet.open_world.families import (
     FILE,
     confused_families,
@@ -17,7 +17,7 @@ from keras_apinet.open_world.families import (
     family_figures,
     read_families,
 )
-from keras_apinet.open_world.features import Features, run_features
+from keras_apinet.open_world.features import Features, photo_features, run_features
 from keras_apinet.open_world.unknown import (
     FEWEST_IMAGES,
     Unknown,
@@ -128,15 +128,18 @@ def _write_families(
     groups = data_groups(images, names)
     level = next(iter(groups), None)
     if level is None:
-        kernel, bias = (np.asarray(w) for w in model.classifier.get_weights())
-        logits = held_out.features @ kernel + bias
-        known = run.calibration(which, model) or {"temperature": 1.0}
-        p = np.exp(log_softmax(logits / known["temperature"]))
+        p = _probabilities(run, model, held_out, which)
         families = confused_families(held_out.labels, p, names)
     else:
         families = groups[level]
     content = dict(zip(names, families, strict=True))
     run.write(FILE, {"families": content, "source": level or "confusions"})
+
+
+def _probabilities(run: Run, model: "APINet", seen: Features, which: str) -> Any:
+    """`[n, C]`, at the temperature of the run's model."""
+    known = run.calibration(which, model) or {"temperature": 1.0}
+    return np.exp(log_softmax(seen.logits(model), known["temperature"]))
 
 
 def measure_open(
@@ -178,17 +181,15 @@ def measure_open(
     images = open_data(run, data)
     model = run.model(which)
     known = run_features(run, model, images, which=which, splits=(split,))[split]
-    kernel, bias = (np.asarray(w) for w in model.classifier.get_weights())
-    logits = known.features @ kernel + bias
     result = {}
     if others is not None:
         unknown = open_unknown(run, model, which)
         if unknown is None:
             keep = run.settings.get("unknown_keep") or 0.95
             unknown = fit_unknown(run, model, images, which=which, keep=keep)
-        seen = predict_split(model, others, **run_options(run))
-        right = logits.argmax(axis=1) == known.labels
-        result["foreign"] = _told_apart(unknown, known, right, seen.features)
+        strange = photo_features(run, model, others)
+        right = known.logits(model).argmax(axis=1) == known.labels
+        result["foreign"] = _told_apart(unknown, known, right, strange.features)
     if confidence is not None:
         own = families_in(run.read(FILE), names)
         if own is None:
@@ -196,8 +197,7 @@ def measure_open(
                 "This run has no families; give them with --families FILE, a CSV file "
                 "with the columns class and family."
             )
-        known_t = run.calibration(which, model) or {"temperature": 1.0}
-        p = np.exp(log_softmax(logits / known_t["temperature"]))
+        p = _probabilities(run, model, known, which)
         result["families"] = family_figures(known.labels, p, own, confidence)
     return result
 

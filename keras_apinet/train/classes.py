@@ -7,7 +7,6 @@ evaluates, exports and resumes like any other.
 
 import csv
 import io
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,14 +22,12 @@ from keras_apinet.data.holdout import hold_out
 from keras_apinet.errors import APINetError, did_you_mean
 from keras_apinet.evaluate.evaluation import open_data
 from keras_apinet.files.io import hand_over, partial_folder, unwritable
-from keras_apinet.files.schema import to_json
 from keras_apinet.open_world.changes import (
     Change,
     joined,
     judged,
     listed,
     origins,
-    photo_features,
     readable,
     relabelled,
 )
@@ -38,6 +35,7 @@ from keras_apinet.open_world.features import (
     Features,
     features_file,
     features_fingerprint,
+    photo_features,
     run_features,
     write_features,
 )
@@ -168,7 +166,8 @@ def _changed(
         )
     out, model = Path(out).absolute(), run.model()
     stored = run_features(run, model, images, splits=("train", "val", "test"))
-    new = {} if more is None else photo_features(run, model, more)
+    parts = {} if more is None else more.splits
+    new = {name: photo_features(run, model, part) for name, part in parts.items()}
     # As a table of these photos orders them.
     names = [*wanted, *(more.class_names if more else ())]
     numbers = all(name.isdecimal() for name in names)
@@ -253,19 +252,11 @@ def _write(
             progress.best, progress.best_epoch = (change.after, -1e9), recipe.epochs
         checkpoints.save(folder, checkpoints.values_of(model), progress, 1)
         description = setup.description()
-    text_of = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    (folder / "run.json").write_text(text_of, "utf-8")
-    figures = {
-        "from": str(run.folder.absolute()),
-        "photos": change.photos,
-        "before": change.before,
-        "after": change.after,
-        "new": change.new,
-        "images": list(change.images),
-    }
-    (folder / "change.json").write_text(to_json(figures) + "\n", "utf-8")
+    made = Run(folder, description)
+    made.write("run.json", description)
+    figures = {name: value for name, value in vars(change).items() if name != "run"}
+    made.write("change.json", {"from": str(run.folder.absolute()), **figures})
     if (run.folder / "log.csv").is_file():
         shutil.copy(run.folder / "log.csv", folder / "log.csv")
-    made = Run(folder, description)
     mark = features_fingerprint(made, model, there)
     write_features(folder / features_file("best"), mark, splits)

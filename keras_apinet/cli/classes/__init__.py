@@ -20,6 +20,18 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_class_names(parser: argparse.ArgumentParser, text: str) -> None:
+    """Adds the classes of the run that are meant."""
+    parser.add_argument(
+        "--class",
+        dest="classes",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help=text,
+    )
+
+
 def tell(change: Any) -> None:
     """Says where the new run is, and what the change cost the classes that stay."""
     from keras_apinet.shares import percent

@@ -2,7 +2,7 @@
 
 import argparse
 
-from keras_apinet.cli.classes import add_run_arguments, tell
+from keras_apinet.cli.classes import add_class_names, add_run_arguments, tell
 
 HELP = "make one class of several of a run, in seconds"
 
@@ -10,14 +10,7 @@ HELP = "make one class of several of a run, in seconds"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run, the classes, their name and where the new run goes."""
     add_run_arguments(parser)
-    parser.add_argument(
-        "--class",
-        dest="classes",
-        nargs="+",
-        required=True,
-        metavar="NAME",
-        help="the classes to merge",
-    )
+    add_class_names(parser, "the classes to merge")
     parser.add_argument("--into", required=True, metavar="NAME", help="what to call it")
 
 

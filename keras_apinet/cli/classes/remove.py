@@ -2,7 +2,7 @@
 
 import argparse
 
-from keras_apinet.cli.classes import add_run_arguments, tell
+from keras_apinet.cli.classes import add_class_names, add_run_arguments, tell
 
 HELP = "remove classes from a run, in seconds"
 
@@ -10,14 +10,7 @@ HELP = "remove classes from a run, in seconds"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run, the classes and where the new run goes."""
     add_run_arguments(parser)
-    parser.add_argument(
-        "--class",
-        dest="classes",
-        nargs="+",
-        required=True,
-        metavar="NAME",
-        help="the classes to remove",
-    )
+    add_class_names(parser, "the classes to remove")
 
 
 def run(args: argparse.Namespace) -> int:
