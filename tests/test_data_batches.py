@@ -1,5 +1,7 @@
 """The pipelines: pure functions of seed and step, in step with evaluation."""
 
+import colorsys
+
 import keras
 import numpy as np
 import pytest
@@ -117,6 +119,61 @@ def test_evaluation_is_every_image_once_in_order(pair):
     apart = np.abs(np.concatenate([x for x, _ in found]) - prepared)
     assert apart.max() <= 1
     assert np.mean(apart > 0) < 1e-3
+
+
+@one_backend
+def test_several_views_of_each_image(pair):
+    images, labels = pair
+    options = {"image_size": 16, "batch_size": 10, "augmentation": "paper", "seed": 3}
+    found = collect(evaluation_batches(pair, views=4, **options))
+    assert_same(found, collect(evaluation_batches(pair, views=4, **options)))
+    views = np.concatenate([x for x, _ in found])
+    assert views.shape == (36, 4, 16, 16, 3)
+    np.testing.assert_array_equal(np.concatenate([y for _, y in found]), labels)
+    for image, own in zip(images, views, strict=True):
+        # Two channels of the fixture tell the class and the image; crops keep them.
+        np.testing.assert_array_equal(
+            own[..., :2], np.broadcast_to(image[0, 0, :2], own[..., :2].shape)
+        )
+    different = sum(len({view.tobytes() for view in own}) for own in views)
+    assert different > 100  # of 144; a small image has few crops
+    fewer = collect(evaluation_batches(pair, views=2, **options))
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in fewer]), views[:, :2])
+
+
+@one_backend
+def test_colours_are_jittered_within_their_ranges(rng):
+    """`colorsys` tells luminance and colour of what comes out."""
+    import tensorflow as tf
+
+    from keras_apinet.data.photos.augmentation import _colours, _step_seeds
+
+    image = rng.uniform(80, 170, (8, 8, 3)).astype("float32")
+    yiq = np.array([colorsys.rgb_to_yiq(*p) for p in image.reshape(-1, 3)])
+    drawn = []
+    for number in range(200):
+        changed = _colours(tf.constant(image), _step_seeds(tf.constant([1, number])))
+        pixels = changed.numpy().reshape(-1, 3)
+        other = np.array([colorsys.rgb_to_yiq(*p) for p in pixels])
+        contrast, _ = np.polyfit(yiq[:, 0], other[:, 0], 1)
+        # Colours as complex numbers: one factor for all pixels, but for their mean.
+        before, after = ((x[:, 1] + 1j * x[:, 2]) for x in (yiq, other))
+        before, after = before - before.mean(), after - after.mean()
+        factor = np.vdot(before, after) / np.vdot(before, before)
+        np.testing.assert_allclose(after, factor * before, atol=0.5)
+        drawn.append(
+            (
+                (pixels.mean(0) - image.mean((0, 1))) @ [0.3, 0.59, 0.11] / 255,
+                contrast,
+                abs(factor) / contrast,
+                np.angle(factor) / (2 * np.pi),
+            )
+        )
+    ranges = [(-0.2, 0.2), (0.8, 1.2), (2 / 3, 3 / 2), (-0.01, 0.01)]
+    for values, (low, high) in zip(np.transpose(drawn), ranges, strict=True):
+        slack = 0.02 * (high - low)
+        assert low - slack <= values.min() < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < values.max() <= high + slack
 
 
 @one_backend

@@ -126,6 +126,7 @@ def evaluation_batches(
     resize: str = "fit",
     box_crop: bool = False,
     augmentation: str = "none",
+    views: int | None = None,
     seed: int = 0,
     on_error: Literal["skip", "raise"] = "raise",
 ) -> Dataset:
@@ -140,14 +141,17 @@ def evaluation_batches(
             False.
         augmentation: As for `balanced_batches`, to get one random view of each image
             that is always the same. Default `"none"`.
-        seed: Which views. Default 0.
+        views: V, to get so many random views of each image, which is decoded once.
+            Default `None`: one, without an axis for it.
+        seed: Of what is random. Default 0.
         on_error: What to do about unreadable images: `"raise"` (default), or `"skip"`
             them, listed in the result's `report`, which raises once more than one of
             them and more than 1 % are unreadable.
 
     Returns:
-        A `tf.data.Dataset` of uint8 images `[n, image_size, image_size, 3]` and int32
-        labels `[n]`, with `.report` (a `ReadingReport`).
+        A `tf.data.Dataset` of uint8 images `[n, image_size, image_size, 3]`, or
+        `[n, V, image_size, image_size, 3]` with `views`, and int32 labels `[n]`, with
+        `.report` (a `ReadingReport`).
 
     Raises:
         APINetError: For options that are not known.
@@ -165,11 +169,12 @@ def evaluation_batches(
         indices = range(start, min(start + batch_size, len(split)))
         return np.array([i for i in indices if not report.is_bad(i)], np.int64)
 
-    finish = _finisher(image_size, augmentation, resize, seed)
+    finish = _finisher(image_size, augmentation, resize, seed, views=views)
 
     count = -(-len(split) // batch_size)
     loader = BatchLoader(split, draw, finish, report, box_crop)
-    shape = (None, image_size, image_size, 3)
+    several = () if views is None else (views,)
+    shape = (None, *several, image_size, image_size, 3)
     batches = loader.in_order(tf.data.Dataset.range(count), shape)
     batches = batches.map(lambda images, labels, step: (images, labels))
     if on_error == "raise":
@@ -218,7 +223,12 @@ def stored_batches(
 
 
 def _finisher(
-    image_size: int, augmentation: str, resize: str, seed: int, first: int = 0
+    image_size: int,
+    augmentation: str,
+    resize: str,
+    seed: int,
+    first: int = 0,
+    views: int | None = None,
 ) -> Finish:
     """What makes a finished image of a photo.
 
@@ -228,18 +238,29 @@ def _finisher(
         resize: As for `balanced_batches`.
         seed: Of everything random.
         first: Place of the batch's first image among those of the same step.
+        views: How many to make of each photo, along a new first axis; default: one.
     """
     import tensorflow as tf
 
     augment = augmenter(augmentation)
     root = np.random.SeedSequence(seed).generate_state(2).astype(np.int32)
 
-    def finish(pixels: Tensor, box: Tensor | None, step: Tensor, i: Tensor) -> Tensor:
-        fold = tf.random.experimental.stateless_fold_in
-        own = fold(fold(tf.constant(root), step), i + first)
-        chance = None if augmentation == "none" else own
+    fold = tf.random.experimental.stateless_fold_in
+
+    def view(pixels: Tensor, box: Tensor | None, seed: Tensor) -> Tensor:
+        chance = None if augmentation == "none" else seed
         image = crop_and_resize(pixels, image_size, resize, chance, box)
-        return to_uint8(augment(image, fold(own, 0)))
+        return to_uint8(augment(image, fold(seed, 0)))
+
+    def finish(pixels: Tensor, box: Tensor | None, step: Tensor, i: Tensor) -> Tensor:
+        own = fold(fold(tf.constant(root), step), i + first)
+        if views is None:
+            return view(pixels, box, own)
+        return tf.map_fn(
+            lambda number: view(pixels, box, fold(own, number)),
+            tf.range(1, views + 1),
+            fn_output_signature=tf.uint8,
+        )
 
     return finish
 

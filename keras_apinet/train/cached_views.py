@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,26 +171,63 @@ def _write(
 ) -> dict[str, str]:
     """Writes all views of all images, or ends early and gives the unreadable ones."""
     recipe = setup.recipe
-    bar = keras.utils.Progbar(
-        recipe.cached_views * len(split), verbose=int(setup.say.bar)
+    shape = (recipe.cached_views, len(split), *model.output_shape[1:])
+    bar = keras.utils.Progbar(shape[0] * shape[1], verbose=int(setup.say.bar))
+    batches, size = setup.in_order(
+        split,
+        images=16,
+        on_error="skip",
+        augmentation=recipe.augmentation,
+        views=shape[0],
     )
-    with path.open("wb") as file:
+    predict, done = predictor(setup, model, size), 0
+    with path.open("wb") as file, batches.report:
         # Not a mapped file: writing to one that the disk has no room for kills the
         # program.
-        shape = (recipe.cached_views, len(split), *model.output_shape[1:])
         described = {"descr": "<f2", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, described)
-        for view in range(recipe.cached_views):
-            batches, size = setup.in_order(
-                split, on_error="skip", augmentation=recipe.augmentation, seed=view
-            )
-            with batches.report:
-                for found, labels in setup.outputs(model, batches, size):
-                    file.write(_half(found).tobytes())
-                    bar.add(len(labels))
+        start, each = file.tell(), 2 * int(np.prod(shape[2:]))
+        for images, labels in batches:
             if batches.report.failed:
-                return dict(batches.report.failed)
-    return {}
+                break  # what follows would lie in wrong places
+            for view in range(shape[0]):
+                file.seek(start + each * (view * shape[1] + done))
+                file.write(_half(predict(images[:, view])).tobytes())
+            done += len(labels)
+            bar.add(shape[0] * len(labels))
+    return dict(batches.report.failed)
+
+
+def predictor(
+    setup: "Setup", model: keras.Model, size: int
+) -> Callable[[Any], NDArray[np.float32]]:
+    """What a model gives for batches of images, as fast as the backend can.
+
+    Args:
+        setup: Says on how many devices.
+        model: In inference mode; its weights are taken as they are now.
+        size: Devices share whole batches: a shorter one is filled up to it.
+    """
+    shares, run = setup.placement.shares, model.predict_on_batch
+    if keras.backend.backend() == "tensorflow" and shares == 1:
+        import tensorflow as tf
+
+        # Weights that cannot change let TensorFlow join a convolution, its
+        # normalisation and its activation: a quarter of the time.
+        lists = model.trainable_variables, model.non_trainable_variables
+        weights = [[keras.ops.convert_to_numpy(v) for v in some] for some in lists]
+        run = tf.function(
+            lambda images: model.stateless_call(*weights, images, training=False)[0],
+            reduce_retracing=True,
+        )
+
+    def predict(images: Any) -> NDArray[np.float32]:
+        pixels = np.asarray(images)
+        filled = np.resize(pixels, (size, *pixels.shape[1:])) if shares > 1 else pixels
+        found = keras.ops.convert_to_numpy(run(filled))
+        return np.asarray(found[: len(pixels)], "float32")
+
+    return predict
 
 
 def _half(values: NDArray[Any]) -> NDArray[np.float16]:
@@ -208,6 +246,7 @@ def _key(setup: "Setup", model: keras.Model) -> str:
     settings = {name: getattr(setup.recipe, name) for name in _SETTINGS}
     facts = {
         **settings,
+        "algorithm": 2,  # how views are drawn; 1 decoded each photo for every view
         "image_size": setup.image_size,
         "shape": model.output_shape[1:],
     }

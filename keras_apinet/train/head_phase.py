@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet import data
+from keras_apinet.train.cached_views import predictor
 from keras_apinet.train.optimization import optimizer
 
 if TYPE_CHECKING:
@@ -91,10 +92,10 @@ def _cached(
     features, labels = [], []
     progress = keras.utils.Progbar(len(split), verbose=1 if setup.say.bar else 0)
     with batches.report:
-        model = setup.model.feature_model()
-        for found, batch_labels in setup.outputs(model, batches, size):
-            features.append(found)
-            labels.append(batch_labels)
+        features_of = predictor(setup, setup.model.feature_model(), size)
+        for images, batch_labels in batches:
+            features.append(features_of(images))
+            labels.append(np.asarray(batch_labels))
             progress.add(len(batch_labels))
     run_checkpoint.note(batches.report)
     plan = setup.plan(np.concatenate(labels))

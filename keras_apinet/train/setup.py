@@ -12,7 +12,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from keras_apinet import data
 from keras_apinet.backbones.weights import is_packaged
@@ -111,18 +110,21 @@ class Setup:
             class_sampling=recipe.class_sampling,
         )
 
-    def in_order(self, split: data.Split, **options: Any) -> tuple[Any, int]:
+    def in_order(
+        self, split: data.Split, images: int = 64, **options: Any
+    ) -> tuple[Any, int]:
         """Every image of a split once, in batches that all devices can share.
 
         Args:
             split: Which.
+            images: In a batch, or a few more.
             **options: See `evaluation_batches`.
 
         Returns:
             The batches, and the size of all but the last.
         """
         shares = self.placement.shares
-        size = -(-64 // shares) * shares
+        size = -(-images // shares) * shares
         batches = data.evaluation_batches(
             split,
             image_size=self.image_size,
@@ -132,18 +134,6 @@ class Setup:
             **options,
         )
         return batches, size
-
-    def outputs(
-        self, model: keras.Model, batches: Any, size: int
-    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int32]]]:
-        """What a model gives for batches of `in_order`, and their labels."""
-        for images, labels in batches:
-            pixels = np.asarray(images)
-            # Devices share whole batches: the last one is filled up.
-            shape = (size, *pixels.shape[1:])
-            filled = np.resize(pixels, shape) if self.placement.shares > 1 else pixels
-            found = keras.ops.convert_to_numpy(model.predict_on_batch(filled))
-            yield np.asarray(found[: len(pixels)], "float32"), np.asarray(labels)
 
     def execution(self) -> dict[str, Any]:
         """Arguments of `compile` that say how steps are run, in either phase."""
