@@ -43,7 +43,7 @@ FULL = (
     "pipeline",
     "evaluation",
     "export_matrix",
-    "export_backbones",
+    "phone",
     "families",
     "interval_coverage",
     "* kills",

@@ -32,7 +32,7 @@ TARGETS = (
 
 def measure(backbones: list[str], image_size: int) -> None:
     """Prints the table of one backend."""
-    from benchmarks.export_backbones import drawn_birds, solved
+    from benchmarks.phone import drawn_birds, solved
     from keras_apinet.export import FORMATS, Exporter
     from keras_apinet.export.formats import Target
     from keras_apinet.export.verification import reports_table

@@ -11,6 +11,12 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+# The page's rows: class and probability of the five likeliest.
+ROWS = (
+    "[...document.querySelectorAll('#results li')]"
+    ".map((row) => [row.dataset.class, Number(row.dataset.probability)])"
+)
+
 
 def chromium():
     """Path of the browser, or None."""
@@ -29,12 +35,13 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 class Server:
-    """Serves a folder on a free local port."""
+    """Serves a folder on a local port, a free one if none is given."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, port=0):
         handler = partial(QuietHandler, directory=str(folder))
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.address = f"http://localhost:{self.server.server_port}/"
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        self.port = self.server.server_port
+        self.address = f"http://localhost:{self.port}/"
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, daemon=True).start()

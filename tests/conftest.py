@@ -69,6 +69,33 @@ def shared():
 
 
 @pytest.fixture
+def browser():
+    """A page in headless Chromium."""
+    from browser import Browser, chromium
+
+    if chromium() is None:
+        pytest.skip("no Chromium is installed")
+    with Browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def web_runtime(tmp_path_factory):
+    """The folder of LiteRT for the browser, which npm fetches if none is given."""
+    from keras_apinet.errors import APINetError
+    from keras_apinet.export.web import fetch_runtime
+
+    if given := os.environ.get("KERAS_APINET_WEB_RUNTIME"):
+        return Path(given)
+    folder = tmp_path_factory.mktemp("runtime")
+    try:
+        fetch_runtime(folder, print)
+    except APINetError as error:
+        pytest.skip(f"no browser runtime: {error}")
+    return folder
+
+
+@pytest.fixture
 def gradient():
     """Gradient of a scalar function of one array or variable, on the active backend."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, Server, chromium
+from browser import ROWS, Server
 from factories import clear_classifier
 from PIL import Image
 
@@ -17,16 +17,12 @@ from keras_apinet.export import Exporter, load_classifier
 from keras_apinet.export.formats import Target
 
 pytestmark = pytest.mark.one_backend
-ROWS = (
-    "[...document.querySelectorAll('#results li')]"
-    ".map((row) => [row.dataset.class, Number(row.dataset.probability)])"
-)
 READY = "document.querySelector('#status')?.textContent === 'Ready.'"
 FIVE = "document.querySelectorAll('#results li').length === 5"
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory):
+def pages(tmp_path_factory, web_runtime):
     """A page in float32 and one in int8, of a classifier of drawn birds."""
     folder = tmp_path_factory.mktemp("pages")
     labels = np.arange(48) % 8
@@ -34,27 +30,11 @@ def pages(tmp_path_factory):
     images = np.stack([np.asarray(Image.fromarray(b).resize((64, 64))) for b in birds])
     names = [species.name for species in SPECIES[:8]]
     model = clear_classifier(images, labels, names, weights=None)
-    runtime = os.environ.get("KERAS_APINET_WEB_RUNTIME")
-    if not runtime and shutil.which("npm") is None:
-        pytest.skip("neither npm nor KERAS_APINET_WEB_RUNTIME: no browser runtime")
     exporter = Exporter(model, photos=images, license="CC0-1.0", verify=False)
-    try:
-        exporter.write([Target.of(folder / "float32", "web", runtime=runtime)])
-    except APINetError as error:
-        if "npm could not fetch" not in str(error):
-            raise
-        pytest.skip(f"no browser runtime: {error}")
+    exporter.write([Target.of(folder / "float32", "web", runtime=web_runtime)])
     # The second takes its runtime from the first, as without a network.
     exporter.write([Target.of(folder / "int8", "web", "int8", folder / "float32")])
     return folder
-
-
-@pytest.fixture
-def browser():
-    if chromium() is None:
-        pytest.skip("no Chromium is installed")
-    with Browser() as running:
-        yield running
 
 
 @pytest.fixture
@@ -186,15 +166,38 @@ def test_axe_finds_no_barrier(pages, browser, photo, tmp_path):
             assert found["passed"] > 10
 
 
-def test_it_works_without_a_network_after_the_first_visit(pages, browser, photo):
-    with Server(pages / "float32") as server:
+def test_later_visits_need_no_network_and_have_threads(pages, browser, photo):
+    expected = load_classifier(pages / "float32" / "model.tflite").predict(photo)[0]
+    kept = (
+        "caches.keys().then((names) => caches.open(names[0]))"
+        ".then((cache) => cache.keys())"
+        ".then((keys) => (window.kept = keys.map((key) => key.url)))"
+    )
+
+    def visit(isolated, threads):
         browser.open(server.address)
         browser.until(READY)
-        browser.run("navigator.serviceWorker.ready.then(() => true)")
-    browser.open(server.address)
-    browser.until(READY)
-    browser.drop(photo, "#drop")
-    browser.until(FIVE)
+        assert browser.run("crossOriginIsolated") == isolated
+        browser.drop(photo, "#drop")
+        browser.until(FIVE)
+        rows = browser.run(ROWS)
+        assert [name for name, _ in rows] == [name for name, _ in expected]
+        variant = "_threaded" if threads else ""
+        wasm = f"litert_wasm{variant}_internal.wasm"
+        taken = "performance.getEntriesByType('resource').map((entry) => entry.name)"
+        assert any(name.endswith(wasm) for name in browser.run(taken))
+        browser.run("window.kept = []")
+        browser.until(f"({kept}, window.kept.some((url) => url.endsWith({wasm!r})))")
+        assert not any("_compat" in url for url in browser.run(kept))
+
+    with Server(pages / "float32") as server:
+        visit(isolated=False, threads=False)
+    visit(isolated=True, threads=False)
+    with Server(pages / "float32", server.port) as server:
+        visit(isolated=True, threads=True)
+        browser.events.clear()  # the visit without a network asked for the threads
+    visit(isolated=True, threads=True)
+    assert browser.errors() == []
 
 
 def test_the_camera_is_classified(pages, browser):

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from browser import ROWS, Server
 from factories import clear_classifier
+from PIL import Image
 
 from keras_apinet.data import prepare, read_photo
 from keras_apinet.export import Exporter, load_classifier
 from keras_apinet.export.formats import Target
+from keras_apinet.export.web import write_page
 
 pytestmark = pytest.mark.one_backend
 SIDE = 96
@@ -77,6 +80,32 @@ def test_media_pipe_classifies_as_keras_does(precision, classifier):
                 assert best.category_name == names[scores.argmax()]
                 compared += 1
     assert compared >= 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_browser_answers_as_python_does(
+    precision, classifier, web_runtime, browser, tmp_path
+):
+    folder, _, tested, *_ = classifier
+    file = folder / f"{precision}.tflite"
+    ours = load_classifier(file)
+    page = write_page(file, ours.info, tmp_path, web_runtime, print)
+    with Server(page) as server:
+        browser.open(server.address)
+        browser.until("document.querySelector('#status')?.textContent === 'Ready.'")
+        for number, pixels in enumerate(tested[::5]):
+            photo = tmp_path / f"{number}.png"
+            Image.fromarray(pixels).save(photo)
+            browser.drop(photo, "#drop")
+            listed = "document.querySelectorAll('#photos li').length"
+            browser.until(f"{listed} === {number + 1}")
+            rows, expected = browser.run(ROWS), ours.predict(photo)[0]
+            assert [name for name, _ in rows] == [name for name, _ in expected]
+            # Two resizes may differ by one level here and there.
+            limit = 0.02 if precision == "int8" else 2e-3
+            for (_, given), (_, wanted) in zip(rows, expected):
+                assert given == pytest.approx(wanted, abs=limit)
 
 
 def test_int8_is_small_and_close(classifier):

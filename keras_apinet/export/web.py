@@ -18,13 +18,14 @@ from keras_apinet.export.runtime.classifier_info import (
 # The runtime: LiteRT for the browser, pinned, Apache-2.0.
 RUNTIME_VERSION = "2.5.3"
 _PACKAGES = ("@litertjs/core", "@litertjs/wasm-utils")
-# The plain variant, and the one for browsers without relaxed SIMD (Safari).
+# The plain variant, the one with threads, and the one for browsers without relaxed SIMD
+# (Safari).
 _FILES = {
     "@litertjs/core/dist/index.js": "core.js",
     "@litertjs/wasm-utils/dist/index.js": "wasm-utils.js",
     **{
         f"@litertjs/core/wasm/{name}": f"wasm/{name}"
-        for variant in ("", "_compat")
+        for variant in ("", "_threaded", "_compat")
         for name in (
             f"litert_wasm{variant}_internal.js",
             f"litert_wasm{variant}_internal.wasm",
@@ -75,7 +76,7 @@ def _add_runtime(
     if runtime is None:
         runtime = fetched
         runtime.mkdir()
-        _fetch(runtime, say)
+        fetch_runtime(runtime, say)
     for packaged, own in _FILES.items():
         candidates = (
             runtime / "node_modules" / packaged,
@@ -102,7 +103,8 @@ def _pinned() -> list[str]:
     return [f"{package}@{RUNTIME_VERSION}" for package in _PACKAGES]
 
 
-def _fetch(folder: Path, say: Callable[[str], None]) -> None:
+def fetch_runtime(folder: Path, say: Callable[[str], None]) -> None:
+    """Has npm put the runtime into a folder."""
     npm = shutil.which("npm")
     way_out = (
         f"Run `npm install --prefix FOLDER {' '.join(_pinned())}` where there is a "
@@ -137,8 +139,10 @@ def _add_offline(page: Path) -> None:
     names = []
     for path in sorted(page.rglob("*")):
         if path.is_file() and path != worker:
-            names.append(path.relative_to(page).as_posix())
-            digest.update(names[-1].encode() + b"\0" + path.read_bytes())
+            name = path.relative_to(page).as_posix()
+            digest.update(name.encode() + b"\0" + path.read_bytes())
+            if path.parent.name != "wasm":  # the page asks to keep what it took of them
+                names.append(name)
     text = worker.read_text("utf-8")
     text = text.replace("@FINGERPRINT@", digest.hexdigest()[:16])
     text = text.replace("@FILES@", json.dumps(["./", *names], indent=1))

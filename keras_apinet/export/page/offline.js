@@ -13,9 +13,24 @@ self.addEventListener("activate", (event) => {
     await self.clients.claim();
   })());
 });
+// The runtime has a variant for each kind of browser: only what was used is kept.
+self.addEventListener("message", (event) => {
+  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(event.data)));
+});
 self.addEventListener("fetch", (event) => {
   event.respondWith((async () => {
     const cache = await caches.open(CACHE);
-    return (await cache.match(event.request, { ignoreSearch: true })) ?? fetch(event.request);
+    const found = await cache.match(event.request, { ignoreSearch: true });
+    return isolated(found ?? await fetch(event.request));
   })());
 });
+
+/** Browsers give threads to pages that share nothing with others, and these say so. */
+function isolated(response) {
+  if (response.type !== "basic" && response.type !== "default") return response;
+  const headers = new Headers(response.headers);
+  headers.set("Cross-Origin-Opener-Policy", "same-origin");
+  headers.set("Cross-Origin-Embedder-Policy", "require-corp");
+  const { status, statusText } = response;
+  return new Response(status === 204 || status === 304 ? null : response.body, { status, statusText, headers });
+}

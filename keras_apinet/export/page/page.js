@@ -17,7 +17,12 @@ async function start() {
     `${info.backbone}, ${info.image_size} px, ${info.precision}` +
     (info.accuracy ? `, ${(100 * info.accuracy.top1).toFixed(1)} % right on ${info.accuracy.of}` : "") +
     (info.license ? `, ${info.license}` : "");
-  await loadLiteRt(new URL("runtime/wasm/", location.href).href);
+  const runtime = new URL("runtime/wasm/", location.href).href;
+  // From the second visit on, which the service worker answers; without a network only
+  // if an earlier visit had them.
+  const threads = self.crossOriginIsolated === true &&
+    await fetch(`${runtime}litert_wasm_threaded_internal.js`).then((found) => found.ok, () => false);
+  await loadLiteRt(runtime, { threads });
   model = await loadAndCompile("model.tflite", { accelerator: "wasm" });
   const side = info.image_size;
   await run(new Uint8Array(side * side * 3)); // the first run is the slowest
@@ -25,6 +30,14 @@ async function start() {
   if (!navigator.mediaDevices?.getUserMedia) $("camera").hidden = true;
   say("Ready.");
   await useFiles([]); // those that came meanwhile
+}
+
+/** Has the service worker keep the files of the runtime that this browser took. */
+async function keepRuntime() {
+  if (!navigator.serviceWorker) return;
+  const taken = performance.getEntriesByType("resource").map((entry) => entry.name);
+  const { active } = await navigator.serviceWorker.ready;
+  active.postMessage([...new Set(taken.filter((name) => name.includes("/runtime/wasm/")))]);
 }
 
 function say(text) {
@@ -193,7 +206,7 @@ document.addEventListener("paste", (event) => useFiles(event.clipboardData.files
 if ("serviceWorker" in navigator && window.isSecureContext) {
   navigator.serviceWorker.register("offline.js");
 }
-start().catch((error) => {
+start().then(keepRuntime).catch((error) => {
   say(`The model cannot be started (${error.message}).`);
   console.error(error);
 });
