@@ -115,7 +115,8 @@ def solved(
     if weights is None:
         _measure_statistics(model.feature_model(), images[:64])
     features = np.asarray(model.feature_model().predict(images, verbose=0), "float64")
-    mean, scale = features.mean(0), features.std(0) + 1e-6
+    # Channels that hardly vary are not blown up: rounding would be, too.
+    mean, scale = features.mean(0), features.std(0) + features.std()
     x = np.c_[(features - mean) / scale, np.ones(len(features))]
     ridge = 0.1 * x.shape[1] * np.eye(x.shape[1])
     head = np.linalg.solve(x.T @ x + ridge, x.T @ (12.0 * np.eye(len(names))[labels]))
@@ -204,7 +205,9 @@ def main() -> None:
             for precision in PRECISIONS
             for threads in (1, 2)
         }
+        print(f"Timing {len(runs)} runs in turns ...", flush=True)
         times = medians(in_turns(runs, args.rounds))
+        print("Timed.", flush=True)
         peaks = {
             (name, precision): memory(Path(folder) / name / f"{precision}.tflite")
             for name in found
