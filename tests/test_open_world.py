@@ -12,6 +12,7 @@ from factories import clear_classifier, patterns, save
 from keras_apinet import APINetError
 from keras_apinet.cli import main
 from keras_apinet.data import prepare
+from keras_apinet.evaluate import write_card, write_report
 from keras_apinet.export import Exporter, load_classifier
 from keras_apinet.export.formats import Target
 from keras_apinet.export.runtime.classifier_info import ClassifierInfo
@@ -127,6 +128,15 @@ def test_python_says_unknown(made, capsys):
     assert "looks like none of these (nearest: " in capsys.readouterr().out
     assert main(["evaluate", str(run.folder), "--foreign", str(root / "foreign")]) == 0
     assert "of the foreign are rejected" in " ".join(capsys.readouterr().out.split())
+    # Report and card tell it, too, and not of a model that was not measured.
+    share, keep = f"AUROC {auroc['value']:.3f}", run.read("unknown.json")["keep"]
+    told = (write_report(run).read_text("utf-8"), write_card(run).read_text("utf-8"))
+    for text in told:
+        assert f"looks like none of these: the thresholds keep {keep:.0%}" in text
+        assert share in text.replace("\\", "")
+        assert "also for one that shows none" not in text
+    run.write("open_test.json", {"model": "last", "sentences": ["of another model"]})
+    assert "of another model" not in write_card(run).read_text("utf-8")
 
 
 @pytest.mark.one_backend

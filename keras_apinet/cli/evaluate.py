@@ -212,43 +212,10 @@ def show(result: dict[str, Any]) -> None:
     reason = calibrated and calibrated.get("reason")
     for sentence in [*calibration_words(result), *([reason] if reason else [])]:
         console.print(Text(f"\n{sentence}"))
-    for sentence in _open_words(result, percent, interval):
+    for sentence in result.get("open", []):
         console.print(Text(f"\n{printable(sentence)}"))
     for sentence in result["warnings"]:
         console.print(Text(f"\nBeware: {sentence}"))
-
-
-def _open_words(result: dict[str, Any], percent: Any, interval: Any) -> list[str]:
-    """What an evaluation says of foreign photos and of families, in sentences."""
-
-    def share(figure: dict[str, Any]) -> str:
-        if figure["value"] is None:
-            return "-"
-        ends = interval(figure["low"], figure["high"])
-        return f"{percent(figure['value'])} ({ends})"
-
-    found = []
-    if told := result.get("foreign"):
-        auroc = told["auroc"]
-        found.append(
-            f"Foreign photos: {told['foreign']:,} against {told['known']:,} "
-            f"known: AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to "
-            f"{auroc['high']:.3f}); with {told['keep']:.0%} of the known kept, "
-            f"{share(told['rejected'])} of the foreign are rejected. At the run's "
-            f"threshold {share(told['known_kept'])} of the known are kept and "
-            f"{share(told['foreign_rejected'])} of the foreign rejected; top-1 "
-            f"{share(told['top1'])} of the known, of those kept "
-            f"{share(told['top1_kept'])}."
-        )
-    if families := result.get("families"):
-        found.append(
-            f"At a confidence of {families['confidence']:.0%}: "
-            f"{share(families['accuracy'])} of the answers are right, depth "
-            f"{families['depth']:.2f}; a class for {share(families['class'])} of the "
-            f"photos, a family for {share(families['family'])}, neither for "
-            f"{share(families['neither'])}."
-        )
-    return found
 
 
 def _short(name: str, length: int = 30) -> str:

@@ -170,6 +170,7 @@ def write_card(
         image_size=run.image_size,
         calibration=calibration_words(result),
         warnings=result["warnings"],
+        unknown=unknown_words(run, result),
         advice=(run.read("advice.json") or {}).get("advice", [])[:10],
         license_name=license_name,
         # Of equal shares, that of the most images is the surest.
@@ -187,6 +188,28 @@ def write_card(
     )
     write_output(path, f"{text.rstrip()}\n\n{MARKDOWN_MARK}\n", force)
     return path
+
+
+def unknown_words(run: Run, result: dict[str, Any]) -> list[str]:
+    """What is known of photos that show none of the classes, in sentences.
+
+    Args:
+        run: The run.
+        result: An evaluation of it.
+    """
+    which = result.get("model", "best")
+    fitted = run.read("unknown.json" if which == "best" else f"unknown_{which}.json")
+    told = run.read(f"open_{result['split']}.json")
+    words = []
+    if fitted is not None:
+        words.append(
+            f"It says of a photo unlike all {len(run.class_names)} classes that it "
+            f"looks like none of these: the thresholds keep {fitted['keep']:.0%} of "
+            f"{fitted.get('images', 0):,} held-out photos."
+        )
+    if told is not None and told["model"] == which:
+        words += told["sentences"]
+    return words
 
 
 def _metadata(name: str, result: dict[str, Any], license_name: str | None) -> str:

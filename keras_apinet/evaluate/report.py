@@ -15,7 +15,7 @@ from keras_apinet.evaluate.contrast_maps import contrast, data_uri, with_heat
 from keras_apinet.evaluate.evaluation import Judged, judge, open_data
 from keras_apinet.evaluate.feature_maps import FeatureMaps, evenly
 from keras_apinet.evaluate.measures import calibration_words, confusion_matrix
-from keras_apinet.evaluate.pages import need, templates
+from keras_apinet.evaluate.pages import need, templates, unknown_words
 from keras_apinet.evaluate.predictions import (
     Predictions,
     known_images,
@@ -90,10 +90,9 @@ def write_report(
     run.write(f"evaluation_{result['split']}.json", result)
     train = _training_images(run, judged, data_dir)
     gallery = Gallery(run, judged.model, judged.split, seen, train, judged.temperature)
-    options: dict[str, Any] = run_options(run)
     known = None
     if train is not None and seen.wrong.any():
-        known = predict_split(judged.model, train, **options)
+        known = predict_split(judged.model, train, **run_options(run))
     html = (
         templates()
         .get_template("report.html")
@@ -106,6 +105,7 @@ def write_report(
             fitted_on=(judged.calibration or {}).get("images"),
             sureness=calibration_words(result),
             plots=_plots(run, judged),
+            unknown=unknown_words(run, result),
             advice=(run.read("advice.json") or {}).get("advice", []),
             pairs=gallery.confused_pairs(result["confused_pairs"]),
             errors=gallery.worst_errors(known),

@@ -159,11 +159,13 @@ def shape_of(name: str) -> Shape:
         return FAMILIES
     if name == "advice.json":
         return {"advice": [str]}
+    if name.startswith("open_"):
+        return {"model": str, "sentences": [str]}
     return RUN if name == "run.json" else {}
 
 
 def remedy_for(name: str) -> str:
     """What to do about a JSON file of a run folder that is damaged."""
-    if name.startswith(("evaluation_", "calibration", "unknown")):
+    if name.startswith(("evaluation_", "calibration", "unknown", "open_")):
         return "it is damaged: remove it, and `keras-apinet evaluate` makes it again"
     return schema.DAMAGED

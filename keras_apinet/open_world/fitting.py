@@ -25,7 +25,7 @@ from keras_apinet.open_world.unknown import (
     open_unknown,
 )
 from keras_apinet.runs import Run, calibration_file
-from keras_apinet.shares import share_of
+from keras_apinet.shares import interval, percent, share_of
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData, Split
@@ -166,7 +166,8 @@ def measure_open(
     Returns:
         `foreign`: `auroc` and `rejected` (at `keep` of the known), `known_kept` and
         `foreign_rejected` at the run's threshold, `top1` and `top1_kept` of the known;
-        `families`: see `family_figures`. What was not asked for is left out.
+        `families`: see `family_figures`; `open`: both in sentences, which the run
+        keeps for its report and card. What was not asked for is left out.
 
     Raises:
         APINetError: If there are no held-out photos, the foreign folder holds known
@@ -199,7 +200,42 @@ def measure_open(
             )
         p = _probabilities(run, model, known, which)
         result["families"] = family_figures(known.labels, p, own, confidence)
+    result["open"] = _sentences(result)
+    run.write(f"open_{split}.json", {"model": which, "sentences": result["open"]})
     return result
+
+
+def _sentences(result: dict[str, Any]) -> list[str]:
+    """What was measured, for people."""
+
+    def share(figure: dict[str, Any]) -> str:
+        if figure["value"] is None:
+            return "-"
+        ends = interval(figure["low"], figure["high"])
+        return f"{percent(figure['value'])} ({ends})"
+
+    found = []
+    if told := result.get("foreign"):
+        auroc = told["auroc"]
+        found.append(
+            f"Foreign photos: {told['foreign']:,} against {told['known']:,} "
+            f"known: AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to "
+            f"{auroc['high']:.3f}); with {told['keep']:.0%} of the known kept, "
+            f"{share(told['rejected'])} of the foreign are rejected. At the run's "
+            f"threshold {share(told['known_kept'])} of the known are kept and "
+            f"{share(told['foreign_rejected'])} of the foreign rejected; top-1 "
+            f"{share(told['top1'])} of the known, of those kept "
+            f"{share(told['top1_kept'])}."
+        )
+    if families := result.get("families"):
+        found.append(
+            f"At a confidence of {families['confidence']:.0%}: "
+            f"{share(families['accuracy'])} of the answers are right, depth "
+            f"{families['depth']:.2f}; a class for {share(families['class'])} of the "
+            f"photos, a family for {share(families['family'])}, neither for "
+            f"{share(families['neither'])}."
+        )
+    return found
 
 
 def _foreign_data(folder: str | Path, class_names: list[str]) -> "Split":
