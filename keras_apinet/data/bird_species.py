@@ -1,8 +1,6 @@
-"""The families of invented birds, what tells siblings apart, and their scenes.
+"""The families of invented birds, what tells siblings apart, and their scenes."""
 
-Siblings drawn from one seed share their scene, and its light, to the last pixel.
-"""
-
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -13,16 +11,13 @@ from numpy.typing import NDArray
 from keras_apinet.errors import APINetError
 
 Colour = tuple[int, int, int]
-
-WHITE, BLACK = (250, 246, 236), (28, 26, 30)
-RED, YELLOW = (206, 44, 40), (255, 208, 46)
+Point = tuple[float, float]
 
 
 class Family(NamedTuple):
-    """What siblings share: plumage, build and where they sit.
+    """What siblings share, in units of half the bird's length (beak to tail: about 2).
 
-    Lengths are in units of half the bird's length (beak to tail is about 2), with the
-    bird facing right, x to the right and y down from the middle of its body.
+    The bird faces right, x to the right and y down from the middle of its body.
     """
 
     back: Colour  # and tail
@@ -31,13 +26,13 @@ class Family(NamedTuple):
     wing: Colour
     bill: Colour
     legs: Colour
-    body: tuple[float, float]  # length and height
+    body: Point  # length and height
     posture: float  # degrees by which the body is raised in front
-    head_at: tuple[float, float]
+    head_at: Point
     head_radius: float
-    wing_size: tuple[float, float]  # length and width of the folded wing
-    tail_size: tuple[float, float]  # length, and width at the tip
-    bill_depth: tuple[float, float]  # at the root and at the tip
+    wing_size: Point  # length and width of the folded wing
+    tail_size: Point  # length, and width at the tip
+    bill_depth: Point  # at the root and at the tip
     leg_length: float
     crest: float  # height on the nape; 0 for none
     perch: str  # "branch", "wire", "shore" or "water"
@@ -45,12 +40,11 @@ class Family(NamedTuple):
 
 @dataclass(frozen=True)
 class Species:
-    """One class of `synthetic_birds`: name, key into `FAMILIES`, and its own marks.
+    """One class of `synthetic_birds`: name, key into the families, and its own marks.
 
-    Every other field is a part of the bird: the length of its beak, in units of half
-    the bird's length; how deep the tail is forked, as a share of its length (below 0
-    it is a wedge); and the colours of the ring around the eye, the cap, the bib, the
-    bar across the wing and the end of the tail, `None` for no such mark.
+    Marks are the length of its beak, in units of half the bird's length; how deep the
+    tail is forked, as a share of its length (below 0 it is a wedge); and the colours
+    of eye ring, cap, bib, wing bar and tail end, `None` for no such mark.
     """
 
     name: str
@@ -64,41 +58,35 @@ class Species:
     tail_band: Colour | None = None
 
 
+WHITE, BLACK = (250, 246, 236), (28, 26, 30)
+RED, YELLOW = (206, 44, 40), (255, 208, 46)
 # fmt: off
 FAMILIES = {
     "finch": Family(
-        (142, 92, 62), (226, 158, 124), (112, 124, 148),
-        (92, 62, 48), (228, 186, 120), (120, 80, 70),
-        (0.98, 0.70), 20, (0.40, -0.34), 0.29,
-        (0.78, 0.40), (0.46, 0.24), (0.22, 0.03), 0.16, 0, "branch"),
+        (142, 92, 62), (226, 158, 124), (112, 124, 148), (92, 62, 48), (228, 186, 120),
+        (120, 80, 70), (0.98, 0.70), 20, (0.40, -0.34), 0.29, (0.78, 0.40),
+        (0.46, 0.24), (0.22, 0.03), 0.16, 0, "branch"),
     "warbler": Family(
-        (122, 140, 58), (246, 220, 84), (196, 190, 70),
-        (84, 98, 56), (70, 62, 54), (110, 84, 60),
-        (0.92, 0.52), 14, (0.42, -0.27), 0.27,
-        (0.74, 0.30), (0.50, 0.20), (0.09, 0.02), 0.18, 0, "branch"),
+        (122, 140, 58), (246, 220, 84), (196, 190, 70), (84, 98, 56), (70, 62, 54),
+        (110, 84, 60), (0.92, 0.52), 14, (0.42, -0.27), 0.27, (0.74, 0.30),
+        (0.50, 0.20), (0.09, 0.02), 0.18, 0, "branch"),
     "swallow": Family(
-        (40, 66, 128), (240, 226, 204), (46, 76, 146),
-        (30, 46, 92), (40, 36, 40), (70, 50, 50),
-        (0.92, 0.46), 36, (0.34, -0.40), 0.25,
-        (1.00, 0.28), (0.54, 0.50), (0.10, 0.02), 0.08, 0, "wire"),
+        (40, 66, 128), (240, 226, 204), (46, 76, 146), (30, 46, 92), (40, 36, 40),
+        (70, 50, 50), (0.92, 0.46), 36, (0.34, -0.40), 0.25, (1.00, 0.28),
+        (0.54, 0.50), (0.10, 0.02), 0.08, 0, "wire"),
     "sandpiper": Family(
-        (158, 140, 118), (238, 232, 222), (178, 160, 136),
-        (98, 80, 66), (226, 92, 44), (206, 150, 60),
-        (0.86, 0.50), 8, (0.22, -0.42), 0.22,
-        (0.74, 0.32), (0.30, 0.16), (0.13, 0.06), 0.40, 0, "shore"),
+        (158, 140, 118), (238, 232, 222), (178, 160, 136), (98, 80, 66), (226, 92, 44),
+        (206, 150, 60), (0.86, 0.50), 8, (0.22, -0.42), 0.22, (0.74, 0.32),
+        (0.30, 0.16), (0.13, 0.06), 0.40, 0, "shore"),
     "jay": Family(
-        (84, 148, 208), (222, 224, 230), (92, 160, 222),
-        (42, 78, 140), (48, 48, 56), (70, 66, 72),
-        (0.90, 0.52), 30, (0.36, -0.36), 0.26,
-        (0.74, 0.34), (0.62, 0.32), (0.13, 0.03), 0.18, 0.24, "branch"),
+        (84, 148, 208), (222, 224, 230), (92, 160, 222), (42, 78, 140), (48, 48, 56),
+        (70, 66, 72), (0.90, 0.52), 30, (0.36, -0.36), 0.26, (0.74, 0.34),
+        (0.62, 0.32), (0.13, 0.03), 0.18, 0.24, "branch"),
     "duck": Family(
-        (128, 108, 98), (206, 198, 190), (34, 108, 84),
-        (104, 88, 80), (238, 166, 40), (232, 130, 40),
-        (1.36, 0.60), 4, (0.50, -0.44), 0.25,
-        (0.90, 0.36), (0.28, 0.14), (0.15, 0.11), 0, 0, "water"),
+        (128, 108, 98), (206, 198, 190), (34, 108, 84), (104, 88, 80), (238, 166, 40),
+        (232, 130, 40), (1.36, 0.60), 4, (0.50, -0.44), 0.25, (0.90, 0.36),
+        (0.28, 0.14), (0.15, 0.11), 0, 0, "water"),
 }
-# fmt: on
-
 SPECIES = (
     Species("Common Finch", "finch", 0.22),
     Species("Ringed Finch", "finch", 0.22, eye=WHITE),
@@ -119,16 +107,25 @@ SPECIES = (
     Species("Goggled Duck", "duck", 0.3, eye=YELLOW),
     Species("Bibbed Duck", "duck", 0.3, throat=WHITE),
 )
-
-
-def species_at(index: int) -> Species:
-    """The species of a class index; raises `APINetError` if there is none."""
-    if 0 <= index < len(SPECIES):
-        return SPECIES[index]
-    raise APINetError(
-        f"synthetic_birds has no such class: species={index!r}; give 0 to "
-        f"{len(SPECIES) - 1}."
-    )
+SKIES = [(150, 190, 228), (206, 222, 236), (244, 214, 190), (120, 150, 190)]
+LEAVES = [(74, 116, 54), (112, 146, 66), (46, 82, 52), (176, 164, 72), (150, 104, 60)]
+WOODS = [(104, 82, 66), (134, 116, 100), (78, 66, 60), (160, 140, 118)]
+WATERS = [(84, 128, 150), (126, 160, 170), (70, 96, 104), (150, 176, 196)]
+SANDS = [(196, 178, 146), (160, 146, 126), (128, 124, 104), (214, 204, 180)]
+WIRES = [(40, 38, 42), (96, 92, 96)]
+TOWN = [(176, 84, 66), (206, 196, 180), (90, 98, 116), (220, 190, 90), (60, 58, 64),
+        (128, 168, 176), (240, 236, 228), (150, 100, 130)]
+# Name, colours of the backdrop, and the blots scattered over it: their colours, number
+# (from, and below), width and height as shares of the picture's side.
+BACKGROUNDS: tuple[tuple[Any, ...], ...] = (
+    ("sky", SKIES, [(246, 246, 248), *SKIES], (0, 7), (0.2, 0.6), (0.06, 0.2)),
+    ("leaves", LEAVES, LEAVES, (20, 60), (0.06, 0.24), (0.06, 0.24)),
+    ("branches", SKIES + LEAVES, LEAVES, (0, 14), (0.05, 0.12), (0.05, 0.12)),
+    ("water", WATERS + SKIES, WATERS + SKIES, (10, 30), (0.2, 0.7), (0.01, 0.05)),
+    ("meadow", SKIES, TOWN + LEAVES, (10, 40), (0.02, 0.07), (0.02, 0.07)),
+    ("town", SKIES + TOWN, TOWN, (6, 22), (0.06, 0.4), (0.06, 0.5)),
+)
+# fmt: on
 
 
 def distinguishing_parts(species_a: int, species_b: int) -> tuple[str, ...]:
@@ -152,78 +149,51 @@ def distinguishing_parts(species_a: int, species_b: int) -> tuple[str, ...]:
     return tuple(mark for mark in marks if getattr(a, mark) != getattr(b, mark))
 
 
-Palette = tuple[Colour, ...]
-Pair = tuple[float, float]
-
-SKIES = ((150, 190, 228), (206, 222, 236), (244, 214, 190), (120, 150, 190))
-LEAVES = ((74, 116, 54), (112, 146, 66), (46, 82, 52), (176, 164, 72), (150, 104, 60))
-WOODS = ((104, 82, 66), (134, 116, 100), (78, 66, 60), (160, 140, 118))
-WATERS = ((84, 128, 150), (126, 160, 170), (70, 96, 104), (150, 176, 196))
-SANDS = ((196, 178, 146), (160, 146, 126), (128, 124, 104), (214, 204, 180))
-WIRES = ((40, 38, 42), (96, 92, 96))
-TOWN = (
-    (176, 84, 66), (206, 196, 180), (90, 98, 116), (220, 190, 90), (60, 58, 64),
-    (128, 168, 176), (240, 236, 228), (150, 100, 130),
-)  # fmt: skip
-CLOUDS = ((246, 246, 248), *SKIES)
-
-# Name, colours of the backdrop, and the blots scattered over it: their colours, number
-# (from, and below), width and height as shares of the picture's side.
-# fmt: off
-_BACKGROUNDS: tuple[tuple[str, Palette, Palette, tuple[int, int], Pair, Pair], ...] = (
-    ("sky", SKIES, CLOUDS, (0, 7), (0.2, 0.6), (0.06, 0.2)),
-    ("leaves", LEAVES, LEAVES, (20, 60), (0.06, 0.24), (0.06, 0.24)),
-    ("branches", SKIES + LEAVES, LEAVES, (0, 14), (0.05, 0.12), (0.05, 0.12)),
-    ("water", WATERS + SKIES, WATERS + SKIES, (10, 30), (0.2, 0.7), (0.01, 0.05)),
-    ("meadow", SKIES, TOWN + LEAVES, (10, 40), (0.02, 0.07), (0.02, 0.07)),
-    ("town", SKIES + TOWN, TOWN, (6, 22), (0.06, 0.4), (0.06, 0.5)),
-)
-# fmt: on
-
-
-def _varied(
-    rng: Generator, palette: Palette, count: int, spread: float = 26
-) -> list[Colour]:
-    """Picks colours, each near one of a palette."""
-    base = np.array(palette)[rng.integers(len(palette), size=count)]
-    moved = np.clip(base + rng.uniform(-spread, spread, (count, 3)), 0, 255)
-    return [(r, g, b) for r, g, b in moved.astype(int).tolist()]
+def species_at(index: int) -> Species:
+    """The species of a class index; raises `APINetError` if there is none."""
+    if 0 <= index < len(SPECIES):
+        return SPECIES[index]
+    raise APINetError(
+        f"synthetic_birds has no such class: species={index!r}; give 0 to "
+        f"{len(SPECIES) - 1}."
+    )
 
 
 def background(rng: Generator, size: int) -> Any:
     """An RGB `PIL.Image` of what is behind the bird, more or less out of focus."""
     from PIL import Image, ImageDraw, ImageFilter
 
-    number = int(rng.integers(len(_BACKGROUNDS)))
-    name, backdrop, palette, counts, widths, heights = _BACKGROUNDS[number]
-    strokes: list[tuple[str, Any, dict[str, Any]]] = []
+    number = int(rng.integers(len(BACKGROUNDS)))
+    name, backdrop, palette, counts, widths, heights = BACKGROUNDS[number]
+    strokes: list[tuple[str, Any, Colour, dict[str, int]]] = []
     highest = 0.1 if name == "town" else 0.0
     if name == "branches":
         count = int(rng.integers(4, 12))
         ends = rng.uniform(-0.3, 1.3, (count, 4)) * size
         thick = np.maximum(1, np.rint(rng.uniform(0.01, 0.06, count) * size))
         colours = _varied(rng, WOODS, count)
-        for line, width, colour in zip(ends.tolist(), thick, colours, strict=True):
-            strokes.append(("line", line, {"fill": colour, "width": int(width)}))
+        for line, width, colour in zip(ends, thick, colours, strict=True):
+            strokes.append(("line", line, colour, {"width": int(width)}))
     elif name == "meadow":
         highest = float(rng.uniform(0.3, 0.8))
-        ground = (0, highest * size, size, size)
-        strokes.append(("rectangle", ground, {"fill": _varied(rng, LEAVES, 1)[0]}))
+        ground = np.array([0, highest * size, size, size])
+        strokes.append(("rectangle", ground, _varied(rng, LEAVES, 1)[0], {}))
     count = int(rng.integers(*counts))
     colours = _varied(rng, palette, count)
-    x, y = rng.uniform(-0.1, 1.1, count), rng.uniform(highest, 1.1, count)
-    w, h = rng.uniform(*widths, count), rng.uniform(*heights, count)
-    boxes = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1) * size
+    middles = [rng.uniform(start, 1.1, count) for start in (-0.1, highest)]
+    halves = [rng.uniform(a, b, count) / 2 for a, b in (widths, heights)]
+    corners = np.subtract(middles, halves), np.add(middles, halves)
     shape = "rectangle" if name == "town" else "ellipse"
-    for box, colour in zip(boxes.tolist(), colours, strict=True):
-        strokes.append((shape, box, {"fill": colour}))
+    boxes = np.concatenate(corners).T * size
+    for box, colour in zip(boxes, colours, strict=True):
+        strokes.append((shape, box, colour, {}))
 
     picture = Image.new("RGB", (1, 2))
     picture.putdata(_varied(rng, backdrop, 2))
     picture = picture.resize((size, size), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(picture)
-    for shape, where, options in strokes:
-        getattr(pen, shape)(where, **options)
+    for shape, where, colour, options in strokes:
+        getattr(pen, shape)(where.tolist(), fill=colour, **options)
     focus = float(rng.uniform(0.006, 0.03)) * size
     return picture.filter(ImageFilter.GaussianBlur(focus))
 
@@ -231,11 +201,10 @@ def background(rng: Generator, size: int) -> Any:
 def perch(
     rng: Generator, pen: Any, kind: str, x: float, y: float, unit: float, side: int
 ) -> None:
-    """Draws what the bird sits on, with a `PIL.ImageDraw.ImageDraw`.
+    """Draws what the bird sits on, a `Family.perch`, with a `PIL.ImageDraw.ImageDraw`.
 
-    `kind` is a `Family.perch`. In px of the picture, `x` and `y` are where the feet
-    stand (of water, `y` is the surface), `unit` is half the bird's length and `side`
-    the picture's.
+    In px, `x` and `y` are where the feet stand (of water, `y` is the surface), `unit`
+    is half the bird's length and `side` the picture's.
     """
     if kind in ("branch", "wire"):
         (wood,) = _varied(rng, WOODS if kind == "branch" else WIRES, 1)
@@ -251,9 +220,8 @@ def perch(
     across = np.linspace(0, side, 25)
     reach, (p, q) = float(rng.uniform(0.01, 0.03)) * unit, rng.uniform(0, 6.28, 2)
     waves = np.sin(across / unit * 5 + p) + np.sin(across / unit * 9 + q)
-    surface = np.stack([across, y + reach * waves], axis=1)
-    outline = np.concatenate([surface, [(side, side), (0, side)]])
-    pen.polygon(outline.ravel().tolist(), fill=ground)
+    surface = np.stack([across, y + reach * waves], axis=1).ravel().tolist()
+    pen.polygon([*surface, side, side, 0, side], fill=ground)
     where = rng.uniform(0, 1, (len(spots), 2)) * (side, 0.9) + (0, 0.1)
     radii = rng.uniform((0.05, 0.015), (0.2, 0.04), (len(spots), 2)) * unit
     where[:, 1] = y + where[:, 1] * max(side - y, 1.0)
@@ -280,3 +248,12 @@ def lit(rng: Generator, picture: Any) -> NDArray[np.uint8]:
     pixels = pixels * factor + np.float32(118 * (1 - contrast))
     pixels += noise * np.float32(rng.uniform(0, 6))
     return np.asarray(np.clip(pixels, 0, 255), np.uint8)
+
+
+def _varied(
+    rng: Generator, palette: Sequence[Colour], count: int, spread: float = 26
+) -> list[Colour]:
+    """Picks colours, each near one of a palette."""
+    base = np.array(palette)[rng.integers(len(palette), size=count)]
+    moved = np.clip(base + rng.uniform(-spread, spread, (count, 3)), 0, 255)
+    return [(r, g, b) for r, g, b in moved.astype(int).tolist()]

@@ -1,9 +1,12 @@
-"""`synthetic_birds`: look-alike birds, drawn at run time, every part's place known."""
+"""`synthetic_birds`: look-alike birds, drawn at run time, every part's place known.
+
+Siblings drawn from one seed share their scene, and its light, to the last pixel.
+"""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -15,6 +18,7 @@ from keras_apinet.data.bird_species import (
     SPECIES,
     WHITE,
     Colour,
+    Point,
     Species,
     background,
     distinguishing_parts,
@@ -25,28 +29,18 @@ from keras_apinet.data.bird_species import (
 from keras_apinet.data.image_data import Contents, ImageData, Split, pack
 from keras_apinet.errors import APINetError
 
-__all__ = [
-    "SPECIES",
-    "Box",
-    "Drawing",
-    "Species",
-    "distinguishing_parts",
-    "draw",
-    "load_birds",
-]
+__all__ = ["SPECIES", "Drawing", "Species", "distinguishing_parts", "draw"]
 
 # Pictures of each species.
 PER_SPECIES = {"train": 100, "val": 20, "test": 30}
 # Room for the pictures of one split below the next split's first seed.
 _SEEDS_PER_SPLIT = 1_000_000
-Box = tuple[float, float, float, float]
-Point = tuple[float, float]
-Points = NDArray[np.float64]
-
 # Drawn this many times larger, then averaged down: smooth edges.
 _OVERSAMPLING = 3
 # Along every curve.
 _STEPS = np.linspace(0, 1, 25)
+Box = tuple[float, float, float, float]
+Points = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,8 @@ def draw(species: int, seed: int, size: int = 96) -> Drawing:
     """
     from PIL import Image, ImageDraw
 
-    family = FAMILIES[species_at(species).family]
+    bird = species_at(species)
+    family = FAMILIES[bird.family]
     if seed < 0:
         raise APINetError(f"A seed must not be negative: seed={seed}; give 0 or more.")
     if size < 32:
@@ -97,7 +92,7 @@ def draw(species: int, seed: int, size: int = 96) -> Drawing:
     scene_rng, bird_rng, light_rng = map(np.random.default_rng, children)
     side = size * _OVERSAMPLING
     afloat = family.perch == "water"
-    shapes = list(_shapes(species, bird_rng))
+    shapes = list(_shapes(bird, bird_rng))
     # Where the bird is, in px of the oversampled picture; afloat it leans less.
     unit = side * float(bird_rng.uniform(0.38, 0.49))
     place = side / 2 + (0.52 * side - unit) * bird_rng.uniform(-1, 1, 2)
@@ -107,12 +102,13 @@ def draw(species: int, seed: int, size: int = 96) -> Drawing:
     to_pixels = np.array([[facing * c, facing * s], [-unit * s, unit * c]])
     gain, shift = float(bird_rng.uniform(0.85, 1.15)), bird_rng.uniform(-12, 12, 3)
 
-    def tinted(colour: Colour) -> Colour:
-        r, g, b = np.rint(np.clip(np.multiply(colour, gain) + shift, 0, 255)).tolist()
-        return int(r), int(g), int(b)
+    def tinted(colour: Colour) -> tuple[int, ...]:
+        shade = np.rint(np.clip(np.multiply(colour, gain) + shift, 0, 255))
+        return tuple(shade.astype(int).tolist())
 
-    small = background(scene_rng, size)
-    picture = small.resize((side, side), Image.Resampling.BILINEAR)
+    picture = background(scene_rng, size).resize(
+        (side, side), Image.Resampling.BILINEAR
+    )
     pen = ImageDraw.Draw(picture)
     x, y = place.tolist()
     belly = 0.42 * family.body[1]
@@ -139,14 +135,19 @@ def draw(species: int, seed: int, size: int = 96) -> Drawing:
     return Drawing(lit(light_rng, picture.reduce(_OVERSAMPLING)), parts)
 
 
-def _shapes(index: int, rng: Generator) -> Iterator[tuple[str, Points, Colour | None]]:
+def _box(points: Points, size: int) -> Box:
+    inside = np.clip(points / _OVERSAMPLING, 0, size)
+    (left, top), (right, bottom) = inside.min(axis=0), inside.max(axis=0)
+    return float(left), float(top), float(right), float(bottom)
+
+
+def _shapes(species: Species, rng: Generator) -> Iterator[tuple[str, Points, Any]]:
     """Lays out one bird in its own units, which `Family` explains, in a random pose.
 
     Yields, from back to front, the part that a shape shows ("" for none), its outline
     `[n, 2]` and its colour (`None`: not painted, only placed). Siblings in the same
     pose are equal but for the parts in which their species differ.
     """
-    species = species_at(index)
     family = FAMILIES[species.family]
     # Degrees by which the beak, the wing's tip and the tail's tip are raised, how far
     # the head is turned towards us, factors on the body's height and on the marks.
@@ -244,12 +245,6 @@ def _rod(a: Point, ra: float, b: Point, rb: float) -> Points:
     lean = math.degrees(math.acos(max(-1.0, min(1.0, (ra - rb) / math.dist(a, b)))))
     around_a = _ellipse(a, ra, heading + lean, heading + 360 - lean)
     return np.concatenate([around_a, _ellipse(b, rb, heading - lean, heading + lean)])
-
-
-def _box(points: Points, size: int) -> Box:
-    inside = np.clip(points / _OVERSAMPLING, 0, size)
-    (left, top), (right, bottom) = inside.min(axis=0), inside.max(axis=0)
-    return float(left), float(top), float(right), float(bottom)
 
 
 @dataclass
