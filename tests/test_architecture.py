@@ -17,7 +17,7 @@ PACKAGE = ROOT / "keras_apinet"
 # From the ground up: a room imports from its own floor or those before it.
 FLOORS = (
     {"errors", "types", "version", "renamed", "files", "pixels", "shares"}
-    | {"distribute", "compat"},
+    | {"distribute", "compat", "progress"},
     {"layers", "losses", "backbones", "optimizers", "data"},
     {"model"},
     {"loading"},

@@ -226,7 +226,7 @@ def test_a_training_on_views(settings, tmp_path, monkeypatch, capsys):
     kept = tmp_path / "views"
     recipe = Recipe(**settings, cached_views_dir=str(kept))
     run = train(recipe, tmp_path / "run", "plain")
-    assert "Frozen layers: 3 views of 108 images" in capsys.readouterr().out
+    assert "Computing views: 3 views of 108 images" in capsys.readouterr().out
     assert not list(run.folder.glob("views*"))
     (file,) = kept.glob("*.npy")
     model = run.model()

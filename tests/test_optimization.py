@@ -1,5 +1,8 @@
 """Schedules and optimizers, against figures worked out by hand."""
 
+import contextlib
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from keras_apinet.train.optimization import (
     optimizer,
     peak_rate,
     schedule,
+    suggested_rate,
+    try_rates,
 )
 from keras_apinet.train.recipe import Recipe
 
@@ -336,3 +341,47 @@ def test_averages_follow_the_changes_of_the_weights():
         average = made._model_variables_moving_average[0]
         found.append(float(keras.ops.convert_to_numpy(average)[0]))
     assert found == [0.0, -0.5, -0.5, -1.25]
+
+
+def test_the_suggested_rate_is_a_tenth_of_the_best():
+    rates = np.geomspace(1e-6, 1, 601)
+    losses = (np.log10(rates) + 2) ** 2  # lowest at 0.01
+    assert suggested_rate(rates, losses) == pytest.approx(1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_rates_are_tried_from_small_to_where_the_loss_explodes():
+    """Plain SGD on `w^2`: steps of a rate above 1 / curvature make it grow.
+
+    With `x = 4` the loss is `(4 w)^2`: its gradient is `32 w`, so `w` grows in each
+    step whose rate is above `1 / 16 = 0.0625`, and shrinks in those below.
+    """
+    inputs = keras.Input((1,))
+    dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    model = keras.Model(inputs, dense(inputs))
+    recipe = Recipe(optimizer="sgd", clipnorm=1e30, weight_decay=0.0)
+    x = np.full((8, 1), 4, "float32")
+
+    class Batches(keras.utils.PyDataset):
+        report = contextlib.nullcontext()
+
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, i):
+            return x, 0 * x
+
+    setup = SimpleNamespace(
+        recipe=recipe,
+        model=model,
+        placement=SimpleNamespace(scope=contextlib.nullcontext),
+        loss=lambda: "mse",
+        batches=Batches,
+    )
+    tried, losses = try_rates(setup)
+    assert tried[0] == pytest.approx(1e-6)
+    assert losses[0] == pytest.approx(16, rel=1e-3)
+    assert len(tried) == len(losses) < 100  # it exploded, and ended
+    # Momentum carries it on a little; the lowest is near the edge, the end beyond it.
+    assert 0.01 < tried[np.argmin(losses)] < 0.2
+    assert tried[-1] > 0.0625

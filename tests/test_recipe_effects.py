@@ -167,6 +167,7 @@ OTHER_FILES |= {
     "unknown_keep": "open_world",
     "cached_views": "frozen",
     "cached_views_dir": "frozen",
+    "tracker": "cli",
 }
 
 

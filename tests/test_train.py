@@ -101,14 +101,6 @@ def test_the_temperature_is_there_when_the_training_ends(photos, tmp_path, capsy
     assert run.read("calibration.json")["temperature"] != 3.3
 
 
-def test_the_summary_of_an_epoch_follows_its_bar(photos, tmp_path, capsys):
-    train(Recipe(data=str(photos), **QUICK), tmp_path / "run", verbose="bar")
-    printed = capsys.readouterr().out.replace("\r", "\n").splitlines()
-    (place,) = (i for i, line in enumerate(printed) if line.startswith("Epoch   2/2"))
-    assert "3/3" in printed[place - 1]
-    assert "val_accuracy" in printed[place - 1]
-
-
 @pytest.mark.slow
 def test_the_same_seed_trains_the_same_model(photos, tmp_path):
     weights = []

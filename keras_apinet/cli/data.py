@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,11 +121,10 @@ def run(args: argparse.Namespace) -> int:
         group_by=args.group_by,
         level=args.level,
         download=args.download,
-        progress=_progress if sys.stderr.isatty() else None,
     )
     if args.audit:
         return _audit(data, args)
-    report = inspect(data, _progress if sys.stderr.isatty() else None)
+    report = inspect(data)
     report["contact_sheet"] = os.path.abspath(args.sheet)
     if args.json:
         print(to_json(report))
@@ -287,8 +285,3 @@ def _pixels(px: dict[str, int]) -> str:
 
 def _say(line: str) -> None:
     print(printable(line, keep="\n"))
-
-
-def _progress(done: int, total: int) -> None:
-    end = "\n" if done == total else ""
-    print(f"\rreading {done}/{total} images", end=end, file=sys.stderr, flush=True)

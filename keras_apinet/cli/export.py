@@ -133,23 +133,25 @@ def prepare(args: argparse.Namespace) -> bool:
 
 def run(args: argparse.Namespace) -> int:
     """Exports to every format asked for, then prints one table."""
-    from keras_apinet.export.exporter import Exporter, tell
+    from keras_apinet.export.exporter import Exporter
     from keras_apinet.export.verification import reports_table
+    from keras_apinet.progress import steps
 
-    exporter = Exporter(
-        args.model,
-        which=args.which,
-        photos=args.photos,
-        image_size=args.image_size,
-        license=args.license,
-        unknown=args.unknown,
-        verify=args.verify,
-        min_agreement=args.min_agreement,
-        max_difference=args.max_difference,
-        max_logit_difference=args.max_logit_difference,
-        say=tell,
-    )
-    reports = exporter.write(args.targets, force=args.force)
+    with steps() as say:
+        exporter = Exporter(
+            args.model,
+            which=args.which,
+            photos=args.photos,
+            image_size=args.image_size,
+            license=args.license,
+            unknown=args.unknown,
+            verify=args.verify,
+            min_agreement=args.min_agreement,
+            max_difference=args.max_difference,
+            max_logit_difference=args.max_logit_difference,
+            say=say,
+        )
+        reports = exporter.write(args.targets, force=args.force)
     print(printable(reports_table(reports), keep="\n"))
     for report in reports:
         print(f"Written: {printable(report.path)}")

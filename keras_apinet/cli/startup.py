@@ -1,14 +1,19 @@
 """What has to be right before a command runs: its streams, and Keras."""
 
 import contextlib
+import faulthandler
 import importlib.util
+import json
+import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from keras_apinet.errors import APINetError, did_you_mean, reason
 
+_UNUSED: Set[object] = {"cv2", "jax", "matplotlib", "sklearn"}
+_MOST_MESSAGES = 1 << 24  # bytes
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
@@ -46,10 +51,6 @@ def close_output() -> None:
 def start_backend() -> None:
     """Imports Keras, its backend and TensorFlow, which reads the data sets.
 
-    TensorFlow's native code announces processor features and absent GPUs on standard
-    error whatever its log level; only those lines, printed while it starts, are
-    dropped.
-
     Raises:
         APINetError: For a backend that does not exist, is not installed, or does not
             start.
@@ -59,7 +60,7 @@ def start_backend() -> None:
     if name:
         check_backend(name, f"KERAS_BACKEND={name!r}")
     try:
-        with _starting(name), _without_stderr():
+        with _starting(name), _unseen(_UNUSED - {name or _settings_backend()}):
             if name == "torch":
                 import torch  # noqa: F401  torch has to come before TensorFlow
             import keras
@@ -102,6 +103,32 @@ def check_backend(name: str, said: str) -> None:
         )
 
 
+def _settings_backend() -> object:
+    """What Keras's own settings file names as the backend; Keras itself judges it."""
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    try:
+        with open(os.path.join(home, "keras.json"), encoding="utf-8") as file:
+            return json.load(file)["backend"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _unseen(packages: Set[object]) -> Iterator[None]:
+    """Hides packages that Keras and TensorFlow would import merely if they find them.
+
+    For functions that no command calls they take a third of the start.
+    """
+    hidden = [name for name in map(str, packages) if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # as if it were absent
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 @contextlib.contextmanager
 def _starting(name: str | None) -> Iterator[None]:
     """Says on a terminal what the seconds are for, and takes it back afterwards."""
@@ -118,15 +145,34 @@ def _starting(name: str | None) -> Iterator[None]:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-@contextlib.contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Swallows standard error, native code's too; an exception tells what failed."""
+def messages_aside() -> None:
+    """Keeps what native code says to standard error out of the terminal.
+
+    TensorFlow, XLA, LiteRT and the converters announce processor features, absent GPUs
+    and delegates there, whatever their log levels. Python's own standard error stays
+    where it was; `keep_messages` gives the rest.
+    """
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as swallowed:
-        os.dup2(swallowed.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+    sys.stderr = os.fdopen(
+        terminal, "w", 1, sys.stderr.encoding, errors="backslashreplace"
+    )
+    # Native code that aborts would leave no word otherwise.
+    faulthandler.enable(sys.stderr)
+    for name in ("tensorflow", "absl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def keep_messages(folder: str | os.PathLike[str]) -> None:
+    """Leaves what `messages_aside` kept in a run's folder, in `messages.log`."""
+    with contextlib.suppress(OSError):
+        if sys.stderr.fileno() == 2:
+            return  # nothing was kept
+        size = os.lseek(2, 0, os.SEEK_END)
+        if size and os.path.isdir(folder):
+            os.lseek(2, 0, os.SEEK_SET)
+            with open(os.path.join(folder, "messages.log"), "ab") as log:
+                log.write(os.read(2, min(size, _MOST_MESSAGES)))
+            os.lseek(2, 0, os.SEEK_END)

@@ -5,7 +5,7 @@ import dataclasses
 import os
 from typing import Any
 
-from keras_apinet.cli.startup import check_backend
+from keras_apinet.cli.startup import check_backend, keep_messages
 from keras_apinet.errors import printable
 from keras_apinet.files.bounds import DEVICES, PROCESS_INDEX, PROCESSES
 
@@ -37,7 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="resume although settings, data or versions have changed",
+        help="resume although settings, data or versions have changed; with "
+        "--find-rate, replace an earlier picture",
+    )
+    parser.add_argument(
+        "--find-rate",
+        metavar="FILE",
+        help="train nothing that is kept: try learning rates, draw the loss at each "
+        "(.svg, .png) and suggest one",
     )
     parser.add_argument(
         "--print-recipe",
@@ -138,9 +145,14 @@ def prepare(args: argparse.Namespace) -> bool:
     if args.print_recipe:
         print(to_toml(args.settings), end="")
         return True
-    if not args.out:
+    if args.find_rate:
+        from keras_apinet.files.outputs import check_output, picture_kind
+
+        kind = picture_kind(args.find_rate, drawn=True)
+        check_output(args.find_rate, kind, args.force)
+    elif not args.out:
         raise APINetError("The run has no folder; give --out FOLDER.")
-    if not args.process_index:
+    elif not args.process_index:
         from keras_apinet.runs import check_new
 
         check_new(args.out)
@@ -190,6 +202,8 @@ def run(args: argparse.Namespace) -> int:
         args.processes,
         args.process_index,
     )
+    if args.find_rate:
+        return _find_rate(args, devices)
     start_processes(devices)
     verbose = args.verbose or "auto"
     try:
@@ -204,6 +218,8 @@ def run(args: argparse.Namespace) -> int:
             + printable(folder)
         )
         return 130
+    finally:
+        keep_messages(args.resume or args.out)
     if verbose != "quiet" and not args.process_index:
         folder = printable(done.folder)
         print(
@@ -212,4 +228,34 @@ def run(args: argparse.Namespace) -> int:
             f"      keras-apinet predict {folder} PHOTO ...\n"
             f"      keras-apinet export {folder} --format tflite"
         )
+    return 0
+
+
+def _find_rate(args: argparse.Namespace, devices: Any) -> int:
+    """Tries learning rates, draws the loss at each and suggests one."""
+    from pathlib import Path
+
+    from keras_apinet.files.outputs import write_output
+    from keras_apinet.progress import lines_shown
+    from keras_apinet.runs import Run
+    from keras_apinet.train.callbacks import RunCheckpoint
+    from keras_apinet.train.checkpoints import Progress
+    from keras_apinet.train.devices import place
+    from keras_apinet.train.head_phase import train_head
+    from keras_apinet.train.optimization import suggested_rate, try_rates
+    from keras_apinet.train.progress import Console, draw_rates
+    from keras_apinet.train.setup import own_globals, prepare
+
+    recipe, say = args.settings, Console(args.verbose or "auto")
+    with own_globals(), place(devices) as placement, lines_shown(say.bar):
+        setup = prepare(recipe, placement, say)
+        if recipe.head_phase_epochs:  # the rate is for the phase after it
+            watch = RunCheckpoint(Run(Path(), {}), recipe, Progress(), writes=False)
+            train_head(setup, recipe.head_phase_epochs, watch)
+        rates, losses = try_rates(setup)
+    chosen = suggested_rate(rates, losses)
+    picture = draw_rates(rates, losses, chosen, Path(args.find_rate))
+    write_output(args.find_rate, picture, args.force)
+    print(f"Loss at each rate: {printable(args.find_rate)}")
+    print(f"Suggested: --learning-rate {chosen:.1e}")
     return 0

@@ -6,7 +6,6 @@ that knows the twins is said to be right where fresh photos prove it wrong.
 
 import hashlib
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +27,6 @@ def hold_out(
     validation: float,
     seed: int,
     group_by: str = "photos",
-    progress: Callable[[int, int], None] | None = None,
 ) -> ImageData:
     """Holds a `"val"` split out of `"train"`, unless there is one.
 
@@ -37,7 +35,6 @@ def hold_out(
         validation: Fraction of every class to hold out; 0 leaves the split out.
         seed: Which groups are held out.
         group_by: What belongs together, see `keras_apinet.data.load`.
-        progress: Called with the photos looked at and the photos in all.
 
     Raises:
         APINetError: For a fraction or a grouping that cannot be.
@@ -52,7 +49,7 @@ def hold_out(
         rest, val = stratified_holdout(train.labels, validation, seed)
         groups = np.arange(len(train))
     else:
-        groups = _groups(data, group_by, pattern, progress)
+        groups = _groups(data, group_by, pattern)
         rest, val = grouped_holdout(train, groups, validation, seed)
     kept = len(np.unique(groups))
     if group_by not in ("none", "photos") and kept < 2:
@@ -138,14 +135,11 @@ def check_group_by(group_by: str) -> re.Pattern[str] | None:
 
 
 def _groups(
-    data: ImageData,
-    group_by: str,
-    pattern: re.Pattern[str] | None,
-    progress: Callable[[int, int], None] | None,
+    data: ImageData, group_by: str, pattern: re.Pattern[str] | None
 ) -> NDArray[np.int64]:
     train = data.splits["train"]
     if group_by == "photos":
-        return photo_groups(train, progress)
+        return photo_groups(train)
     if group_by.startswith("column:"):
         if train.groups is None:
             raise APINetError(

@@ -1,7 +1,7 @@
 """What is in a data set: counts, sizes, unreadable files, duplicates."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +12,7 @@ from keras_apinet.data.marks import nearest_twins, read_marks
 from keras_apinet.data.photos.files import read_file, unreadable
 from keras_apinet.data.photos.preprocessing import read_content
 from keras_apinet.errors import APINetError
+from keras_apinet.progress import phase
 
 Place = tuple[str, int]
 # Images that are in memory at a time.
@@ -20,14 +21,11 @@ _CHUNK = 64
 _MOST_COMPARED = 50_000
 
 
-def inspect(
-    data: ImageData, progress: Callable[[int, int], None] | None = None
-) -> dict[str, Any]:
+def inspect(data: ImageData) -> dict[str, Any]:
     """Reads every image once and says what is there.
 
     Args:
         data: What to look at.
-        progress: Called with the images done and the images in all, now and then.
 
     Returns:
         Plain values, ready for JSON: `"splits"` (per split its images, classes, counts
@@ -38,7 +36,6 @@ def inspect(
         the same but are other files), as pairs of names, and `"notes"`.
     """
     total = sum(len(split) for split in data.splits.values())
-    done = 0
     # The first image with each content: its split, class and number.
     first: dict[bytes, tuple[str, int, int]] = {}
     exact: dict[Place, bytes] = {}
@@ -68,9 +65,6 @@ def inspect(
                     report["leakage"].append(pair)
                 if other[1] != label:
                     report["conflicts"].append(pair)
-            done += 1
-            if progress and (done % _CHUNK == 0 or done == total):
-                progress(done, total)
         report["splits"][name] = _count(split, data.class_names, sides)
     if total > _MOST_COMPARED:
         report["notes"].append(
@@ -166,8 +160,10 @@ def _look(split: Split) -> Iterator[tuple[bytes, tuple[int, int] | APINetError]]
             digest.update(repr(pixels.shape).encode())
         return digest.digest(), pixels.shape[:2]
 
-    with ThreadPoolExecutor() as pool:
+    reading = phase("Reading photos", len(split))
+    with ThreadPoolExecutor() as pool, reading as shown:
         for start in range(0, len(split), _CHUNK):
+            shown(start)
             indices = np.arange(start, min(start + _CHUNK, len(split)))
             contents, sizes = split.reader.fetch(split.rows[indices])
             names = [split.reference(int(i)) for i in indices]

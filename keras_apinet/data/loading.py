@@ -4,7 +4,6 @@ import csv
 import importlib.util
 import os
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +31,6 @@ def load(
     download: bool = False,
     exclude: str | os.PathLike[str] | None = None,
     relabel: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> ImageData:
     r"""Loads a data set by name; images are read later, when they are needed.
 
@@ -70,8 +68,6 @@ def load(
             are left out.
         relabel: A table with the columns `path` and `suggested`: these photos get that
             label, where there is one.
-        progress: Called with the images looked at and the images in all, while they
-            are searched for bursts.
 
     Returns:
         The data set, with the splits `"train"`, `"val"` and perhaps `"test"`.
@@ -122,13 +118,7 @@ def load(
         data = _corrected(data, exclude, None)
     if validation is None:
         return data
-    return hold_out(
-        checked(data),
-        validation=validation,
-        seed=seed,
-        group_by=group_by,
-        progress=progress,
-    )
+    return hold_out(checked(data), validation=validation, seed=seed, group_by=group_by)
 
 
 def check_source(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:

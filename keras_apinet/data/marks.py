@@ -7,7 +7,6 @@ import datetime
 import hashlib
 import io
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from keras_apinet.data.image_data import Split
 from keras_apinet.data.photos.files import read_file
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import write_atomically
+from keras_apinet.progress import phase
 
 MARKS = np.dtype(
     [
@@ -47,16 +47,13 @@ _CHUNK = 256
 _VERSION = 1
 
 
-def read_marks(
-    split: Split, progress: Callable[[int, int], None] | None = None
-) -> NDArray[Any]:
+def read_marks(split: Split) -> NDArray[Any]:
     """Looks at every photo of a split, at most once for each state of a file.
 
     What was seen is kept in Keras's home, known by path, size and time of change.
 
     Args:
         split: The photos.
-        progress: Called with the photos done and the photos in all, now and then.
 
     Returns:
         `[n]` records of `MARKS`.
@@ -69,7 +66,8 @@ def read_marks(
         store = _store(paths)
         _recall(store, marks)
     missing = np.flatnonzero(~marks["seen"])
-    with ThreadPoolExecutor() as pool:
+    look = phase("Looking at photos", len(missing))
+    with ThreadPoolExecutor() as pool, look as shown:
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
             contents, sizes = split.reader.fetch(split.rows[chunk])
@@ -80,8 +78,7 @@ def read_marks(
                 if mark is not None:
                     for name, value in mark.items():
                         marks[name][i] = value
-            if progress:
-                progress(min(start + _CHUNK, len(missing)), len(missing))
+            shown(min(start + _CHUNK, len(missing)))
     if split.reader.kind == "file" and len(missing):
         _keep(store, marks)
     return marks
@@ -123,9 +120,7 @@ def nearest_twins(
     return np.concatenate(pairs)
 
 
-def photo_groups(
-    split: Split, progress: Callable[[int, int], None] | None = None
-) -> NDArray[np.int64]:
+def photo_groups(split: Split) -> NDArray[np.int64]:
     """Groups the photos of each class that were probably taken together.
 
     Near-duplicates, and photos of one camera that follow each other within `BURST_S`,
@@ -135,12 +130,11 @@ def photo_groups(
 
     Args:
         split: The photos; those that cannot be read are grouped like black ones.
-        progress: Called with the photos looked at and the photos in all.
 
     Returns:
         `[n]` numbers, equal for photos of one group.
     """
-    marks = read_marks(split, progress)
+    marks = read_marks(split)
     groups = np.zeros(len(split), np.int64)
     for label in np.unique(split.labels):
         inside = np.flatnonzero(split.labels == label)

@@ -262,7 +262,9 @@ def calibrate_run(
     if "val" not in images.splits:
         return None
     part = known_images(images, "val", run.class_names, ignore_unknown=True)
-    seen = predict_split(model, part, **run_options(run, batch_size))
+    seen = predict_split(
+        model, part, what="Fitting the temperature", **run_options(run, batch_size)
+    )
     pair = (seen.labels, seen.logits)
     temperature, reason = explained_temperature(*pair)
     result = {

@@ -86,7 +86,9 @@ def evaluate_run(
     result = judged.result
     if tta:
         options: dict[str, Any] = run_options(run, batch_size)
-        views = predict_split(judged.model, judged.split, tta=tta, **options)
+        views = predict_split(
+            judged.model, judged.split, tta=tta, what="Evaluating views", **options
+        )
         scores = Scores.of(views.labels, views.logits, views.features)
         result["tta"] = {
             "views": tta,
@@ -135,7 +137,7 @@ def judge(
         run, model, None if given else images, which=which, batch_size=batch_size
     )
     options: dict[str, Any] = run_options(run, batch_size)
-    seen = predict_split(model, part, **options)
+    seen = predict_split(model, part, what="Evaluating", **options)
     result = {
         "data": images.name,
         "split": split,

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.model.backbone import tail
+from keras_apinet.progress import phase
 from keras_apinet.types import Tensor
 
 if TYPE_CHECKING:
@@ -252,8 +253,10 @@ def channel_patches(
         box_crop=box_crop,
         on_error="skip",
     )
-    with batches.report:
-        for images, _ in batches:
+    looking = phase("Looking for patches", len(part))
+    with batches.report, looking as shown:
+        for step, (images, _) in enumerate(batches):
+            shown(step * batch_size)
             pixels = np.asarray(images)
             maps = as_grid(np.asarray(network.predict_on_batch(pixels), np.float32))
             height, width = maps.shape[1:3]

@@ -1,7 +1,6 @@
 """One pass of a model over a split: logits and features of every image, in order."""
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from keras_apinet.errors import APINetError
+from keras_apinet.progress import phase
 from keras_apinet.runs import Run
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def predict_split(
     box_crop: bool = False,
     batch_size: int = 64,
     tta: str | None = None,
+    what: str = "Computing features",
 ) -> Predictions:
     """Runs a model over a split; only a few batches of pixels are in memory.
 
@@ -78,6 +79,7 @@ def predict_split(
         batch_size: Images at a time. It does not change the result. Default 64.
         tta: `"flip"`: mean of the image and its mirror image; `"five_crop"`: mean of
             the centre and the four corners; of the probabilities. Default: neither.
+        what: What a terminal calls it meanwhile.
 
     Returns:
         One row for each readable image.
@@ -92,44 +94,41 @@ def predict_split(
         raise APINetError(f"tta={tta!r} is not one of {', '.join(TTA)}.")
     if not len(split):
         raise APINetError("The split has no images: there is nothing to evaluate.")
+    options: Any = {"image_size": image_size, "resize": resize, "box_crop": box_crop}
     if tta == "five_crop":
         report = data.ReadingReport(split, "skip", at_least=1)
-        crops = _five_crops(
-            split, image_size, resize, box_crop, max(1, batch_size // 5), report
+        batch_size = max(1, batch_size // 5)
+        images: Any = _five_crops(report, batch_size, **options)
+    else:
+        batches = data.evaluation_batches(
+            split, batch_size=batch_size, on_error="skip", **options
         )
-        with report:
-            return _mean_over_views(_collect(model, crops, split, report), 5)
-    batches = data.evaluation_batches(
-        split,
-        image_size=image_size,
-        batch_size=batch_size,
-        resize=resize,
-        box_crop=box_crop,
-        on_error="skip",
-    )
-    with batches.report:
-        if tta == "flip":
-            pairs = batches.map(lambda images, _: _with_mirrored(images))
-            return _mean_over_views(_collect(model, pairs, split, batches.report), 2)
-        images = batches.map(lambda images, _: images)
-        return _collect(model, images, split, batches.report)
+        report = batches.report
+        images = batches.map(
+            lambda images, _: _with_mirrored(images) if tta == "flip" else images
+        )
+    with report, phase(what, len(split)) as shown:
+        seen = _collect(model, images, report, lambda n: shown(n * batch_size))
+    views = {"flip": 2, "five_crop": 5}.get(tta or "")
+    return _mean_over_views(seen, views) if views else seen
 
 
 def _collect(
-    model: "APINet", images: Any, split: "Split", report: "ReadingReport"
+    model: "APINet", batches: Any, report: "ReadingReport", moved: Callable[[int], None]
 ) -> Predictions:
-    """What the model says about batches of images; Keras keeps none of the pixels."""
+    """What the model says about batches of images; none of the pixels is kept."""
     import keras
 
     extractor = model.feature_model()
     outputs = keras.Model(
         extractor.input, [extractor.output, model.classifier(extractor.output)]
     )
-    with warnings.catch_warnings():
-        # Where photos may be unreadable, the number of batches is known at the end.
-        warnings.filterwarnings("ignore", "Your input ran out of data")
-        features, logits = outputs.predict(images, verbose=0)
-    failed = dict(report.failed)
+    parts = []
+    for images in batches:
+        parts.append(outputs.predict_on_batch(np.asarray(images)))
+        moved(len(parts))
+    features, logits = map(np.concatenate, zip(*parts, strict=True))
+    failed, split = dict(report.failed), report.split
     read = [i for i in range(len(split)) if split.reference(i) not in failed]
     positions = np.array(read, np.int64)
     result = Predictions(
@@ -165,15 +164,15 @@ def _with_mirrored(images: Any) -> Any:
 
 
 def _five_crops(
-    split: "Split",
+    report: "ReadingReport",
+    batch_size: int,
+    *,
     image_size: int,
     resize: str,
     box_crop: bool,
-    batch_size: int,
-    report: "ReadingReport",
-) -> Iterator[tuple[NDArray[np.uint8]]]:
+) -> Iterator[NDArray[np.uint8]]:
     """Batches with the centre and the four corners of each image, one after another."""
-    views = []
+    views, split = [], report.split
     for i in range(len(split)):
         try:
             pixels = split.read(i)
@@ -184,10 +183,10 @@ def _five_crops(
             pixels = _inside_box(pixels, split, i)
         views.append(five_crop(pixels, image_size, resize))
         if len(views) == batch_size:
-            yield (np.concatenate(views),)
+            yield np.concatenate(views)
             views = []
     if views:
-        yield (np.concatenate(views),)
+        yield np.concatenate(views)
 
 
 def _inside_box(

@@ -23,6 +23,7 @@ from keras_apinet.evaluate.predictions import (
     run_options,
 )
 from keras_apinet.files.outputs import check_output, write_output
+from keras_apinet.progress import counted
 from keras_apinet.runs import Run
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class Gallery:
         except APINetError:  # the features have no places
             return []
         gallery = []
-        for pair in pairs[:_PAIRS]:
+        for pair in counted("Explaining confused pairs", pairs[:_PAIRS], "pairs"):
             a, b = (names.index(name) for name in pair["classes"])
             lost = np.flatnonzero((seen.labels == a) & (seen.predicted == b))
             own = np.flatnonzero(seen.labels == b)
@@ -240,10 +241,9 @@ class Gallery:
         """
         names, seen = self.run.class_names, self.seen
         sure = seen.probabilities(self.temperature)
-        wrong = np.flatnonzero(seen.wrong)
-        order = surest(seen, self.split, wrong)[:_ERRORS]
+        order = surest(seen, self.split, np.flatnonzero(seen.wrong))[:_ERRORS]
         result = []
-        for i in order.tolist():
+        for i in counted("Showing the surest errors", order.tolist()):
             guess = int(seen.predicted[i])
             near: list[dict[str, str]] = []
             if known is not None and self.train is not None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.compat import flatten_layers
-from keras_apinet.errors import printable
 from keras_apinet.export import child, conversion
 from keras_apinet.export.formats import FORMATS, UNKNOWN_DIFFERENCE, Target
 from keras_apinet.export.photos import (
@@ -280,11 +278,6 @@ class Exporter:
         self._say(f"Converting to {names} ...")
         for folder in folders:
             child.attempt(folder)
-
-
-def tell(text: str) -> None:
-    """Says what goes on where it does not mix with results."""
-    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _size(path: Path) -> int:

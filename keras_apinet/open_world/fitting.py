@@ -182,7 +182,7 @@ def measure_open(
     images = open_data(run, data)
     model = run.model(which)
     known = run_features(run, model, images, which=which, splits=(split,))[split]
-    result = {}
+    result: dict[str, Any] = {}
     if others is not None:
         unknown = open_unknown(run, model, which)
         if unknown is None:

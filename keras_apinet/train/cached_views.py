@@ -25,6 +25,7 @@ from keras_apinet.errors import APINetError
 from keras_apinet.files import schema
 from keras_apinet.files.bounds import COUNT
 from keras_apinet.files.io import replacing, unwritable, write_atomically
+from keras_apinet.progress import phase
 from keras_apinet.types import Dataset
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _compute(
     shape = (len(split), *model.output_shape[1:])
     size = recipe.cached_views * int(np.prod(shape)) * 2
     setup.say(
-        f"Frozen layers: {recipe.cached_views} views of {len(split):,} images, "
+        f"Computing views: {recipe.cached_views} views of {len(split):,} images, "
         f"{size / 1e6:,.0f} MB"
     )
     if size > shutil.disk_usage(path.parent).free:
@@ -172,7 +173,6 @@ def _write(
     """Writes all views of all images, or ends early and gives the unreadable ones."""
     recipe = setup.recipe
     shape = (recipe.cached_views, len(split), *model.output_shape[1:])
-    bar = keras.utils.Progbar(shape[0] * shape[1], verbose=int(setup.say.bar))
     batches, size = setup.in_order(
         split,
         images=16,
@@ -181,7 +181,8 @@ def _write(
         views=shape[0],
     )
     predict, done = predictor(setup, model, size), 0
-    with path.open("wb") as file, batches.report:
+    shown = phase("Computing views", shape[0] * shape[1], "views")
+    with path.open("wb") as file, batches.report, shown as moved:
         # Not a mapped file: writing to one that the disk has no room for kills the
         # program.
         described = {"descr": "<f2", "fortran_order": False, "shape": shape}
@@ -194,7 +195,7 @@ def _write(
                 file.seek(start + each * (view * shape[1] + done))
                 file.write(_half(predict(images[:, view])).tobytes())
             done += len(labels)
-            bar.add(shape[0] * len(labels))
+            moved(shape[0] * done)
     return dict(batches.report.failed)
 
 

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet import data
+from keras_apinet.progress import Phase, phase
 from keras_apinet.train.cached_views import predictor
 from keras_apinet.train.optimization import optimizer
+from keras_apinet.train.progress import running
 
 if TYPE_CHECKING:
     from keras_apinet.train.callbacks import RunCheckpoint
@@ -52,13 +54,14 @@ def train_head(setup: "Setup", epochs: int, run_checkpoint: "RunCheckpoint") -> 
                 loss=setup.loss(),
                 **execution,
             )
-        with report:
+        size = batches.plan.batch_size
+        with report, phase("Training the head", steps * size, "images") as shown:
             model.fit(
                 batches,
                 steps_per_epoch=steps,
                 shuffle=False,
                 verbose=0,
-                callbacks=[_Watch(run_checkpoint)],
+                callbacks=[_Watch(run_checkpoint, shown, size)],
             )
         if not cached:
             run_checkpoint.note(batches.report)
@@ -70,15 +73,19 @@ def train_head(setup: "Setup", epochs: int, run_checkpoint: "RunCheckpoint") -> 
 class _Watch(keras.callbacks.Callback):
     """Stops the head phase if asked to, or when its loss is NaN or infinite."""
 
-    def __init__(self, run_checkpoint: "RunCheckpoint") -> None:
+    def __init__(
+        self, run_checkpoint: "RunCheckpoint", shown: Phase, batch_size: int
+    ) -> None:
         super().__init__()
         self.run_checkpoint = run_checkpoint
+        self.shown, self.batch_size = shown, batch_size
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Looks after every step."""
         self.run_checkpoint.look(batch + 1, logs)
+        self.shown((batch + 1) * self.batch_size, lambda: running(logs))
         if self.run_checkpoint.stop_asked:
             # Nothing to keep yet: a run that goes on begins with the head phase.
             raise KeyboardInterrupt
@@ -90,13 +97,12 @@ def _cached(
     split = setup.images.splits["train"]
     batches, size = setup.in_order(split, on_error="skip")
     features, labels = [], []
-    progress = keras.utils.Progbar(len(split), verbose=1 if setup.say.bar else 0)
-    with batches.report:
+    with batches.report, phase("Computing features", len(split)) as shown:
         features_of = predictor(setup, setup.model.feature_model(), size)
         for images, batch_labels in batches:
             features.append(features_of(images))
             labels.append(np.asarray(batch_labels))
-            progress.add(len(batch_labels))
+            shown(sum(map(len, labels)))
     run_checkpoint.note(batches.report)
     plan = setup.plan(np.concatenate(labels))
     return _FeatureBatches(

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import sweep
+from keras_apinet.progress import lines_shown, phase
 from keras_apinet.runs import Run, check_new, only_writer
 from keras_apinet.shares import interval, percent, spread_points, wilson
 from keras_apinet.train import checkpoints
@@ -28,7 +27,7 @@ from keras_apinet.train.progress import (
     Console,
     EpochLine,
     draw_curves,
-    tensorboard,
+    loggers,
 )
 from keras_apinet.train.recipe import Recipe
 from keras_apinet.train.recipe_files import differences
@@ -46,7 +45,7 @@ def train(
     Args:
         recipe: What to train, and how.
         out: The run folder to make; a folder that holds anything is refused.
-        verbose: `"bar"`: Keras's progress bar; `"plain"`: a line for each epoch;
+        verbose: `"plain"`: a line for each epoch; `"bar"`: above a line that moves;
             `"quiet"`: nothing; `"auto"`: a bar on a terminal, else plain.
         devices: Where to train. Default: one device.
 
@@ -69,7 +68,9 @@ def train(
         placement = stack.enter_context(place(devices))
         if placement.is_first:
             check_new(out)
-        setup = prepare(recipe, placement, Console(verbose, placement.is_first))
+        say = Console(verbose, placement.is_first)
+        stack.enter_context(lines_shown(say.bar))
+        setup = prepare(recipe, placement, say)
         run = Run(Path(out), setup.description())
         if placement.is_first:
             run = Run.create(out, run.description)
@@ -112,7 +113,9 @@ def resume(
             stack.enter_context(only_writer(run.folder))
             for left in (run.folder, run.folder / checkpoints.FOLDER):
                 sweep(left, again=True)
-        setup = prepare(recipe, placement, Console(verbose, placement.is_first))
+        say = Console(verbose, placement.is_first)
+        stack.enter_context(lines_shown(say.bar))
+        setup = prepare(recipe, placement, say)
         description = setup.description()
         changed = differences(run.description, description)
         if changed and not force:
@@ -140,7 +143,8 @@ def _calibrated(setup: Setup, run: Run) -> Run:
 
     if setup.placement.is_first and "val" in setup.images.splits:
         keep = setup.recipe.unknown_keep
-        fit_after_training(run, setup.images, keep, setup.say)
+        with lines_shown(setup.say.bar):
+            fit_after_training(run, setup.images, keep, setup.say)
     return run
 
 
@@ -164,18 +168,16 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
     source: Setup | StoredViews = setup
     if recipe.cached_views:
         source = stored_views(setup, Path(recipe.cached_views_dir or run.folder))
-    plan = source.batches().plan
-    steps, batch_size = plan.epoch_steps, plan.batch_size
+    steps = source.batches().plan.epoch_steps
     check_steps(recipe, steps)
     run_checkpoint = RunCheckpoint(run, recipe, progress, setup.placement.is_first)
-    judged = [] if validation is None else [validation.report]
-    run_checkpoint.reports = judged
+    run_checkpoint.reports = [] if validation is None else [validation.report]
     head_epochs = recipe.head_phase_epochs
     with StopSignals(run_checkpoint), _explained(recipe), warnings.catch_warnings():
         # Images that are left out may make the validation a batch shorter.
         warnings.filterwarnings("ignore", "Your input ran out of data")
         if not stored and head_epochs:
-            say(f"Head phase: {head_epochs} epochs")
+            say(f"Training the head: {head_epochs} epochs")
             train_head(setup, head_epochs, run_checkpoint)
         with setup.placement.scope():
             rate = schedule(recipe, peak_rate(recipe, model), recipe.epochs * steps)
@@ -189,7 +191,7 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
             if head_epochs:
                 scores = {}
                 if validation is not None:
-                    with validation.report:
+                    with validation.report, phase("Validating"):
                         scores = model.evaluate(validation, verbose=0, return_dict=True)
                     run_checkpoint.note(validation.report)
                     say(f"After the head phase: validation {scores['accuracy']:.1%}")
@@ -205,7 +207,24 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
             if progress.step >= steps:
                 progress.step = 0
             say(f"Going on after epoch {progress.epoch}, step {progress.step}")
-        lines = EpochLine(recipe.epochs, steps, batch_size)
+        _run_epochs(setup, source, validation, run_checkpoint)
+    return _finish(setup, run, run_checkpoint)
+
+
+def _run_epochs(
+    setup: Setup,
+    source: Setup | StoredViews,
+    validation: Any,
+    run_checkpoint: RunCheckpoint,
+) -> None:
+    """Trains all layers, from where the run is to its end."""
+    recipe, model, progress = setup.recipe, setup.model, run_checkpoint.progress
+    judged, plan = run_checkpoint.reports, source.batches().plan
+    steps, size = plan.epoch_steps, plan.batch_size
+    done, writes = progress.epoch * steps + progress.step, run_checkpoint.writes
+    told = phase("Training", recipe.epochs * steps * size, "images", done * size)
+    with told as shown:
+        lines = EpochLine(setup.say, shown, recipe.epochs, steps, size)
         while not progress.ended:
             partial = progress.step > 0
             if partial:
@@ -222,19 +241,16 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
                     # An epoch that was begun is ended first, by itself.
                     epochs=progress.epoch + 1 if partial else recipe.epochs,
                     steps_per_epoch=steps - progress.step,
-                    verbose=1 if say.bar else 0,
+                    verbose=0,
                     callbacks=[
                         run_checkpoint,
-                        *tensorboard(run.folder, run_checkpoint.writes),
-                        # Keras would add its bar last, and end it after our line.
-                        *([keras.callbacks.ProgbarLogger()] if say.bar else []),
-                        *([lines] if say.lines else []),
+                        *(loggers(recipe, run_checkpoint.run.folder) if writes else ()),
+                        lines,
                     ],
                 )
             if partial and not progress.ended:
                 # Keras leaves the averaged weights in the model when a fit ends.
                 checkpoints.restore(run_checkpoint.values, model)
-    return _finish(setup, run, run_checkpoint)
 
 
 def _finish(setup: Setup, run: Run, run_checkpoint: RunCheckpoint) -> Run:

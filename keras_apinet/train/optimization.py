@@ -1,14 +1,22 @@
 """Optimizer and learning-rate schedule of a recipe."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.compat import flatten_layers, own_trainable_variables
 from keras_apinet.errors import APINetError
 from keras_apinet.model.apinet import APINet
 from keras_apinet.optimizers import LayerwiseAdamW, LayerwiseSGD, OneCycle, Rising
+from keras_apinet.progress import Phase, phase
 from keras_apinet.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from keras_apinet.train.setup import Setup
+
+Values = NDArray[np.float64]
 
 
 def peak_rate(recipe: Recipe, model: APINet) -> float:
@@ -89,6 +97,69 @@ def optimizer(
     if not recipe.decay_all:
         made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return made
+
+
+def try_rates(setup: "Setup", steps: int = 100) -> tuple[Values, Values]:
+    """Trains with a rate that rises at every step, and tells the loss at each.
+
+    The range test of Smith (2017); the weights are of no use afterwards.
+
+    Args:
+        setup: What is to be trained.
+        steps: Batches at most; it ends earlier where the loss is four times its lowest.
+
+    Returns:
+        Rates, from 1e-6 towards 1, and losses, smoothed over about ten batches.
+    """
+    rates = np.geomspace(1e-6, 1, steps)
+    with setup.placement.scope():
+        made = optimizer(setup.recipe, setup.model, float(rates[0]))
+        setup.model.compile(made, loss=setup.loss())
+    with phase("Trying learning rates", steps, "batches") as shown:
+        rising = _RisingRate(rates, shown)
+        batches = setup.batches()
+        with batches.report:
+            setup.model.fit(
+                batches, steps_per_epoch=steps, verbose=0, callbacks=[rising]
+            )
+    return rates[: len(rising.smooth)], np.array(rising.smooth)
+
+
+def suggested_rate(rates: ArrayLike, losses: ArrayLike) -> float:
+    """A tenth of the rate at which the loss is lowest: where it still falls steeply.
+
+    >>> suggested_rate([1e-4, 1e-3, 1e-2, 1e-1], [3.0, 2.0, 1.0, 9.0])
+    0.001
+    """
+    return float(np.asarray(rates)[np.argmin(losses)]) / 10
+
+
+class _RisingRate(keras.callbacks.Callback):
+    def __init__(self, rates: Values, shown: Phase) -> None:
+        super().__init__()
+        self.rates, self.shown = rates, shown
+        self.smooth: list[float] = []
+        self.total = self.average = 0.0
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        self.model.optimizer.learning_rate = float(self.rates[batch])
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        # Keras tells the mean of all batches so far.
+        total = float((logs or {})["loss"]) * (batch + 1)
+        loss, self.total = total - self.total, total
+        self.average = 0.9 * self.average + 0.1 * loss
+        smooth = self.average / (1 - 0.9 ** (batch + 1))
+        lowest = min(self.smooth, default=smooth)
+        self.shown(batch + 1, lambda: f"rate {self.rates[batch]:.0e} loss {smooth:.2f}")
+        if np.isfinite(smooth):
+            self.smooth.append(smooth)
+        if not smooth <= 4 * lowest:
+            self.model.stop_training = True
 
 
 def layer_shares(model: APINet, first: float) -> dict[str, float]:

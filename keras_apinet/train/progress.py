@@ -4,24 +4,28 @@ import importlib.util
 import io
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+from numpy.typing import ArrayLike
 
-from keras_apinet.errors import printable
+from keras_apinet.errors import APINetError, printable, reason
+from keras_apinet.evaluate.pages import need
 from keras_apinet.files.io import write_atomically
+from keras_apinet.files.outputs import picture_bytes
+from keras_apinet.progress import Phase, clock
 from keras_apinet.train.devices import peak_memory
+from keras_apinet.train.recipe import Recipe
 
 
 class Console:
-    """What a person sees: a bar, lines, or nothing."""
+    """What a person sees of a training: lines, and on a terminal a bar; or nothing."""
 
     def __init__(self, verbose: str, speaks: bool = True) -> None:
-        if verbose == "auto":
-            verbose = "bar" if sys.stdout.isatty() else "plain"
-        self.bar = verbose == "bar" and speaks
+        auto = verbose == "auto" and sys.stderr.isatty()
+        self.bar = (auto or verbose == "bar") and speaks
         self.lines = verbose != "quiet" and speaks
 
     def __call__(self, text: str) -> None:
@@ -29,39 +33,38 @@ class Console:
         if self.lines:
             print(printable(text, keep="\n"), flush=True)
 
-    def progress(self, what: str) -> Callable[[int, int], None] | None:
-        """Shows on a terminal how far something is that takes a while."""
-        if not self.lines or not sys.stderr.isatty():
-            return None
-
-        def show(done: int, total: int) -> None:
-            end = "\n" if done == total else ""
-            print(f"\r{what}: {done:,}/{total:,} photos", end=end, file=sys.stderr)
-
-        return show
-
 
 class EpochLine(keras.callbacks.Callback):
-    """One line for each epoch: figures, images per second, time left, GPU memory."""
+    """Moves the bar, and prints one line for each epoch that has ended."""
 
-    def __init__(self, epochs: int, steps: int, batch_size: int) -> None:
+    def __init__(
+        self, say: Console, shown: Phase, epochs: int, steps: int, batch_size: int
+    ) -> None:
         super().__init__()
+        self.say, self.shown = say, shown
         self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
+        self.epoch = self.steps_done = self.seen = 0
         self.started = self.epoch_started = self.training_s = 0.0
-        self.steps_done = 0
-        self.seen = 0
+        self.validated = ""
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts the clocks."""
         self.epoch_started = time.monotonic()
         self.started = self.started or self.epoch_started
-        self.training_s, self.steps_done = 0.0, 0
+        self.epoch, self.training_s, self.steps_done = epoch, 0.0, 0
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        """Counts the steps, of which a resumed epoch has fewer."""
+        """Counts the steps, of which a resumed epoch has fewer, and moves the bar."""
         self.steps_done = batch + 1
+        # A resumed epoch begins in its middle, and ends where all do.
+        ahead = self.epoch * self.steps + self.steps - self.params["steps"]
+        self.shown(
+            (ahead + self.steps_done) * self.batch_size,
+            lambda: running(logs) + self.validated,
+            f"Epoch {self.epoch + 1}/{self.epochs}",
+        )
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Training of this epoch is over; what follows is validation."""
@@ -73,36 +76,66 @@ class EpochLine(keras.callbacks.Callback):
         now = time.monotonic()
         took = self.training_s or now - self.epoch_started
         self.seen += self.steps_done
-        left = (now - self.started) / max(self.seen, 1)
-        left *= (self.epochs - epoch - 1) * self.steps
-        figures = [f"loss {logs['loss']:.3f}"]
-        if "ranking_loss" in logs:
-            figures.append(f"ranking {logs['ranking_loss']:.4f}")
-        figures.append(f"accuracy {logs['accuracy']:.1%}")
+        figures = [f"loss {logs['loss']:.2f}", f"accuracy {logs['accuracy']:.1%}"]
         if "val_accuracy" in logs:
             figures.append(f"validation {logs['val_accuracy']:.1%}")
+            self.validated = f" validation {logs['val_accuracy']:.0%}"
         images = self.steps_done * self.batch_size
         figures.append(f"{images / max(took, 1e-9):,.0f} images/s")
         memory = peak_memory()
         if memory is not None:
             figures.append(f"{memory / 2**30:.1f} GiB on the GPU")
-        figures.append(f"{clock(left)} left")
-        print(f"Epoch {epoch + 1:>3}/{self.epochs}  {'  '.join(figures)}", flush=True)
+        # After the last epoch more is to come: what predictions are judged by.
+        if epoch + 1 < self.epochs:
+            left = (now - self.started) / max(self.seen, 1)
+            left *= (self.epochs - epoch - 1) * self.steps
+            figures.append(f"{clock(left)} left")
+        self.say(f"Epoch {epoch + 1:>3}/{self.epochs}  {'  '.join(figures)}")
 
 
-def clock(seconds: float) -> str:
-    """Seconds as `m:ss` or `h:mm:ss`."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+def running(logs: dict[str, Any] | None) -> str:
+    """Loss and accuracy so far, for the bar."""
+    logs = logs or {}
+    return f"loss {float(logs['loss']):.2f} accuracy {float(logs['accuracy']):.0%}"
 
 
-def tensorboard(folder: Path, writes: bool) -> list[keras.callbacks.Callback]:
-    """The callback for TensorBoard, where that is installed."""
+def loggers(recipe: Recipe, folder: Path) -> list[keras.callbacks.Callback]:
+    """Callbacks that tell others of the figures: TensorBoard's, where it is installed.
+
+    And that of the service that a recipe names in `tracker`. Its run is called as the
+    run's folder and bears the recipe; who may write where is what the service's own
+    login and variables say.
+
+    Raises:
+        APINetError: If the service's package is not installed.
+    """
+    found: list[keras.callbacks.Callback] = []
     # TensorFlow's summaries are written by the tensorboard package, an extra.
-    if not writes or importlib.util.find_spec("tensorboard") is None:
-        return []
-    return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
+    if importlib.util.find_spec("tensorboard") is not None:
+        logs = folder / "tensorboard"
+        found.append(keras.callbacks.TensorBoard(logs, write_graph=False))
+    try:
+        if recipe.tracker == "wandb":
+            import wandb
+            from wandb.integration.keras import WandbMetricsLogger
+
+            if wandb.run is None:  # a training that goes on calls `fit` twice
+                wandb.init(name=folder.name, config=recipe.asdict())
+            found.append(WandbMetricsLogger())
+        elif recipe.tracker == "mlflow":
+            import mlflow
+            from mlflow.keras import MlflowCallback
+
+            if mlflow.active_run() is None:
+                mlflow.start_run(run_name=folder.name)
+                mlflow.log_params(recipe.asdict())
+            found.append(MlflowCallback())
+    except ImportError as error:
+        raise APINetError(
+            f"tracker={recipe.tracker!r} needs a package that is not installed "
+            f"({reason(error)}): pip install {recipe.tracker}, or leave tracker out."
+        ) from error
+    return found
 
 
 def draw_curves(rows: Sequence[dict[str, float]], folder: Path) -> bool:
@@ -154,3 +187,22 @@ def draw_curves(rows: Sequence[dict[str, float]], folder: Path) -> bool:
         figure.savefig(picture, format=ending)
         write_atomically(folder / f"curves.{ending}", picture.getvalue())
     return True
+
+
+def draw_rates(rates: ArrayLike, losses: ArrayLike, chosen: float, path: Path) -> bytes:
+    """A picture of the loss at each learning rate, in the format of the path's ending.
+
+    Raises:
+        APINetError: If matplotlib is missing.
+    """
+    need("matplotlib")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained", dpi=150)
+    axis = figure.add_subplot()
+    axis.plot(rates, losses)
+    axis.axvline(chosen, color="tab:orange", label=f"suggested: {chosen:.1e}")
+    axis.set(xscale="log", xlabel="learning rate", ylabel="loss (mean of ~10 batches)")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return picture_bytes(figure, path)

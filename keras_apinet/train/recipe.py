@@ -302,6 +302,12 @@ class Recipe:
     unknown_keep: float = setting(
         0.95, "share of known photos that `unknown` spares; 0: none", low=0, below=1
     )
+    tracker: str | None = setting(
+        None,
+        "service that is told each epoch's figures, by its Keras callback: wandb or "
+        "mlflow",
+        choices=("wandb", "mlflow"),
+    )
     checkpoint_minutes: float = setting(
         10.0, "minutes between checkpoints inside an epoch", above=0, high=1e6
     )

@@ -197,9 +197,7 @@ def prepare(recipe: Recipe, placement: Placement, say: Console) -> Setup:
     for name in ("level", "exclude", "relabel"):
         if (given := getattr(recipe, name)) is not None:
             load[name] = given if name == "level" else str(Path(given).resolve())
-    images = data.load(
-        **load, download=recipe.download, progress=say.progress("looking for bursts")
-    )
+    images = data.load(**load, download=recipe.download)
     classes = len(images.class_names)
     if classes < 2:
         raise APINetError(
