@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -202,3 +203,100 @@ def test_train_evaluate_predict_export(tmp_path):
         result = cli(*step, env=environment)
         assert result.returncode == 0, (step, result.stderr[-2000:])
     assert '"class": "' in result.stdout
+
+
+def test_learning_rates_are_tried_and_one_is_suggested(tmp_path, capsys):
+    photos = folder(tmp_path / "photos", images=6)
+    picture = tmp_path / "rate.svg"
+    command = ["train", "--data", str(photos), *QUICK, "--find-rate", str(picture)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    (rate,) = re.findall(r"^Suggested: --learning-rate (\S+)$", said, re.M)
+    assert 1e-7 <= float(rate) <= 0.1
+    assert f"suggested: {rate}" in re.sub(r"<!--\s*|\s*-->", "", picture.read_text())
+    assert [p.name for p in tmp_path.iterdir()] in (
+        ["photos", "rate.svg"],
+        ["rate.svg", "photos"],
+    )
+    assert main(command) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_a_tracker_that_is_not_installed_is_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    photos = folder(tmp_path / "photos", images=6)
+    command = ["--data", str(photos), *QUICK, "--out", str(tmp_path / "run")]
+    assert main(["train", *command, "--tracker", "wandb"]) == 2
+    assert "pip install wandb, or leave tracker out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
+def test_a_tracker_is_told_each_epoch_and_the_recipe(tracker, tmp_path, monkeypatch):
+    """The services as the package meets them: modules with a Keras callback."""
+    told, begun = [], {}
+
+    class Logger(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            told.append((epoch, set(logs)))
+
+    if tracker == "wandb":
+        service = types.SimpleNamespace(
+            run=None, init=lambda name, config: begun.update(name=name, **config)
+        )
+        integration = types.SimpleNamespace(WandbMetricsLogger=Logger)
+        modules = {"wandb": service, "wandb.integration.keras": integration}
+        modules["wandb.integration"] = types.SimpleNamespace(keras=integration)
+    else:
+        service = types.SimpleNamespace(
+            active_run=lambda: None,
+            start_run=lambda run_name: begun.update(name=run_name),
+            log_params=begun.update,
+        )
+        modules = {"mlflow": service}
+        modules["mlflow.keras"] = types.SimpleNamespace(MlflowCallback=Logger)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    photos = folder(tmp_path / "photos", images=6)
+    command = ["--data", str(photos), *QUICK, "--out", str(tmp_path / "run")]
+    assert main(["train", *command, "--tracker", tracker]) == 0
+    assert begun["name"] == "run"
+    assert begun["mutual_units"] == 4
+    assert [epoch for epoch, _ in told] == [0]
+    assert told[0][1] >= {"loss", "accuracy"}
+
+
+def test_a_start_imports_no_more_than_it_needs():
+    """Keras and TensorFlow import these where they find them; later they are there."""
+    code = (
+        "import sys; from keras_apinet.cli.startup import start_backend\n"
+        "start_backend()\n"
+        "unused = {'sklearn', 'matplotlib', 'jax', 'cv2'}\n"
+        "print('loaded', sorted(unused & set(sys.modules)))\n"
+        "import matplotlib.pyplot"
+    )
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "loaded []" in result.stdout
+
+
+def test_the_backend_of_the_settings_file_is_found(tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    code = (
+        "from keras_apinet.cli.startup import start_backend; start_backend()\n"
+        "import keras; print(keras.backend.backend())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | {"KERAS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == "jax"

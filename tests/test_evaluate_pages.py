@@ -14,11 +14,18 @@ from PIL import Image
 
 from keras_apinet import APINetError, data
 from keras_apinet.cli import main
+from keras_apinet.cli.card import push_card
 from keras_apinet.cli.predict import write_maps
 from keras_apinet.evaluate import evaluate_run, plots
 from keras_apinet.evaluate.comparison import compare, page, save
 from keras_apinet.evaluate.contrast_maps import data_uri, with_heat, with_signs
-from keras_apinet.evaluate.pages import as_text, license_tag, need, public, write_card
+from keras_apinet.evaluate.pages import (
+    as_text,
+    license_tag,
+    need,
+    public,
+    write_card,
+)
 from keras_apinet.evaluate.plots import projection, read_log, spread, square
 from keras_apinet.evaluate.report import write_report
 
@@ -243,6 +250,44 @@ def test_pages_of_a_temperature_written_by_hand(run, tmp_path):
     file.write_text(json.dumps(result), "utf-8")
     with pytest.raises(APINetError, match="evaluated by an earlier version"):
         write_card(copy)
+
+
+class Hub:
+    """The hub as `push_card` meets it: what is sent to it, nothing of a network."""
+
+    def __init__(self, refuses=None):
+        self.refuses, self.made, self.files = refuses, [], {}
+
+    def create_repo(self, name, exist_ok):
+        if self.refuses:
+            raise self.refuses
+        self.made.append((name, exist_ok))
+        return f"https://hub/{name}"
+
+    def create_commit(self, name, operations, commit_message):
+        for operation in operations:
+            with operation.as_file() as file:
+                self.files[operation.path_in_repo] = file.read()
+
+
+def test_a_card_is_pushed_with_the_model(run, tmp_path, monkeypatch):
+    hub = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    card = tmp_path / "card.md"
+    card.write_text("# Birds")
+    assert push_card(run, card, "me/birds") == "https://hub/me/birds"
+    assert hub.made == [("me/birds", True)]
+    model = run / "best.keras"
+    # Not run.json, which says where the photos lie on this machine.
+    assert hub.files == {"README.md": b"# Birds", "best.keras": model.read_bytes()}
+
+
+def test_a_hub_that_refuses_is_one_sentence(run, tmp_path, monkeypatch):
+    hub = Hub(refuses=ConnectionError("401 Client Error: no token\nmore"))
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    (tmp_path / "card.md").write_text("# Birds")
+    with pytest.raises(APINetError, match=r"'me/birds' cannot be pushed to \(401 Cli"):
+        push_card(run, tmp_path / "card.md", "me/birds")
 
 
 def test_what_a_card_tells_strangers():

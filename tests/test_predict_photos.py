@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_apinet.cli.predict import listed_photos
+from keras_apinet.data.photos.files import listed_photos
 from keras_apinet.errors import APINetError
 
 pytestmark = pytest.mark.one_backend
@@ -56,3 +56,44 @@ def test_a_table_needs_a_column_path(photos):
     (photos / "t.csv").write_text("file\na.jpg\n")
     with pytest.raises(APINetError, match="columns file"):
         listed_photos(["t.csv"])
+
+
+@pytest.mark.parametrize("ending", [".npz", ".csv"])
+def test_features_of_photos_are_those_of_the_model(photos, ending, capsys):
+    import keras_apinet
+    from keras_apinet.cli import main
+
+    model = keras_apinet.build("tiny", 2, 32, None, class_names=["a", "b"])
+    model.save("m.keras")
+    names = ["new/a.PNG", "gone.jpg", "new/b.jpg"]
+    to = f"f{ending}"
+    command = ["predict", "m.keras", *names, "--features", to]
+    assert main(command) == 2  # one is gone, the others are answered
+    # Photos of one grey are that grey at any size.
+    expected = np.asarray(model.features(np.full((1, 32, 32, 3), 90, np.float32)))[0]
+    if ending == ".npz":
+        with np.load(to) as file:
+            found, of = file["features"], file["photos"].tolist()
+    else:
+        rows = [line.split(",") for line in (photos / to).read_text().splitlines()]
+        assert rows[0][:2] == ["photo", "feature_0"]
+        of = [row[0] for row in rows[1:]]
+        found = np.array([row[1:] for row in rows[1:]], float)
+    assert of == ["new/a.PNG", "new/b.jpg"]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
+    assert found.shape == (2, len(expected))
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "exists" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 2
+    assert "1 of 3 photos cannot be read" in capsys.readouterr().err
+
+
+def test_features_need_a_model_that_keeps_them(photos, capsys):
+    from keras_apinet.cli import main
+
+    (photos / "m.tflite").write_bytes(b"")
+    assert main(["predict", "m.tflite", "new", "--features", "f.npz"]) == 2
+    assert "give a run folder or a .keras file for --features" in (
+        capsys.readouterr().err
+    )

@@ -18,9 +18,15 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from keras_apinet.cli.startup import close_output, open_streams, start_backend
+from keras_apinet.cli.startup import (
+    close_output,
+    messages_aside,
+    open_streams,
+    start_backend,
+)
 from keras_apinet.errors import APINetError, did_you_mean, printable, reason
 from keras_apinet.files.bounds import shown
+from keras_apinet.progress import lines_shown
 from keras_apinet.renamed import NEW_NAMES
 from keras_apinet.version import __version__
 
@@ -31,6 +37,7 @@ COMMANDS = (
     "export",
     "compare",
     "compare-runs",
+    "list",
     "report",
     "card",
     "data",
@@ -39,6 +46,9 @@ COMMANDS = (
     "merge",
     "advise",
 )
+# Modules with other names than their commands; `list` would hide Python's own.
+_HOMES = {name: f"classes.{name}" for name in ("add", "remove", "merge")}
+_HOMES["list"] = "listing"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,15 +74,17 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        home = f"classes.{name}" if name in ("add", "remove", "merge") else name
-        module = importlib.import_module(f"keras_apinet.cli.{home.replace('-', '_')}")
+        home = _HOMES.get(name, name).replace("-", "_")
+        module = importlib.import_module(f"keras_apinet.cli.{home}")
         # Options that are told their nearest must not be guessed from a beginning.
         command = commands.add_parser(
             name, help=module.HELP, description=module.HELP, allow_abbrev=False
         )
         module.add_arguments(command)
         command.add_argument(
-            "--debug", action="store_true", help="show the traceback of an error"
+            "--debug",
+            action="store_true",
+            help="show the traceback of an error, and all that libraries say",
         )
         command.set_defaults(module=module, options=command.format_help)
     return root
@@ -129,6 +141,10 @@ def program() -> NoReturn:
     A training that ends early leaves batches that are still being read. Python would
     wait for them at its end, and they for Python: TensorFlow does not give way.
     """
+    open_streams()
+    if "--debug" not in sys.argv:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+        messages_aside()
     code = main()
     if code:
         for stream in (sys.stdout, sys.stderr):
@@ -146,7 +162,8 @@ def _run(arguments: Sequence[str] | None, debug: bool) -> int:
                 return 0
             if getattr(args.module, "STARTS_KERAS", True):
                 start_backend()
-            return int(args.module.run(args))
+            with lines_shown(sys.stderr.isatty()):
+                return int(args.module.run(args))
     except KeyboardInterrupt:
         return _failed("stopped", 130)
     except OSError:

@@ -1,8 +1,9 @@
 """`keras-apinet card`."""
 
 import argparse
+from pathlib import Path
 
-from keras_apinet.errors import printable
+from keras_apinet.errors import APINetError, printable, reason
 
 HELP = "write a Markdown model card from an evaluated run"
 STARTS_KERAS = False
@@ -18,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--license", metavar="NAME", help="license of the model (SPDX)")
     parser.add_argument(
         "--out", metavar="FILE", help="where to write (default: RUN/MODEL_CARD.md)"
+    )
+    parser.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="also upload the card, best.keras and run.json to a model repository of "
+        "the Hugging Face hub, which is made if needed; it asks the network",
     )
     parser.add_argument(
         "--force",
@@ -38,4 +45,48 @@ def run(args: argparse.Namespace) -> int:
         force=args.force,
     )
     print(printable(path))
+    if args.push:
+        print(printable(push_card(args.run_folder, path, args.push)))
     return 0
+
+
+def push_card(run: str | Path, card: str | Path, repository: str) -> str:
+    """Uploads a card, as `README.md`, and the run's best model to the Hugging Face hub.
+
+    The repository is made if there is none. What says who may write there is what
+    `hf auth login` left, or the variable `HF_TOKEN`.
+
+    Args:
+        run: The run's folder.
+        card: The card that `write_card` wrote.
+        repository: `OWNER/NAME`.
+
+    Returns:
+        The page of the repository.
+
+    Raises:
+        APINetError: If `huggingface_hub` is missing, or the hub refuses or cannot be
+            reached.
+    """
+    from keras_apinet.evaluate.pages import need
+
+    need("huggingface_hub")
+    import huggingface_hub as hub
+
+    files = {"README.md": Path(card), "best.keras": Path(run) / "best.keras"}
+    add = hub.CommitOperationAdd
+    try:
+        api = hub.HfApi()
+        page = api.create_repo(repository, exist_ok=True)
+        api.create_commit(
+            repository,
+            [add(path_in_repo=name, path_or_fileobj=at) for name, at in files.items()],
+            commit_message="Model and card",
+        )
+    except Exception as error:  # its HTTP library has many of its own
+        raise APINetError(
+            f"The card was written to {str(card)!r}, but {repository!r} cannot be "
+            f"pushed to ({reason(error)}); check the name OWNER/NAME, the network, and "
+            "`hf auth whoami`."
+        ) from error
+    return str(page)

@@ -2,13 +2,13 @@
 
 import argparse
 import csv
-import glob
-import os
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from keras_apinet.errors import APINetError, printable, reason
+from keras_apinet.errors import APINetError, printable
 from keras_apinet.files.bounds import SHARE, TOP
 from keras_apinet.files.schema import to_json
 
@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "class (for a run folder or .keras file)",
     )
     parser.add_argument(
+        "--features",
+        metavar="FILE",
+        help="also write the features of each photo, .npz or .csv (for a run folder or "
+        ".keras file)",
+    )
+    parser.add_argument(
         "--force",
         action="store_true",
         help="replace what this package wrote there; nothing else is replaced",
@@ -70,27 +76,44 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0, or 2 if a photo could not be read; the others are answered.
     """
+    from keras_apinet.data.photos.files import listed_photos
     from keras_apinet.export.runtime.classifier import load_classifier
+    from keras_apinet.progress import phase
     from keras_apinet.shares import probability as as_shown
 
+    photos = listed_photos(args.photos)
+    if args.features:
+        from keras_apinet.open_world.features import check_features_file
+
+        _check_keeps_features(args.model, "--features")
+        check_features_file(args.features, args.force)
     model = Path(args.model)
     if model.suffix == ".keras" or (model / "run.json").exists():
         from keras_apinet.cli.startup import start_backend
 
         start_backend()
-    photos = listed_photos(args.photos)
     failed: dict[int, str] = {}
     classifier = load_classifier(args.model, trust=args.trust)
-    every = len(classifier.class_names)
-    answers = classifier.predict(photos, top=every, failed=failed)
+    every, started = len(classifier.class_names), time.perf_counter()
+    answers: list[list[tuple[str, float]]] = []
+    with phase("Classifying", len(photos)) as moved:
+        while len(answers) < len(photos):
+            start, wrong = len(answers), dict[int, str]()
+            part = photos[start : start + 32]
+            answers += classifier.predict(part, top=every, failed=wrong)
+            failed |= {start + i: why for i, why in wrong.items()}
+            moved(len(answers))
+    each = (time.perf_counter() - started) / len(photos)
     said = [
         classifier.verdict(answer, args.confidence) if answer else ("", "")
         for answer in answers
     ]
     answers = [answer[: args.top] for answer in answers]
+    read = [photo for i, photo in enumerate(photos) if i not in failed]
     if args.map:
-        read = [photo for i, photo in enumerate(photos) if i not in failed]
         write_maps(args.model, read, args.map, force=args.force)
+    if args.features:
+        write_features(args.model, read, args.features, force=args.force)
     if args.json:
         rows: list[dict[str, object]] = [
             {"photo": photo, "error": failed[i]}
@@ -124,6 +147,8 @@ def run(args: argparse.Namespace) -> int:
                 print(f"  {printable(_in_words(*said[i]))}")
             for name, probability in answers[i]:
                 print(f"  {as_shown(probability):>6}  {printable(name)}")
+    if sys.stderr.isatty():
+        print(f"{len(photos):,} photos, {1000 * each:,.0f} ms each", file=sys.stderr)
     if failed:
         total = len(photos)
         print(
@@ -134,6 +159,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_keeps_features(model: str | Path, option: str) -> None:
+    place = Path(model)
+    if not (place.suffix == ".keras" or (place / "run.json").is_file()):
+        raise APINetError(
+            f"{str(place)!r} keeps no feature maps to show; give a run folder or a "
+            f".keras file for {option}."
+        )
+
+
 def _in_words(kind: str, name: str) -> str:
     """How to say a verdict that is no class."""
     from keras_apinet.open_world.families import words
@@ -142,66 +176,6 @@ def _in_words(kind: str, name: str) -> str:
         return words(name)
     known = "looks like none of these" if kind == "unknown" else "not sure"
     return f"{known} (nearest: {name})"
-
-
-def listed_photos(names: Sequence[str]) -> list[str]:
-    """The image files that files, folders, patterns and tables stand for, in order.
-
-    Args:
-        names: Paths; what stands for no other file is taken for an image.
-
-    Raises:
-        APINetError: For a folder or a pattern without photos, or a table without a
-            column `path`.
-    """
-    photos: list[str] = []
-    for name in names:
-        if os.path.isdir(name):
-            found = sorted(_photos_below(name))
-        elif name.lower().endswith((".csv", ".tsv")):
-            found = _photos_of_table(name)
-        elif glob.has_magic(name) and not os.path.exists(name):
-            found = sorted(p for p in glob.glob(name, recursive=True) if _is_photo(p))
-        else:
-            found = [name]
-        if not found:
-            raise APINetError(f"There are no photos in {name!r}; check the path.")
-        photos += found
-    return photos
-
-
-def _photos_below(folder: str) -> Iterator[str]:
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if _is_photo(name):
-                yield os.path.join(place, name)
-
-
-def _is_photo(path: str) -> bool:
-    from keras_apinet.data.photos.files import PHOTO_SUFFIXES
-
-    name = os.path.basename(path)
-    return not name.startswith(".") and name.lower().endswith(PHOTO_SUFFIXES)
-
-
-def _photos_of_table(path: str) -> list[str]:
-    separator = "\t" if path.lower().endswith(".tsv") else ","
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter=separator))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise APINetError(
-            f"The table {path!r} cannot be read ({reason(error)}): save it again as "
-            "CSV or TSV in UTF-8."
-        ) from error
-    if rows and "path" not in rows[0]:
-        raise APINetError(
-            f"The table {path!r} has the columns {', '.join(map(str, rows[0]))}: name "
-            "the column of the photos path."
-        )
-    folder = os.path.dirname(path)
-    return [os.path.join(folder, row["path"]) for row in rows if row["path"]]
 
 
 def write_maps(
@@ -229,20 +203,13 @@ def write_maps(
     import numpy as np
     from PIL import Image
 
-    from keras_apinet.data import prepare, read_photo
     from keras_apinet.evaluate.contrast_maps import class_activation, with_heat
     from keras_apinet.evaluate.feature_maps import FeatureMaps
     from keras_apinet.files.io import unwritable
     from keras_apinet.files.outputs import check_output, picture_bytes, write_output
-    from keras_apinet.loading import load
-    from keras_apinet.runs import Run
 
-    place, folder = Path(model), Path(folder)
-    if not (place.suffix == ".keras" or (place / "run.json").is_file()):
-        raise APINetError(
-            f"{str(place)!r} keeps no feature maps to show; give a run folder or a "
-            ".keras file for --map."
-        )
+    _check_keeps_features(model, "--map")
+    folder = Path(folder)
     targets: list[Path] = []
     for photo in photos:
         name, number = Path(photo).stem, 1
@@ -252,19 +219,53 @@ def write_maps(
             path = folder / f"{name} {number}.map.png"
         check_output(path, "PNG picture", force)
         targets.append(path)
-    run = Run.open(place) if place.is_dir() else None
-    network = run.model() if run else load(place)
-    resize = run.settings.get("resize", "fit") if run else "fit"
+    network, prepared = _opened(model)
     feature_maps = FeatureMaps(network)
     with unwritable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for photo, path in zip(photos, targets, strict=True):
-        pixels = read_photo(photo)
-        size = network.image_size or min(pixels.shape[:2])
-        image = prepare(pixels, size, resize=resize)
+        image = prepared(photo)
         shown = with_heat(
             image, class_activation(network, image, feature_maps=feature_maps)
         )
         picture = Image.fromarray(np.concatenate([image, shown], axis=1))
         write_output(path, picture_bytes(picture, path), force)
     return targets
+
+
+def write_features(
+    model: str | Path, photos: Sequence[str], path: str | Path, *, force: bool = False
+) -> None:
+    """Writes the pooled features of photos, see `write_photo_features`."""
+    import numpy as np
+
+    from keras_apinet.open_world.features import write_photo_features
+    from keras_apinet.progress import phase
+
+    network, prepared = _opened(model)
+    features = [np.zeros((0, network.feature_size), np.float32)]
+    with phase("Computing features", len(photos)) as shown:
+        extractor = network.feature_model()
+        for start in range(0, len(photos), 32):
+            part = np.stack([prepared(photo) for photo in photos[start : start + 32]])
+            features.append(np.asarray(extractor.predict_on_batch(part), np.float32))
+            shown(start + len(part))
+    write_photo_features(path, photos, np.concatenate(features), force)
+
+
+def _opened(model: str | Path) -> tuple[Any, Callable[[str | Path], Any]]:
+    """The model of a run folder or file, and what prepares photos for it."""
+    from keras_apinet.data import prepare, read_photo
+    from keras_apinet.loading import load
+    from keras_apinet.runs import Run
+
+    run = Run.open(model) if Path(model).is_dir() else None
+    network = run.model() if run else load(model)
+    resize = run.settings.get("resize", "fit") if run else "fit"
+
+    def prepared(photo: str | Path) -> Any:
+        pixels = read_photo(photo)
+        size = network.image_size or min(pixels.shape[:2])
+        return prepare(pixels, size, resize=resize)
+
+    return network, prepared

@@ -34,6 +34,8 @@ _KINDS = {
     "PDF picture": (b"%PDF", b"/Creator (keras-apinet)"),
     "ONNX model": (b"\x08", b"\x12\x0ckeras-apinet"),
     "Markdown file": (b"", MARKDOWN_MARK.encode()),
+    "table of features": (b"photo,feature_0", b"photo,feature_0"),
+    "NumPy file of features": (b"PK", b"keras-apinet.npy"),
 }
 _ENDS = 1 << 16  # bytes at either end of a file in which its mark lies
 

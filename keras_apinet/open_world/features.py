@@ -5,7 +5,9 @@
 they were computed from. It is a cache: what does not fit is computed again.
 """
 
+import csv
 import hashlib
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.evaluation import open_data
 from keras_apinet.evaluate.predictions import known_images, predict_split, run_options
 from keras_apinet.files.io import replacing
+from keras_apinet.files.outputs import check_output, write_output
 from keras_apinet.runs import Run, weights_fingerprint
 
 if TYPE_CHECKING:
@@ -134,6 +138,53 @@ def write_features(path: Path, mark: str, splits: Mapping[str, Features]) -> Non
     }
     with replacing(path) as temporary:
         np.savez(temporary, fingerprint=np.array(mark), **arrays)
+
+
+def check_features_file(path: str | Path, force: bool = False) -> None:
+    """Checks that features of photos may be written to a path, `.npz` or `.csv`.
+
+    Raises:
+        APINetError: For another ending, or if something is there; with `force`, only
+            what this package wrote is replaced.
+    """
+    kinds = {".npz": "NumPy file of features", ".csv": "table of features"}
+    ending = Path(path).suffix.lower()
+    if ending not in kinds:
+        raise APINetError(f"{str(path)!r} must end in one of {', '.join(kinds)}.")
+    check_output(path, kinds[ending], force)
+
+
+def write_photo_features(
+    path: str | Path,
+    photos: Sequence[str],
+    features: NDArray[np.float32],
+    force: bool = False,
+) -> None:
+    """Writes pooled features of photos, a row for each, as `.npz` or `.csv`.
+
+    Args:
+        path: The file: `photos` `[n]` and `features` `[n, D]` float32, or a table with
+            the columns `photo`, `feature_0` and on.
+        photos: What the photos are called.
+        features: `[n, D]`.
+        force: Replace what this package wrote there.
+
+    Raises:
+        APINetError: As `check_features_file`, and if it cannot be written.
+    """
+    check_features_file(path, force)
+    if Path(path).suffix.lower() == ".csv":
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["photo", *(f"feature_{i}" for i in range(features.shape[1]))])
+        for photo, row in zip(photos, features, strict=True):
+            table.writerow([photo, *(f"{value:.6g}" for value in row)])
+        write_output(path, text.getvalue(), force)
+        return
+    content = io.BytesIO()
+    named = {"photos": np.array(photos, str), "keras-apinet": np.array("features")}
+    np.savez(content, features=features, **named)  # type: ignore[arg-type]
+    write_output(path, content.getvalue(), force)
 
 
 def _read(path: Path, mark: str, width: int) -> dict[str, Features]:

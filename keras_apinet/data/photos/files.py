@@ -1,10 +1,12 @@
 """Which files are photos, and which of them a folder holds."""
 
+import csv
+import glob
 import importlib.util
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -191,3 +193,61 @@ class Scan:
                 here.images.append(entry.path)
             elif name.endswith(tuple(UNREAD_SUFFIXES)):
                 self._endings[os.path.splitext(name)[1]] += 1
+
+
+def listed_photos(names: Sequence[str]) -> list[str]:
+    """The image files that files, folders, patterns and tables stand for, in order.
+
+    Args:
+        names: Paths; what stands for no other file is taken for an image.
+
+    Raises:
+        APINetError: For a folder or a pattern without photos, or a table without a
+            column `path`.
+    """
+    photos: list[str] = []
+    for name in names:
+        if os.path.isdir(name):
+            found = sorted(_photos_below(name))
+        elif name.lower().endswith((".csv", ".tsv")):
+            found = _photos_of_table(name)
+        elif glob.has_magic(name) and not os.path.exists(name):
+            found = sorted(p for p in glob.glob(name, recursive=True) if _is_photo(p))
+        else:
+            found = [name]
+        if not found:
+            raise APINetError(f"There are no photos in {name!r}; check the path.")
+        photos += found
+    return photos
+
+
+def _photos_below(folder: str) -> Iterator[str]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if _is_photo(name):
+                yield os.path.join(place, name)
+
+
+def _is_photo(path: str) -> bool:
+    name = os.path.basename(path)
+    return not name.startswith(".") and name.lower().endswith(PHOTO_SUFFIXES)
+
+
+def _photos_of_table(path: str) -> list[str]:
+    separator = "\t" if path.lower().endswith(".tsv") else ","
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, delimiter=separator))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise APINetError(
+            f"The table {path!r} cannot be read ({reason(error)}): save it again as "
+            "CSV or TSV in UTF-8."
+        ) from error
+    if rows and "path" not in rows[0]:
+        raise APINetError(
+            f"The table {path!r} has the columns {', '.join(map(str, rows[0]))}: name "
+            "the column of the photos path."
+        )
+    folder = os.path.dirname(path)
+    return [os.path.join(folder, row["path"]) for row in rows if row["path"]]
