@@ -9,7 +9,6 @@ because the packages that hold its generated classes bring half a gigabyte of ot
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,91 +99,63 @@ def _metadata(info: ClassifierInfo) -> bytes:
     """The FlatBuffer of `ModelMetadata`."""
     import flatbuffers
 
+    size = {0: ("Uint32", info.image_size), 1: ("Uint32", info.image_size)}
+    image = {
+        0: "image",
+        1: f"photo, {info.pixels}",
+        3: {0: ("Uint8", _IMAGE_PROPERTIES), 1: {0: ("Int8", _RGB), 1: size}},
+        # Pixels go in as they are: the scaling is part of the model.
+        4: [{0: ("Uint8", _NORMALIZATION), 1: {0: [0.0], 1: [1.0]}}],
+        5: {0: [255.0], 1: [0.0]},
+    }
+    labels = {
+        0: LABELS_FILE,
+        1: "names of the classes",
+        2: ("Int8", _TENSOR_AXIS_LABELS),
+    }
+    scores = {
+        0: "probability",
+        1: "probabilities of the classes",
+        3: {0: ("Uint8", _FEATURE_PROPERTIES), 1: {}},
+        5: {0: [1.0], 1: [0.0]},
+        6: [labels],
+    }
+    model = {
+        0: "ImageClassifier",
+        1: _description(info),
+        2: info.version,
+        3: [{2: [image], 3: [scores]}],
+        4: "keras-apinet",
+        5: info.license or "not stated",
+        6: [{0: INFO_FILE, 1: "origin of the model, as JSON"}],
+        7: "1.0.0",
+    }
     builder = flatbuffers.Builder(1024)
-    table, text, tables, floats = _writers(builder)
-
-    size = table(2, {0: ("Uint32", info.image_size), 1: ("Uint32", info.image_size)})
-    image = table(2, {0: ("Int8", _RGB), 1: size})
-    pixels = table(3, {0: ("Uint8", _IMAGE_PROPERTIES), 1: image})
-    # Pixels go in as they are: the scaling is part of the model.
-    as_they_are = table(2, {0: floats([0.0]), 1: floats([1.0])})
-    unit = table(2, {0: ("Uint8", _NORMALIZATION), 1: as_they_are})
-    input_tensor = table(
-        7,
-        {
-            0: text("image"),
-            1: text(f"photo, {info.pixels}"),
-            3: pixels,
-            4: tables([unit]),
-            5: table(2, {0: floats([255.0]), 1: floats([0.0])}),
-        },
-    )
-    labels = table(
-        5,
-        {
-            0: text(LABELS_FILE),
-            1: text("names of the classes"),
-            2: ("Int8", _TENSOR_AXIS_LABELS),
-        },
-    )
-    feature = table(0, {})
-    scores = table(3, {0: ("Uint8", _FEATURE_PROPERTIES), 1: feature})
-    output_tensor = table(
-        7,
-        {
-            0: text("probability"),
-            1: text("probabilities of the classes"),
-            3: scores,
-            5: table(2, {0: floats([1.0]), 1: floats([0.0])}),
-            6: tables([labels]),
-        },
-    )
-    graph = table(10, {2: tables([input_tensor]), 3: tables([output_tensor])})
-    details = table(5, {0: text(INFO_FILE), 1: text("origin of the model, as JSON")})
-    root = table(
-        8,
-        {
-            0: text("ImageClassifier"),
-            1: text(_description(info)),
-            2: text(info.version),
-            3: tables([graph]),
-            4: text("keras-apinet"),
-            5: text(info.license or "not stated"),
-            6: tables([details]),
-            7: text("1.0.0"),
-        },
-    )
-    builder.Finish(root, b"M001")
+    builder.Finish(_written(builder, model), b"M001")
     return bytes(builder.Output())
 
 
-def _writers(
-    builder: Any,
-) -> tuple[
-    Callable[[int, dict[int, Any]], int],
-    Callable[[str], int],
-    Callable[[Sequence[int]], int],
-    Callable[[Sequence[float]], int],
-]:
-    """Functions that write a table, a string, a vector of tables and one of floats."""
-
-    def table(slots: int, fields: dict[int, Any]) -> int:
-        builder.StartObject(slots)
-        for slot, value in fields.items():
-            if isinstance(value, tuple):
-                kind, number = value
-                getattr(builder, f"Prepend{kind}Slot")(slot, number, 0)
-            else:
-                builder.PrependUOffsetTRelativeSlot(slot, value, 0)
-        return int(builder.EndObject())
-
-    def tables(offsets: Sequence[int]) -> int:
-        builder.StartVector(4, len(offsets), 4)
-        for offset in reversed(offsets):
-            builder.PrependUOffsetTRelative(offset)
+def _written(builder: Any, value: Any) -> int:
+    """Writes a text, list or table `{slot: value}`; a number is `(kind, number)`."""
+    if isinstance(value, str):
+        return int(builder.CreateString(value))
+    if isinstance(value, list) and isinstance(value[0], float):
+        return int(builder.CreateNumpyVector(np.asarray(value, np.float32)))
+    if isinstance(value, list):
+        tables = [_written(builder, table) for table in value]
+        builder.StartVector(4, len(tables), 4)
+        for table in reversed(tables):
+            builder.PrependUOffsetTRelative(table)
         return int(builder.EndVector())
-
-    def floats(values: Sequence[float]) -> int:
-        return int(builder.CreateNumpyVector(np.asarray(values, np.float32)))
-
-    return table, builder.CreateString, tables, floats
+    # What a table points to has to be written before it begins.
+    fields = {
+        slot: field if isinstance(field, tuple) else _written(builder, field)
+        for slot, field in value.items()
+    }
+    builder.StartObject(max(fields, default=-1) + 1)
+    for slot, field in fields.items():
+        if isinstance(field, tuple):
+            getattr(builder, f"Prepend{field[0]}Slot")(slot, field[1], 0)
+        else:
+            builder.PrependUOffsetTRelativeSlot(slot, field, 0)
+    return int(builder.EndObject())

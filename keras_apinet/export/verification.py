@@ -207,17 +207,19 @@ def check(
     if max_logit_difference is not None:
         tolerance = replace(tolerance, undecided=None)
     difference, agreement = report.difference, report.agreement
-    decided, elsewhere = report.decided_agreement, report.undecided_difference
     if difference is None or agreement is None:
         return
+    decided = report.decided_agreement
+    # Small logits are exact to 1e-3 of 1: nothing is decided below that.
+    largest = max(1.0, report.largest_logit or 0.0)
+    apart = (report.logit_difference or 0.0) / largest
+    elsewhere = (report.undecided_difference or 0.0) / largest
     found = accepting = ""
     if tolerance.difference is not None and not difference <= tolerance.difference:
         found = f"differs from the Keras model by {difference:.2g} in a probability"
         if np.isfinite(difference):
             accepting = f"--max-difference {math.ceil(1000 * difference) / 1000:g}"
-    elif (
-        apart := _apart(report, report.logit_difference, tolerance.logits)
-    ) is not None:
+    elif tolerance.logits is not None and not apart <= tolerance.logits:
         found = (
             f"differs from the Keras model by {report.logit_difference:.2g} in a logit "
             f"({apart:.2g} of the largest, {report.largest_logit:.3g})"
@@ -233,13 +235,11 @@ def check(
         if report.accuracy_drop is not None:
             found += f" (accuracy drop {100 * report.accuracy_drop:+.2f} points)"
         accepting = f"--min-agreement {math.floor(100 * decided) / 100:g}"
-    elif (
-        apart := _apart(report, report.undecided_difference, tolerance.undecided)
-    ) is not None:
+    elif tolerance.undecided is not None and not elsewhere <= tolerance.undecided:
         found = (
-            f"differs from the Keras model by {elsewhere:.2g} in a "
-            f"logit ({apart:.2g} of the largest, {report.largest_logit:.3g}) where no "
-            f"class leads by {LEAD:g}"
+            f"differs from the Keras model by {report.undecided_difference:.2g} in a "
+            f"logit ({elsewhere:.2g} of the largest, {report.largest_logit:.3g}) where "
+            f"no class leads by {LEAD:g}"
         )
         accepting = "--max-logit-difference 1"
     if found:
@@ -249,14 +249,3 @@ def check(
             "or backbone (docs/quantisation.md says which lose little)"
             + (f", or accept this with {accepting}." if accepting else ".")
         )
-
-
-def _apart(
-    report: ExportReport, difference: float | None, tolerated: float | None
-) -> float | None:
-    """The difference as a share of the largest logit, if it is too large."""
-    if difference is None or tolerated is None:
-        return None
-    # Small logits are exact to 1e-3 of 1: nothing is decided below that.
-    apart = difference / max(1.0, report.largest_logit or 0.0)
-    return None if apart <= tolerated else apart

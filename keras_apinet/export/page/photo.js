@@ -3,7 +3,7 @@
 // Browsers differ in which orientations, colour profiles and gamma values they honour.
 // So the file is decoded without any of that, and turned here.
 
-// As in keras_apinet/data/photo_files.py.
+// As in keras_apinet/data/photos/files.py.
 const MAX_PIXELS = 110e6;
 const text = (bytes, at, count) => String.fromCharCode(...bytes.subarray(at, at + count));
 
