@@ -267,7 +267,6 @@ def test_tflite_needs_no_keras_and_no_tensorflow(good):
 
 def test_a_missing_runtime_is_named(good, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
-    monkeypatch.setitem(sys.modules, "tensorflow.lite.python.interpreter", None)
     with pytest.raises(APINetError, match="pip install ai-edge-litert"):
         load_classifier(good)
 

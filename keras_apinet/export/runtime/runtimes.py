@@ -169,14 +169,8 @@ def _without_softmax(model: bytes) -> bytes:
 
 def _interpreted(content: bytes) -> tuple[Answer, tuple[Any, Any]]:
     """What a TFLite model answers, and the shapes of its images and its answer."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        try:
-            # The same interpreter, inside TensorFlow.
-            from tensorflow.lite.python.interpreter import Interpreter
-        except ImportError:
-            raise error from None
+    from ai_edge_litert.interpreter import Interpreter
+
     interpreter = Interpreter(
         model_content=content, num_threads=min(4, os.cpu_count() or 1)
     )
