@@ -140,10 +140,10 @@ QUICK += ["--mutual-units", "4", "--quiet"]
         (["--weights", "{junk}"], "junk.weights.h5"),
         (["--weights", "{other}"], "arrays, but backbone 'tiny' without"),
         (["--data", "{broken}"], "0.png"),
-        (["--image-size", "3"], "image_size=3"),
+        (["--image-size", "3"], "--image-size 3 "),
         (["--out", "{file}/run"], "cannot be written"),
-        (["--method", "pairs"], "method='pairs'"),
-        (["--epochs", "-2"], "epochs=-2"),
+        (["--method", "pairs"], "--method 'pairs' "),
+        (["--epochs", "-2"], "--epochs -2 "),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, arguments, said):

@@ -2,13 +2,18 @@
 
 import argparse
 import dataclasses
+import functools
 import os
-from typing import Any
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from keras_apinet.cli.startup import check_backend, keep_messages
-from keras_apinet.errors import printable
+from keras_apinet.errors import APINetError, printable
 from keras_apinet.files.bounds import DEVICES, PROCESS_INDEX, PROCESSES
+from keras_apinet.train.recipe import Recipe, kind_of
 
+T = TypeVar("T")
 HELP = "train a model and leave everything in a run folder"
 # What is kept apart from the other settings in --help, as it is given most often.
 _FIRST = ("data", "backbone", "weights", "image_size", "epochs")
@@ -16,8 +21,6 @@ _FIRST = ("data", "backbone", "weights", "image_size", "epochs")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds one option for every setting of the recipe."""
-    from keras_apinet.train.recipe import Recipe, kind_of
-
     # argparse's own would list some fifty options before it says what is usual.
     parser.usage = (
         "keras-apinet train [RECIPE.toml] --out FOLDER [OPTION ...]\n"
@@ -109,6 +112,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def _named_as_options(command: Callable[[argparse.Namespace], T]) -> Any:
+    """Errors call settings `--image-size 3` and so on, without a recipe file."""
+
+    @functools.wraps(command)
+    def named(args: argparse.Namespace) -> T:
+        try:
+            return command(args)
+        except APINetError as error:
+            if args.recipe:
+                raise
+            names = "|".join(field.name for field in dataclasses.fields(Recipe))
+            raise APINetError(
+                re.sub(
+                    rf"(?<![\w.-])({names})=",
+                    lambda found: f"--{found[1].replace('_', '-')} ",
+                    str(error),
+                )
+            ) from error
+
+    return named
+
+
+@_named_as_options
 def prepare(args: argparse.Namespace) -> bool:
     """Reads the recipe, before the backend starts: it may name one.
 
@@ -119,8 +145,6 @@ def prepare(args: argparse.Namespace) -> bool:
         APINetError: For a recipe that does not fit, or a backend that is not there.
     """
     from keras_apinet.data.loading import check_source
-    from keras_apinet.errors import APINetError
-    from keras_apinet.train.recipe import Recipe
     from keras_apinet.train.recipe_files import (
         parse_assignments,
         read_settings,
@@ -177,7 +201,6 @@ def _choose_backend_of_run(folder: str, changed: str | None) -> None:
 
 
 def _choose_backend(name: str, whose: str) -> None:
-    from keras_apinet.errors import APINetError
 
     check_backend(name, f"{whose} for the backend {name!r}, which")
     given = os.environ.get("KERAS_BACKEND") or name
@@ -189,6 +212,7 @@ def _choose_backend(name: str, whose: str) -> None:
     os.environ["KERAS_BACKEND"] = name
 
 
+@_named_as_options
 def run(args: argparse.Namespace) -> int:
     """Trains, then says where the results are."""
     from keras_apinet.train import Devices, resume, train
