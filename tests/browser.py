@@ -144,6 +144,17 @@ class Browser:
             "})"
         )
 
+    def barriers(self, axe):
+        """The rules of axe-core that the page breaks, with the elements, as shown."""
+        self.run(axe + "; null")
+        found = self.run(
+            "axe.run().then((found) => ({"
+            " bad: found.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]),"
+            " passed: found.passes.length }))"
+        )
+        assert found["passed"] > 10
+        return found["bad"]
+
     def open(self, address):
         self.command("Page.navigate", url=address)
 

@@ -7,6 +7,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import contextlib
+import shutil
+import subprocess
 from pathlib import Path
 
 with contextlib.suppress(ImportError):  # torch has to come before TensorFlow
@@ -77,6 +79,22 @@ def browser():
         pytest.skip("no Chromium is installed")
     with Browser() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory):
+    """The script of axe-core, which npm fetches."""
+    folder = tmp_path_factory.mktemp("axe")
+    if shutil.which("npm") is None:
+        pytest.skip("npm, which fetches axe-core, is not installed")
+    fetched = subprocess.run(
+        ["npm", "install", "--prefer-offline", "--no-save", "--ignore-scripts"]
+        + ["--no-audit", "--no-fund", "--prefix", str(folder), "axe-core@4.10.3"],
+        capture_output=True,
+    )
+    if fetched.returncode:
+        pytest.skip("npm could not fetch axe-core")
+    return (folder / "node_modules/axe-core/axe.min.js").read_text("utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,7 @@ def check_page(file):
             file.as_uri()
         ]
         assert browser.run("document.querySelectorAll('script').length") == 0
+        browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
         # Nothing sticks out of a phone's screen, and every picture has its words.
         assert browser.run("document.documentElement.scrollWidth") <= 390
         images = browser.run(
@@ -103,6 +104,21 @@ def test_the_report_in_a_browser(report):
     assert "<run> & co" in text
     assert "Calibration" in text
     assert report.stat().st_size < 10e6
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_no_barrier(axe, report, comparison, tmp_path, width, dark):
+    with Browser() as browser:
+        browser.resize(width, 844, mobile=width == 390, dark=dark)
+        for page in (report, save(comparison, tmp_path / "pair.html")):
+            browser.open(page.as_uri())
+            browser.until("document.readyState === 'complete' && document.images[0]")
+            browser.run(
+                "document.querySelectorAll('details').forEach(d => d.open = true)"
+            )
+            assert browser.barriers(axe) == []
 
 
 @needs_chromium
@@ -358,15 +374,38 @@ def test_thumbnails_are_spread_over_the_map(rng):
     assert spread(np.zeros((4, 2))) == [0]
 
 
-def test_plots_of_many_classes_and_of_none(rng):
+def test_a_map_keeps_its_photos_inside(rng):
+    features = rng.normal(size=(50, 4)).astype("float32")
+    places, apart = plots.map_places(features, np.arange(10, 50))
+    assert places.shape == (40, 2)
+    assert (places >= 60).all()
+    assert (places <= (580, 420)).all()
+    assert apart <= set(range(10, 50))
+    same, _ = plots.map_places(np.ones((2, 4), "float32"), np.arange(2))
+    assert same.tolist() == [[60, 60]] * 2
+
+
+def test_confusions_bear_numbers_where_they_can_be_read(rng):
     names = [f"<{i}> $x$" for i in range(150)]
-    svg = plots.per_class(names, rng.random(150), np.full(150, 3))
-    assert "&lt;" in svg
-    assert "<script" not in svg
-    matrix = rng.integers(0, 3, (150, 150))
-    assert plots.confusion(matrix, names, np.arange(150)).startswith("<svg")
+    svg = plots.confusion(np.array([[7, 0], [3, 12]]), names, np.array([1, 0]))
+    assert re.findall(r">(\d+)</text>", svg) == ["12", "3", "7"]
+    assert "&lt;1&gt; $x$" in svg
     ids = re.findall(r' id="([^"]*)"', svg)
-    assert all(name.startswith("classes-") for name in ids)
+    assert all(name.startswith("confusion-") for name in ids)
+    matrix = rng.integers(0, 3, (150, 150))
+    assert (
+        "<text" not in plots.confusion(matrix, names, np.arange(150)).split("true")[0]
+    )
+
+
+def test_the_best_epoch_is_marked():
+    log = {"loss": [2.0, 1.0, 1.5], "val_accuracy": [0.2, 0.6, 0.5]}
+    titles, (loss, accuracy) = zip(*plots.curves(log, 2), strict=True)
+    assert titles == ("loss over the epochs", "accuracy over the epochs")
+    assert "best epoch: 2" in loss
+    assert "best epoch: 2" in accuracy
+    assert "validation" not in loss
+    assert "best epoch" not in plots.curves(log)[0][1]
 
 
 def test_heat_marks_its_peak():

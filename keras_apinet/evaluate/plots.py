@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ _STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
     "legend.frameon": False,
 }
-# More classes than this are named in the table only.
-_NAMED = 100
+# More classes than this are named in the table only; fewer bear numbers.
+_NAMED, _NUMBERED = 100, 30
 
 
 def _svg(size: tuple[float, float], draw: Callable[[Any], None], salt: str) -> str:
@@ -58,147 +59,92 @@ def _svg(size: tuple[float, float], draw: Callable[[Any], None], salt: str) -> s
     return text.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
 
 
-def curves(log: Mapping[str, Sequence[float]]) -> str:
-    """Loss and accuracy of training and validation over the epochs."""
+def curves(
+    log: Mapping[str, Sequence[float]], best: int | None = None
+) -> list[tuple[str, str]]:
+    """Loss and accuracy over the epochs, a title and a plot each.
+
+    Args:
+        log: Columns of `log.csv`.
+        best: The epoch that was kept, counted from 1; a line marks it.
+    """
     epochs = np.arange(1, len(next(iter(log.values()))) + 1)
 
-    def draw(figure: Any) -> None:
-        for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            for key, label, colour, line in (
-                (name, "training", _ACCENT, "-"),
-                (f"val_{name}", "validation", _WARM, "--"),
-            ):
-                if key in log:
-                    axis.plot(
-                        epochs, log[key], line, color=colour, label=label, marker="."
-                    )
-            axis.set(title=name, xlabel="epoch")
-            axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-            axis.legend()
+    def draw(figure: Any, name: str) -> None:
+        axis = figure.subplots()
+        for key, label, colour, line in (
+            (name, "training", _ACCENT, "-"),
+            (f"val_{name}", "validation", _WARM, "--"),
+        ):
+            if key in log:
+                axis.plot(epochs, log[key], line, color=colour, label=label, marker=".")
+        if best in epochs:
+            axis.axvline(best, color=_GREY, linestyle=":", label=f"best epoch: {best}")
+        axis.set(title=name, xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axis.legend()
 
-    return _svg((9, 3.2), draw, "curves")
+    return [
+        (f"{name} over the epochs", _svg((4.6, 3.2), partial(draw, name=name), name))
+        for name in ("loss", "accuracy")
+    ]
 
 
-def per_class(names: Sequence[str], accuracy: ArrayLike, images: ArrayLike) -> str:
-    """Accuracy of each class, the lowest first; of equal ones that of more images."""
-    values, counts = np.asarray(accuracy), np.asarray(images)
-    order = np.lexsort((-counts, values))[:_NAMED]
-
-    columns = 1 if len(order) <= 30 else 2
-    depth = -(-len(order) // columns)
+def reliability_diagram(table: Mapping[str, NDArray[Any]], title: str) -> str:
+    """Accuracy against confidence, above how many images are so sure."""
 
     def draw(figure: Any) -> None:
-        for k, axis in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
-            part = order[k * depth : (k + 1) * depth]
-            rows, share = np.arange(len(part)), values[part]
-            axis.barh(rows, share, color=_ACCENT, height=0.7)
-            axis.barh(rows, 1 - share, left=share, color=_SOFT, height=0.7)
-            axis.set_yticks(rows, [f"{short(names[c])}  ({counts[c]})" for c in part])
-            axis.set(xlim=(0, 1), ylim=(depth - 0.4, -0.6), xlabel="accuracy")
-            axis.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
-            axis.tick_params(left=False)
+        axis, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        edges = np.linspace(0, 1, len(table["images"]) + 1)
+        middles, width = (edges[1:] + edges[:-1]) / 2, edges[1] * 0.9
+        used = table["images"] > 0
+        accuracy, sure = table["accuracy"][used], table["confidence"][used]
+        axis.bar(middles[used], accuracy, width, color=_SOFT, label="accuracy")
+        axis.plot([0, 1], [0, 1], ":", color=_GREY, linewidth=1)
+        axis.plot(sure, accuracy, "o-", color=_ACCENT, markersize=4, label="confidence")
+        axis.set(title=title, xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+        lower.bar(middles, table["images"], width, color=_WARM)
+        lower.set(xlabel="confidence", ylabel="images")
 
-    return _svg((6 * columns, 1 + 0.22 * depth), draw, "classes")
-
-
-def reliability_diagram(
-    before: Mapping[str, NDArray[Any]], after: Mapping[str, NDArray[Any]] | None
-) -> str:
-    """Accuracy against confidence, before and after calibration."""
-    shown = [("before calibration", before)]
-    if after is not None:
-        shown.append(("after calibration", after))
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots(
-            2, len(shown), sharex=True, squeeze=False, height_ratios=[3, 1]
-        )
-        for (title, table), (axis, lower) in zip(shown, axes.T, strict=True):
-            edges = np.linspace(0, 1, len(table["images"]) + 1)
-            middles, width = (edges[1:] + edges[:-1]) / 2, edges[1] * 0.9
-            used = table["images"] > 0
-            accuracy, sure = table["accuracy"][used], table["confidence"][used]
-            axis.bar(middles[used], accuracy, width, color=_SOFT, label="accuracy")
-            axis.plot([0, 1], [0, 1], ":", color=_GREY, linewidth=1)
-            axis.plot(
-                sure, accuracy, "o-", color=_ACCENT, markersize=4, label="confidence"
-            )
-            axis.set(title=title, xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-            lower.bar(middles, table["images"], width, color=_WARM)
-            lower.set(xlabel="confidence", ylabel="images")
-
-    return _svg((4.3 * len(shown), 4.4), draw, "reliability")
+    return _svg((4.6, 4.4), draw, title.replace(" ", "-"))
 
 
 def confusion(
     matrix: NDArray[np.int64], names: Sequence[str], order: NDArray[np.int64]
 ) -> str:
-    """Share of each true class (row) given each name (column), look-alikes together."""
+    """Images of each true class (row) given each name (column), look-alikes together.
+
+    The colour is the share of the row; up to 30 classes, the numbers stand in it.
+    """
     chosen = matrix[np.ix_(order, order)]
     shares = chosen / np.maximum(chosen.sum(axis=1, keepdims=True), 1)
-    cell = 0.17 if len(order) <= 30 else 0.115
-    side = float(np.clip(cell * len(order) + 1.8, 4.5, 14))
+    few = len(order) <= _NUMBERED
+    side = float(np.clip((0.24 if few else 0.115) * len(order) + 1.8, 4.6, 14))
 
     def draw(figure: Any) -> None:
         from matplotlib.colors import LinearSegmentedColormap
 
-        # Transparent where nothing is, so that the page shows through.
+        # Transparent where nothing is, so that the page shows through; never so dense
+        # that the page's own ink, dark or light, cannot be read on it.
         heat = LinearSegmentedColormap.from_list(
-            "heat", [(0.2, 0.5, 0.95, 0), (0.2, 0.5, 0.95, 0.55), (0.95, 0.45, 0, 1)]
+            "heat", [(0.25, 0.53, 0.87, 0), (0.25, 0.53, 0.87, 0.7)]
         )
         axis = figure.subplots()
-        picture = axis.imshow(shares, cmap=heat, vmin=0, vmax=1, interpolation="none")
+        axis.imshow(shares, cmap=heat, vmin=0, vmax=1, interpolation="none")
         axis.set(xlabel="predicted", ylabel="true")
         if len(order) <= _NAMED:
             labels = [short(names[c], 22) for c in order]
-            size = 9 if len(order) <= 30 else 6.5
+            size = 9 if few else 6.5
             axis.set_xticks(range(len(order)), labels, rotation=90, fontsize=size)
             axis.set_yticks(range(len(order)), labels, fontsize=size)
+        if few:
+            for (row, column), count in np.ndenumerate(chosen):
+                if count:
+                    axis.text(column, row, count, ha="center", va="center", fontsize=8)
         axis.tick_params(length=0)
         axis.spines[["top", "right"]].set_visible(True)
-        figure.colorbar(
-            picture,
-            ax=axis,
-            location="top",
-            anchor=(1.0, 0.0),
-            shrink=0.3,
-            aspect=30,
-            pad=0.01,
-            label="share of the true class",
-        )
 
-    return _svg((side, side + 0.6), draw, "confusion")
-
-
-def feature_map(
-    places: NDArray[np.float64],
-    correct: NDArray[np.bool_],
-    thumbnails: Sequence[tuple[int, NDArray[np.uint8]]],
-) -> str:
-    """A 2-D map of the features with some of the images at their places."""
-
-    def draw(figure: Any) -> None:
-        from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-
-        axis = figure.subplots()
-        # Thousands of vector dots are slow to show.
-        options = {"rasterized": len(places) > 3000, "linewidth": 0}
-        for chosen, colour, label in (
-            (correct, _ACCENT, "right"),
-            (~correct, _WARM, "wrong"),
-        ):
-            axis.scatter(*places[chosen].T, 12, color=colour, label=label, **options)
-        for i, picture in thumbnails:
-            box = AnnotationBbox(
-                OffsetImage(picture, zoom=0.55), places[i], frameon=False, pad=0
-            )
-            axis.add_artist(box)
-        axis.legend(loc="upper right")
-        axis.set(xticks=[], yticks=[])
-        for spine in axis.spines.values():
-            spine.set_visible(False)
-
-    return _svg((9, 6.5), draw, "features")
+    return _svg((side, side), draw, "confusion")
 
 
 def short(name: str, length: int = 30) -> str:
@@ -254,6 +200,25 @@ def projection(features: NDArray[np.float32]) -> NDArray[np.float64]:
     found = x @ axes[:, ::-1][:, :2]
     places[:, : found.shape[1]] = found
     return places
+
+
+def map_places(
+    features: NDArray[np.float32], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], set[int]]:
+    """Where features lie on a map of 640 x 480, and whose photos do not overlap.
+
+    Args:
+        features: `[n, D]`.
+        rows: Those to show.
+
+    Returns:
+        `[len(rows), 2]`, x and y, 60 from the border or more; and some of `rows`.
+    """
+    places = projection(features)
+    places -= places.min(axis=0)
+    places *= (520, 360) / np.maximum(places.max(axis=0), 1e-12)
+    shown = 60 + places[rows]
+    return shown, {int(rows[i]) for i in spread(shown)}
 
 
 def spread(places: NDArray[np.float64], cells: int = 13) -> list[int]:

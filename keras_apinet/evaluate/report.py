@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _PAIRS, _ERRORS, _NEAREST = 6, 12, 3
 # Training images to look for neighbours in.
 _TRAINING_IMAGES = 4000
+# Images on the map of features, each with its photo.
+_DOTS = 600
 
 
 def write_report(
@@ -106,6 +108,7 @@ def write_report(
             fitted_on=(judged.calibration or {}).get("images"),
             sureness=calibration_words(result),
             plots=_plots(run, judged),
+            dots=gallery.dots(),
             unknown=unknown_words(run, result),
             advice=(run.read("advice.json") or {}).get("advice", []),
             pairs=gallery.confused_pairs(result["confused_pairs"]),
@@ -131,41 +134,25 @@ def _training_images(run: Run, judged: Judged, data_dir: str | None) -> "Split |
 
 
 def _plots(run: Run, judged: Judged) -> dict[str, Any]:
-    seen = judged.seen
-    names = run.class_names
+    seen, names = judged.seen, run.class_names
     log = plots.read_log(run.folder / "log.csv")
     order = plots.look_alike_order(seen.labels, seen.logits, seen.features)
     present = np.bincount(seen.labels, minlength=len(names)) > 0
     predicted = np.bincount(seen.predicted, minlength=len(names)) > 0
     order = order[(present | predicted)[order]]
-    places = plots.projection(seen.features)
     pair = (seen.labels, seen.logits)
-    table = judged.result["per_class"]
+    shown = [("Before calibration", reliability(*pair))]
+    if judged.temperature != 1:
+        cooled = reliability(*pair, temperature=judged.temperature)
+        shown.append(("After calibration", cooled))
+    best = (run.read("training.json") or {}).get("best_epoch")
     return {
-        "curves": plots.curves(log) if log else None,
-        "classes": plots.per_class(
-            [row["class"] for row in table],
-            [row["accuracy"] for row in table],
-            [row["images"] for row in table],
-        ),
-        "reliability": plots.reliability_diagram(
-            reliability(*pair),
-            None
-            if judged.temperature == 1
-            else reliability(*pair, temperature=judged.temperature),
-        ),
+        "curves": plots.curves(log, best) if log else None,
+        "reliability": [(t, plots.reliability_diagram(table, t)) for t, table in shown],
         "confusion": plots.confusion(
             confusion_matrix(seen.labels, seen.predicted, len(names)), names, order
         ),
-        "many": len(order) > 30,
-        "features": plots.feature_map(
-            places,
-            ~seen.wrong,
-            [
-                (i, plots.square(judged.split.read(int(seen.positions[i])), 56))
-                for i in plots.spread(places)
-            ],
-        ),
+        "shown": len(order),
     }
 
 
@@ -189,6 +176,26 @@ class Gallery:
     def _figure(self, picture: NDArray[np.uint8], title: str) -> dict[str, str]:
         return {"image": data_uri(picture, min(224, len(picture))), "title": title}
 
+    def dots(self) -> list[dict[str, Any]]:
+        """The images' places on a map of 640 x 480, and what each shows."""
+        names, seen, split = self.run.class_names, self.seen, self.split
+        rows = evenly(split.take(seen.positions), _DOTS)
+        places, apart = plots.map_places(seen.features, rows)
+        return [
+            {
+                "x": x,
+                "y": y,
+                "open": i in apart,
+                "true": names[int(seen.labels[i])],
+                "predicted": names[int(seen.predicted[i])],
+                "file": _file(split, place),
+                "image": data_uri(self._prepared(split, place), 96, quality=70),
+            }
+            for i, place, (x, y) in zip(
+                rows, seen.positions[rows].tolist(), places.tolist(), strict=True
+            )
+        ]
+
     def confused_pairs(self, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each pair: an image of one taken for the other, beside a right one."""
         names, seen = self.run.class_names, self.seen
@@ -208,30 +215,22 @@ class Gallery:
             x = int(surest(seen, self.split, lost)[0])
             gaps = seen.features[candidates] - seen.features[x]
             y = int(candidates[(gaps**2).sum(axis=1).argmin()])
-            photos = [
-                self._prepared(self.split, int(seen.positions[i])) for i in (x, y)
-            ]
+            places = seen.positions[[x, y]].tolist()
+            photos = [self._prepared(self.split, place) for place in places]
             found = contrast(
                 self.model, *photos, classes=(a, b), feature_maps=feature_maps
             )
             first, second = pair["classes"]
-            gallery.append(
-                pair
-                | {
-                    "photos": [
-                        self._figure(photos[0], f"{first}, taken for {second}"),
-                        self._figure(
-                            with_heat(photos[0], found.where[0]),
-                            "What decides between the two here",
-                        ),
-                        self._figure(photos[1], f"{second}, close to it"),
-                        self._figure(
-                            with_heat(photos[1], found.where[1]),
-                            "What decides between the two here",
-                        ),
-                    ]
-                }
-            )
+            titles = (f"{first}, taken for {second}", f"{second}, close to it")
+            shown = [
+                self._figure(picture, words)
+                for photo, title, where in zip(photos, titles, found.where, strict=True)
+                for picture, words in (
+                    (photo, title),
+                    (with_heat(photo, where), "What decides between the two here"),
+                )
+            ]
+            gallery.append(pair | {"photos": shown})
         return gallery
 
     def worst_errors(self, known: Predictions | None) -> list[dict[str, Any]]:
