@@ -26,6 +26,13 @@ def test_pages_agree_with_the_recorded_figures():
     records = results.recorded()
     assert results.PAGE.read_text("utf-8") == results.page(records)
     assert results.readme_block(records) in results.README.read_text("utf-8")
+    quantisation = (results.README.parent / "docs" / "quantisation.md").read_text(
+        "utf-8"
+    )
+    phone = [one for one in records if one["name"] == "phone"]
+    assert {one["variant"] for one in phone} == {"grocery_store", "CUB_200_2011"}
+    for one in phone:
+        assert results.table(one["columns"], one["rows"]) in quantisation
 
 
 def test_records_hold_no_paths_of_a_machine():
