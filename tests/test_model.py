@@ -207,10 +207,14 @@ def test_label_smoothing_reaches_the_step(rng):
     assert abs(smooth - paper_loss(model, images, labels)[0]) > 1e-4
 
 
-def test_accumulated_gradients_act_every_second_step(rng):
+@pytest.mark.parametrize("own", [0.0, 0.7])
+def test_accumulated_gradients_act_every_second_step(rng, own):
     images, labels = batch(rng, 4)
     model = small_model()
-    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    model.compile(
+        keras.optimizers.SGD(0.1, gradient_accumulation_steps=2),
+        PairwiseLoss(single_image_weight=own),
+    )
     before = as_numpy(model.classifier.kernel)
     model.fit(images, labels, batch_size=4, verbose=0)
     np.testing.assert_array_equal(before, as_numpy(model.classifier.kernel))
@@ -232,17 +236,18 @@ def test_steps_per_execution_and_jit_do_not_change_the_steps(rng):
     np.testing.assert_allclose(results[0], results[2], atol=1e-5)
 
 
+@pytest.mark.parametrize("own", [0.0, 0.7])
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_half_precision_trains(rng, policy):
+def test_half_precision_trains(rng, policy, own):
     images, labels = batch(rng)
     backbone = small_backbone()
     keras.utils.set_random_seed(3)
     full = small_model(backbone=backbone)
-    full.compile(keras.optimizers.SGD(0.0))
+    full.compile(keras.optimizers.SGD(0.0), PairwiseLoss(single_image_weight=own))
     expected = full.fit(images, labels, verbose=0).history["loss"][0]
     half = small_model(backbone=backbone, dtype=policy)
     half.set_weights(full.get_weights())
-    half.compile(keras.optimizers.SGD(0.01))
+    half.compile(keras.optimizers.SGD(0.01), PairwiseLoss(single_image_weight=own))
     logs = half.fit(images, labels, verbose=0).history
     assert logs["loss"] == [pytest.approx(expected, rel=0.05)]
     assert all(np.isfinite(as_numpy(w)).all() for w in half.weights)
