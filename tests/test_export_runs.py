@@ -58,7 +58,7 @@ def test_the_file_says_where_it_comes_from(run):
     info = load_classifier(run / "x.tflite").info
     assert info.accuracy["top1"] == pytest.approx(0.95)
     assert info.accuracy["photos"] == 20
-    assert "val" in info.accuracy["of"]
+    assert info.accuracy["of"] == "20 of the 'val' split of data"  # no path
     assert (info.temperature, info.backbone) == (2.5, "tiny")
     assert len(info.recipe_hash) == 16
     settings = json.loads((run / "run.json").read_text())

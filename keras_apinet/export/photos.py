@@ -8,6 +8,7 @@ Equalization and Bias Correction, ICCV 2019, with the means measured on photos).
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -136,7 +137,8 @@ def _found(
     return Photos(
         np.concatenate([images for images, _ in read]),
         labels if same else None,
-        f"{len(labels)} of the {name!r} split of {found.name}"
+        # The file tells it to strangers: no folder of this machine.
+        f"{len(labels)} of the {name!r} split of {Path(found.name).name}"
         + (f" (left out, as unreadable: {', '.join(failed)})" if failed else ""),
     )
 

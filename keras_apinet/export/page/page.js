@@ -46,8 +46,8 @@ function say(text) {
 
 /** A softmax is never quite 0 or 1, whatever rounding makes of it. */
 function probability(value) {
-  if (value >= 0.9995) return "> 99.9 %";
-  return value < 0.0005 ? "< 0.1 %" : `${(100 * value).toFixed(1)} %`;
+  if (value >= 0.9995) return ">\u00a099.9\u00a0%";
+  return value < 0.0005 ? "<\u00a00.1\u00a0%" : `${(100 * value).toFixed(1)}\u00a0%`;
 }
 
 /** Probabilities of one photo, and how long preparing and running took. */
