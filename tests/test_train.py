@@ -112,9 +112,17 @@ def test_the_same_seed_trains_the_same_model(photos, tmp_path):
     assert abs(weights[0] - weights[2]).max() > 1e-3
 
 
-def test_the_head_phase_trains_the_head_and_nothing_else(photos, tmp_path):
+def test_the_head_phase_trains_the_head_and_nothing_else(photos, tmp_path, monkeypatch):
+    traced, step = [], keras_apinet.APINet.train_step
+    monkeypatch.setattr(
+        keras_apinet.APINet,
+        "train_step",
+        lambda model, *given: traced.append(model) or step(model, *given),
+    )
     settings = {**QUICK, "head_epochs": 20, "head_learning_rate": 0.01, "epochs": 0}
     run = train(Recipe(data=str(photos), **settings), tmp_path / "run", verbose="quiet")
+    if BACKEND == "tensorflow":
+        assert len(traced) == 1
     trained = run.model()
     keras.utils.set_random_seed(0)
     fresh = keras_apinet.build("tiny", 3, 32, None, mutual_units=8, seed=0)

@@ -54,6 +54,9 @@ def train_head(setup: "Setup", epochs: int, run_checkpoint: "RunCheckpoint") -> 
                 loss=setup.loss(),
                 **execution,
             )
+            # Variables that are made in a step let TensorFlow trace it twice.
+            model.optimizer.build(model.trainable_variables)
+            model.build_metrics()
         size = batches.plan.batch_size
         with report, phase("Training the head", steps * size, "images") as shown:
             model.fit(
