@@ -156,7 +156,7 @@ def scores_of(
     from sklearn.decomposition import PCA
     from sklearn.neighbors import NearestNeighbors
 
-    from keras_apinet.open_world.prototypes import Prototypes
+    from keras_apinet.open_world.unknown import Prototypes
 
     kernel, bias = head
 

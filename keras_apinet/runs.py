@@ -40,7 +40,7 @@ from keras_apinet.errors import APINetError, printable
 from keras_apinet.files import io, schema
 from keras_apinet.files.io import write_atomically
 from keras_apinet.files.run_shapes import remedy_for, shape_of
-from keras_apinet.renamed import with_new_names
+from keras_apinet.files.schema import with_new_names
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData

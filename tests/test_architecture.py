@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_apinet"
 # From the ground up: a room imports from its own floor or those before it.
 FLOORS = (
-    {"errors", "types", "version", "renamed", "files", "pixels", "shares"}
+    {"errors", "types", "version", "files", "pixels", "shares"}
     | {"distribute", "compat", "progress"},
     {"layers", "losses", "backbones", "optimizers", "data"},
     {"model"},

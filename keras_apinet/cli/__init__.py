@@ -26,8 +26,8 @@ from keras_apinet.cli.startup import (
 )
 from keras_apinet.errors import APINetError, did_you_mean, printable, reason
 from keras_apinet.files.bounds import shown
+from keras_apinet.files.schema import NEW_NAMES
 from keras_apinet.progress import lines_shown
-from keras_apinet.renamed import NEW_NAMES
 from keras_apinet.version import __version__
 
 COMMANDS = (

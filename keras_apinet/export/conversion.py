@@ -24,7 +24,7 @@ from keras_apinet.export.runtime.classifier_info import (
     LABELS_FILE,
     ClassifierInfo,
 )
-from keras_apinet.open_world.graph import SLOPE
+from keras_apinet.open_world.unknown import SLOPE
 
 JOB, MODEL, PHOTOS, RESULT = "job.json", "model.keras", "photos.npy", "result"
 

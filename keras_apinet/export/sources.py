@@ -45,7 +45,7 @@ class Source:
         model = in_float32(self.model.classifier_model(probabilities=False))
         if self.unknown is None:
             return model
-        from keras_apinet.open_world.graph import with_unknown
+        from keras_apinet.open_world.unknown import with_unknown
 
         return with_unknown(model, self.unknown, self.info.temperature)
 

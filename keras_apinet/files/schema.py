@@ -20,7 +20,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,29 @@ Shape = Any
 LARGEST_FILE = 64 * 2**20
 # A recipe is a page of text, and the time to parse keys grows with their depth squared.
 LARGEST_TOML = 2**16
+# Names that arguments and settings had in files of before 0.2.
+NEW_NAMES = {
+    "accumulate": "gradient_accumulation_steps",
+    "ema": "ema_momentum",
+    "frozen": "freeze_fraction",
+    "jit": "jit_compile",
+    "licence": "license",
+    "memory": "memory_size",
+    "partners": "num_partners",
+    "rising": "warmup_fraction",
+    "strategy": "mining",
+    "views": "cached_views",
+    "views_dir": "cached_views_dir",
+    "warmup_cached": "cached_head_features",
+    "warmup_epochs": "head_epochs",
+}
 # Of a file that nothing can make again; errors of others say what can.
 DAMAGED = "it is damaged"
+
+
+def with_new_names(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file of any version says, under the names of today."""
+    return {NEW_NAMES.get(name, name): value for name, value in content.items()}
 
 
 def names_of_classes(value: Any) -> str | None:

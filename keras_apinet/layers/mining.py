@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_apinet.errors import APINetError
-from keras_apinet.renamed import with_new_names
+from keras_apinet.files.schema import with_new_names
 from keras_apinet.types import Shape, Tensor
 
 STRATEGIES = ("nearest", "farthest", "random")

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_apinet.distribute import whole_batch
 from keras_apinet.errors import APINetError, distinct_names
+from keras_apinet.files.schema import with_new_names
 from keras_apinet.layers.interaction import AttentivePairwiseInteraction
 from keras_apinet.layers.memory import FeatureMemory
 from keras_apinet.layers.mining import PairMiner
@@ -18,7 +19,6 @@ from keras_apinet.model.backbone import (
     split,
 )
 from keras_apinet.model.training import PairwiseTraining
-from keras_apinet.renamed import with_new_names
 from keras_apinet.types import Shape, Tensor
 
 BATCH_NORM_POLICIES = ("train", "inference")

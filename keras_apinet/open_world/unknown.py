@@ -1,5 +1,6 @@
 """None of these: the score and threshold that tell photos of classes never learned.
 
+The score is the cosine similarity to class prototypes, also inside a file's graph.
 A run keeps them in `unknown.json` and `unknown.npz` (`unknown_last.*` of the last
 model); the JSON names the model and the arrays that it belongs to.
 """
@@ -15,12 +16,17 @@ from keras_apinet.errors import APINetError
 from keras_apinet.files.bounds import KEEP
 from keras_apinet.files.io import digest_of, replacing
 from keras_apinet.open_world.features import Features
-from keras_apinet.open_world.prototypes import Prototypes
 from keras_apinet.runs import Run, weights_fingerprint
 
 if TYPE_CHECKING:
+    import keras
+
     from keras_apinet.model.apinet import APINet
 
+# Less shrinkage makes 8-bit files lose decisions, see benchmarks/unknown.py.
+LARGEST_RANK, SHRINKAGE = 256, 0.5
+# A layer that gives logits: a converter divides its kernel by the temperature.
+SLOPE = "unknown_slope"
 # Held-out photos, of all classes, that a threshold needs: one in twenty is below it.
 FEWEST_IMAGES = 40
 # As many held-out photos of a class weigh as much as all the others.
@@ -28,6 +34,66 @@ _CLASS_WEIGHT = 20
 # Logits that one standard deviation of the known's margin is worth.
 _STEEPNESS = 4.0
 _ARRAYS = ("centre", "projection", "directions", "thresholds")
+
+
+@dataclass(frozen=True, eq=False)
+class Prototypes:
+    """Cosine similarity to class prototypes, in a space where classes are round.
+
+    Features are centred and projected so that photos of one class vary alike in all
+    directions (the within-class covariance, shrunk towards a multiple of the identity,
+    becomes the identity), then scaled to length 1: `z = (x - m) W / |(x - m) W|`. A
+    prototype is the mean of the z of a class's training photos, scaled to length 1.
+
+    Attributes:
+        centre: `[D]` float32, m.
+        projection: `[D, r]` float32, W.
+        directions: `[C, r]` float32, the prototypes; 0 for a class without photos.
+    """
+
+    centre: NDArray[np.float32]
+    projection: NDArray[np.float32]
+    directions: NDArray[np.float32]
+
+    @classmethod
+    def fit(
+        cls, features: ArrayLike, labels: ArrayLike, num_classes: int | None = None
+    ) -> "Prototypes":
+        """Prototypes of training features.
+
+        Args:
+            features: `[n, D]`.
+            labels: `[n]`, the class of each.
+            num_classes: C. Default: one more than the largest label.
+        """
+        x, y = np.asarray(features, np.float64), np.asarray(labels)
+        count = int(y.max()) + 1 if num_classes is None else num_classes
+        centre = x.mean(axis=0)
+        x = x - centre
+        rank = min(LARGEST_RANK, x.shape[1], len(x))
+        # The directions in which photos differ most.
+        _, _, axes = np.linalg.svd(x.T @ x, hermitian=True)
+        x = x @ axes[:rank].T
+        within = x - _class_means(x, y, count)[y]
+        values, vectors = np.linalg.eigh(within.T @ within / len(x))
+        shrunk = (1 - SHRINKAGE) * values + SHRINKAGE * values.mean()
+        whitening = vectors / np.sqrt(np.maximum(shrunk, 1e-12 * (1 + values.max())))
+        projection = axes[:rank].T @ whitening
+        directions = _unit(_class_means(_unit(x @ whitening), y, count))
+        small = (part.astype(np.float32) for part in (centre, projection, directions))
+        return cls(*small)
+
+    def similarities(self, features: ArrayLike) -> NDArray[np.float32]:
+        """How alike photos are to each class.
+
+        Args:
+            features: `[n, D]`.
+
+        Returns:
+            `[n, C]` float32, cosine similarities to the prototypes.
+        """
+        x = np.asarray(features, np.float32) - self.centre
+        return _unit(x @ self.projection) @ self.directions.T
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +161,7 @@ class Unknown:
             features: `[n, D]` pooled features.
         """
         similar = self.prototypes.similarities(features) - self.thresholds
-        margins: NDArray[np.float32] = similar.max(axis=1)
-        return margins
+        return np.asarray(similar.max(axis=1))
 
     def save(self, run: Run, which: str, model: "APINet", images: int) -> None:
         """Keeps it in the run, for this model."""
@@ -141,6 +206,52 @@ def open_unknown(run: Run, model: "APINet", which: str = "best") -> Unknown | No
     return Unknown(Prototypes(*parts), thresholds, content["slope"], content["keep"])
 
 
+def with_unknown(
+    model: "keras.Model", unknown: Unknown, temperature: float
+) -> "keras.Model":
+    """A model from pixels to logits with one more class, the last: `unknown`.
+
+    Its logit is the largest of the others less `slope * margin`, so that it is the
+    largest of all exactly where the margin is below 0:
+
+    `margin = max_c (cos(z, prototype_c) - threshold_c)`, `z = (x - m) W`.
+
+    These are two matrix products, a division by the length, a maximum and a
+    subtraction. Divided by the temperature, the others are those without `unknown`.
+
+    Args:
+        model: From pixels to logits `[N, C]`; its layer `"classifier"` takes the
+            pooled features.
+        unknown: Prototypes and thresholds.
+        temperature: What the logits are going to be divided by.
+
+    Returns:
+        A functional model to `[N, C + 1]`, sharing the layers of `model`.
+    """
+    import keras
+    from keras import layers, ops
+
+    part = unknown.prototypes
+    features = model.get_layer("classifier").input
+    logits = model.output
+    options = {"dtype": "float32"}
+    turned = layers.Dense(part.projection.shape[1], name="unknown_space", **options)
+    similar = layers.Dense(len(part.directions), name="unknown_margins", **options)
+    slope = layers.Dense(1, use_bias=False, name=SLOPE, **options)
+    z = turned(features)
+    z = layers.UnitNormalization(name="unknown_length", **options)(z)
+    margin = ops.max(similar(z), axis=-1, keepdims=True)
+    known = ops.max(logits, axis=-1, keepdims=True)
+    outputs = layers.Concatenate(name="with_unknown", **options)(
+        [logits, known - slope(margin)]
+    )
+    result = keras.Model(model.input, outputs, name=f"{model.name}_unknown")
+    turned.set_weights([part.projection, -part.centre @ part.projection])
+    similar.set_weights([part.directions.T, -unknown.thresholds])
+    slope.set_weights([np.full((1, 1), unknown.slope * temperature, np.float32)])
+    return result
+
+
 def detection(
     known: ArrayLike, foreign: ArrayLike, keep: float = 0.95, repeats: int = 300
 ) -> dict[str, Any]:
@@ -161,19 +272,11 @@ def detection(
     """
     a, b = np.asarray(known, np.float64), np.asarray(foreign, np.float64)
     rng = np.random.default_rng(0)
-    samples = [_figures(a, b, keep)]
-    for _ in range(repeats):
-        drawn = [rng.choice(part, len(part)) for part in (a, b)]
-        samples.append(_figures(drawn[0], drawn[1], keep))
+    drawn = ((rng.choice(a, len(a)), rng.choice(b, len(b))) for _ in range(repeats))
+    samples = [_figures(x, y, keep) for x, y in ((a, b), *drawn)]
     ends = np.quantile(samples[1:] or samples, [0.025, 0.975], axis=0)
-    return {
-        name: {
-            "value": samples[0][i],
-            "low": float(ends[0, i]),
-            "high": float(ends[1, i]),
-        }
-        for i, name in enumerate(("auroc", "rejected"))
-    }
+    rows = zip(("auroc", "rejected"), samples[0], *ends.tolist(), strict=True)
+    return {name: {"value": v, "low": a, "high": b} for name, v, a, b in rows}
 
 
 def _figures(a: NDArray[Any], b: NDArray[Any], keep: float) -> tuple[float, float]:
@@ -182,3 +285,15 @@ def _figures(a: NDArray[Any], b: NDArray[Any], keep: float) -> tuple[float, floa
     ranks = rankdata(np.concatenate([a, b]))[: len(a)]
     auroc = (ranks.mean() - (len(a) + 1) / 2) / len(b)
     return float(auroc), float((b < np.quantile(a, 1 - keep)).mean())
+
+
+def _class_means(x: NDArray[Any], y: NDArray[Any], count: int) -> NDArray[Any]:
+    """Means `[C, D]` of the rows of each class; 0 for a class without rows."""
+    sums = np.zeros((count, x.shape[1]), x.dtype)
+    np.add.at(sums, y, x)
+    return np.asarray(sums / np.maximum(np.bincount(y, minlength=count), 1)[:, None])
+
+
+def _unit(x: NDArray[Any]) -> NDArray[Any]:
+    """Rows scaled to length 1; rows of zeros stay."""
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6))

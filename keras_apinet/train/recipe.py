@@ -16,7 +16,7 @@ from keras_apinet.files.bounds import (
     Number,
     shown,
 )
-from keras_apinet.renamed import NEW_NAMES
+from keras_apinet.files.schema import NEW_NAMES
 
 # Pairs are sought among all images of a batch: the table of distances grows squarely.
 LARGEST_BATCH = 16_384

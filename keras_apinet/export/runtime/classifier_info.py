@@ -10,7 +10,7 @@ from typing import Any
 from keras_apinet.errors import APINetError, distinct_names
 from keras_apinet.files import schema
 from keras_apinet.files.bounds import COUNT, IMAGE_SIZE, SHARE, TEMPERATURE
-from keras_apinet.renamed import with_new_names
+from keras_apinet.files.schema import with_new_names
 from keras_apinet.version import __version__
 
 # Names of the two parts inside TFLite files, SavedModel folders, ONNX properties and
