@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Torch's threads wait in a loop for each other, which starves the other workers.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import contextlib
 import shutil

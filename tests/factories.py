@@ -33,6 +33,13 @@ def patterns(count=40, classes=5, side=32, seed=0):
     return np.clip(images, 0, 255).astype("uint8"), labels
 
 
+def pattern_folders(root, count, classes):
+    """A folder for each of the `patterns`, photos of 40 x 40 px in it."""
+    for i, (image, label) in enumerate(zip(*patterns(count, classes, 40))):
+        save(root / f"{label:02}" / f"{i}.png", image)
+    return root
+
+
 def save(path, pixels, mode=None, **options):
     """Writes an image file, with the folders above it, and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)

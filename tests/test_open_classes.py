@@ -39,6 +39,7 @@ def added(place):
     return add_classes(place / "run", place / "new", place / "added")
 
 
+@pytest.mark.one_backend
 def test_imprinted_class_gets_the_logit_of_the_old_ones():
     # Two classes on axes 0 and 1, columns of length 2; the new one lies on axis 2.
     head = (2 * np.eye(3, 2, dtype="float32"), np.zeros(2, "float32"))
@@ -52,6 +53,7 @@ def test_imprinted_class_gets_the_logit_of_the_old_ones():
     assert (logits < 2).all()
 
 
+@pytest.mark.one_backend
 def test_fitted_head_is_balanced_and_stays_near_its_start():
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(-1, 1, (400, 1)), rng.normal(1, 1, (20, 1))])
@@ -91,6 +93,7 @@ def test_added_class_is_known_and_the_old_run_stays(place, added):
     )
 
 
+@pytest.mark.one_backend
 def test_new_run_evaluates_predicts_and_has_ended(place, added, capsys):
     folder = str(added.run.folder)
     assert main(["evaluate", folder, "--split", "val", "--bootstrap", "0"]) == 0
@@ -104,6 +107,7 @@ def test_new_run_evaluates_predicts_and_has_ended(place, added, capsys):
     assert "ended already" in capsys.readouterr().out
 
 
+@pytest.mark.one_backend
 def test_classes_are_removed_and_merged(place, added):
     less = remove_classes(added.run, ["sky"], place / "less", refit=False)
     assert less.run.class_names == sorted(NAMES)
@@ -122,6 +126,7 @@ def test_classes_are_removed_and_merged(place, added):
     assert np.bincount(labels)[one.run.class_names.index("fruit")] == 8
 
 
+@pytest.mark.one_backend
 def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path, capsys):
     run, photo = str(place / "run"), str(place / "new/sky/0.png")
     broken = tmp_path / "broken.png"

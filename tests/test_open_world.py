@@ -24,8 +24,7 @@ from keras_apinet.open_world.fitting import (
     fit_unknown,
     measure_open,
 )
-from keras_apinet.open_world.prototypes import Prototypes
-from keras_apinet.open_world.unknown import Unknown, detection, open_unknown
+from keras_apinet.open_world.unknown import Prototypes, Unknown, detection, open_unknown
 from keras_apinet.runs import Run
 from keras_apinet.train import loop
 from keras_apinet.train.recipe import Recipe
@@ -82,6 +81,7 @@ def test_training_leaves_a_threshold_that_keeps_the_share(made):
     assert open_unknown(run, model) is None  # of other weights
 
 
+@pytest.mark.one_backend
 def test_the_share_is_the_recipes(monkeypatch):
     asked = []
     monkeypatch.setattr(fitting, "fit_after_training", lambda *args: asked.append(args))
@@ -95,6 +95,7 @@ def test_the_share_is_the_recipes(monkeypatch):
     assert asked == [("run", setup.images, 0.8, None)]
 
 
+@pytest.mark.one_backend
 def test_families_of_a_file_fit_its_classes():
     info = ClassifierInfo(("a", "b"), 32, families=("x", "x"))
     assert ClassifierInfo.from_json(info.to_json(), "file").families == ["x", "x"]
@@ -204,6 +205,7 @@ def test_files_are_plain_unless_asked(made):
     assert ((logits[:, 4] > plain.max(axis=1)) == (margins < 0)).all()
 
 
+@pytest.mark.one_backend
 def test_prototypes_and_margins_by_hand():
     # Two classes along two axes about (1, 1), equally wide: whitening only scales.
     x = np.array([[4, 1], [2, 1], [1, 4], [1, 2], [-2, 1], [0, 1], [1, -2], [1, 0.0]])
@@ -216,6 +218,7 @@ def test_prototypes_and_margins_by_hand():
     np.testing.assert_allclose(margins, [0.75, 0.75], atol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_classes_with_photos_have_thresholds_of_their_own():
     rng = np.random.default_rng(0)
     centres = 6 * np.eye(3, 8)
@@ -236,6 +239,7 @@ def test_classes_with_photos_have_thresholds_of_their_own():
     assert np.allclose(absent.margins(x), unknown.margins(x), atol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_detection_counts_pairs():
     rng = np.random.default_rng(0)
     known, foreign = rng.normal(1, 1, 60).round(1), rng.normal(0, 1, 40).round(1)
@@ -250,6 +254,7 @@ def test_detection_counts_pairs():
 FAMILIES = ("fruit", "fruit", "milk", "milk")
 
 
+@pytest.mark.one_backend
 def test_families_by_hand():
     p = np.array(
         [
@@ -271,6 +276,7 @@ def test_families_by_hand():
     assert found["depth"] == pytest.approx((1 + 0.5 + 0 + 0.5) / 4)
 
 
+@pytest.mark.one_backend
 def test_confused_classes_are_a_family():
     p = np.eye(4)[[0, 1, 2, 3]] * 0.98 + 0.005
     p[0, :2] = p[1, :2] = 0.495
@@ -278,6 +284,7 @@ def test_confused_classes_are_a_family():
     assert found == ("a/b", "a/b", "c", "d")
 
 
+@pytest.mark.one_backend
 def test_a_family_where_no_class_is_sure(made, capsys, tmp_path):
     _, run, _, _ = made
     copy = Run.open(shutil.copytree(run.folder, tmp_path / "run"))
@@ -309,6 +316,7 @@ def test_a_family_where_no_class_is_sure(made, capsys, tmp_path):
     assert classifier.verdict(even, 0.99) == ("unsure", "ant")
 
 
+@pytest.mark.one_backend
 def test_mistakes_are_one_sentence(made, tmp_path, capsys):
     root, run, _, _ = made
     folder = str(run.folder)

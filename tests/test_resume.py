@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import BACKEND
+from factories import pattern_folders
 
 from keras_apinet import APINetError
 from keras_apinet.cli import main
@@ -29,7 +30,8 @@ from keras_apinet.train.callbacks import RunCheckpoint, StopSignals
 SCRIPT = Path(__file__).parent / "resume_runs.py"
 # Averages, a memory of features, dropout, augmentation: everything with a state.
 RECIPE = {
-    "data": "synthetic_birds",
+    "group_by": "none",
+    "backbone": "tiny",
     "image_size": 32,
     "epochs": 3,
     "steps_per_epoch": 4,
@@ -80,27 +82,31 @@ def equal(folder, other):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def recipe(tmp_path_factory):
+    photos = pattern_folders(tmp_path_factory.mktemp("photos"), 60, 6)
+    return {**RECIPE, "data": str(photos)}
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory):
     """A run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert child("train", folder, RECIPE) == 0
+    assert child("train", folder, recipe) == 0
     return folder
 
 
-# A checkpoint after every step, so that a kill falls between two of them.
-BUSY = {**RECIPE, "checkpoint_minutes": 1e-9}
-
-
 @pytest.mark.slow
-def test_kills_and_signals_change_nothing(whole, tmp_path):
+def test_kills_and_signals_change_nothing(whole, recipe, tmp_path):
     folder = tmp_path / "run"
+    # A checkpoint after every step, so that a kill falls between two of them.
+    busy = {**recipe, "checkpoint_minutes": 1e-9}
     # Steps and checkpoints count from the start of each process; the head phase's
     # single epoch has its own callback. Before there is any checkpoint:
     if BACKEND == "tensorflow":
-        assert child("train", folder, BUSY, "checkpoint:1") == -9
+        assert child("train", folder, busy, "checkpoint:1") == -9
         assert checkpoints.read_newest(folder) is None
     # In the second epoch, in the middle of a step:
-    begun = ("resume", folder, {}) if folder.exists() else ("train", folder, BUSY)
+    begun = ("resume", folder, {}) if folder.exists() else ("train", folder, busy)
     assert child(*begun, "step:6") == -9
     assert checkpoints.read_newest(folder)[0].step == 1
     # What does not depend on the backend is seen on one: a signal stops after the step.
@@ -111,7 +117,7 @@ def test_kills_and_signals_change_nothing(whole, tmp_path):
     if BACKEND == "tensorflow":
         # Then at the end of that epoch, with the models kept and the checkpoint not:
         assert child("resume", folder, {}, "checkpoint:2") == -9
-        assert Run.open(folder).model("last").num_classes == 18
+        assert Run.open(folder).model("last").num_classes == 6
         # Then when a file, written whole, has no name yet:
         assert child("resume", folder, {}, "replace:2") == -9
     # Then when a checkpoint is half written:
@@ -364,9 +370,11 @@ def test_a_run_that_has_ended_goes_on_to_more_epochs(ended):
 @pytest.mark.parametrize(
     ("moment", "file"), [("models:2", "last.keras"), ("full:2", "00001-0000000.npz")]
 )
-def test_a_full_disk_says_how_to_go_on_and_loses_nothing(whole, tmp_path, moment, file):
+def test_a_full_disk_says_how_to_go_on_and_loses_nothing(
+    whole, recipe, tmp_path, moment, file
+):
     folder = tmp_path / "run"
-    with start("train", folder, RECIPE, moment) as process:
+    with start("train", folder, recipe, moment) as process:
         said = process.stderr.read()
     assert process.returncode == 2
     (line,) = (text for text in said.splitlines() if "cannot be written" in text)
@@ -380,10 +388,10 @@ def test_a_full_disk_says_how_to_go_on_and_loses_nothing(whole, tmp_path, moment
 
 @pytest.mark.slow
 @pytest.mark.one_backend
-def test_of_two_writers_the_second_is_refused(whole, tmp_path, capsys):
+def test_of_two_writers_the_second_is_refused(whole, recipe, tmp_path, capsys):
     folder = tmp_path / "run"
     with (
-        start("train", folder, RECIPE, "pause:6") as first,
+        start("train", folder, recipe, "pause:6") as first,
         contextlib.ExitStack() as undone,
     ):
         os.waitpid(first.pid, os.WUNTRACED)

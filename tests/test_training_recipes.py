@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import pattern_folders
 
 from keras_apinet import backbones
 from keras_apinet.cli import main
@@ -79,7 +80,8 @@ def test_the_papers_recipe_has_the_published_settings():
 def test_a_recipe_runs_as_a_program(name, tmp_path):
     """With another data set and a small backbone, as no photos are here."""
     changes = {
-        "data": "synthetic_birds",
+        "data": str(pattern_folders(tmp_path / "photos", 60, 6)),
+        "group_by": "none",
         "backbone": "tiny",
         "weights": "none",
         "image_size": 32,
