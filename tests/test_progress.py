@@ -5,6 +5,7 @@ import re
 import struct
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,6 +106,26 @@ def test_a_training_is_one_line_that_moves_and_one_for_each_epoch(photos, tmp_pa
     # The last epoch promises no end: more is to come.
     assert "left" in epochs[0]
     assert "left" not in epochs[1]
+
+
+def test_the_line_of_an_epoch_fits_a_terminal(monkeypatch):
+    """With an hour left of a hundred epochs."""
+    from keras_apinet.train import progress
+
+    seconds = iter([1.0, 46.0])
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr(progress, "time", clock)
+    said = []
+    line = progress.EpochLine(said.append, None, 100, 104, 48)
+    line.on_epoch_begin(0)
+    line.steps_done = 104
+    figures = {"loss": 2.3456, "accuracy": 0.9876, "val_accuracy": 0.912}
+    line.on_epoch_end(0, figures)
+    assert said == [
+        "Epoch 1/100 loss 2.35 accuracy 98.8% validation 91.2% 111 images/s "
+        "1:14:15 left"
+    ]
+    assert len(said[0]) < 80
 
 
 def test_no_line_moves_where_there_is_no_terminal(capfd):

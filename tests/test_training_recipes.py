@@ -100,7 +100,7 @@ def test_a_recipe_runs_as_a_program(name, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "Epoch   1/1" in done.stdout
+    assert "Epoch 1/1 " in done.stdout
     assert (tmp_path / "run" / "best.keras").is_file()
 
 

@@ -90,7 +90,8 @@ class EpochLine(keras.callbacks.Callback):
             left = (now - self.started) / max(self.seen, 1)
             left *= (self.epochs - epoch - 1) * self.steps
             figures.append(f"{clock(left)} left")
-        self.say(f"Epoch {epoch + 1:>3}/{self.epochs}  {'  '.join(figures)}")
+        # One space: with hours left of 100 epochs the line still fits 80 columns.
+        self.say(f"Epoch {epoch + 1}/{self.epochs} {' '.join(figures)}")
 
 
 def running(logs: dict[str, Any] | None) -> str:
