@@ -50,6 +50,7 @@ def made(tmp_path_factory):
     images = np.stack([prepare(image, 32) for image in images])
     known = labels < 4
     train = known & (np.arange(360) < 120)
+    keras.utils.set_random_seed(0)  # the seed of each test comes after this
     model = clear_classifier(images[train], labels[train], NAMES, weights=None)
     folder = root / "run"
     folder.mkdir()
