@@ -90,10 +90,10 @@ def test_the_share_is_the_recipes(monkeypatch):
         placement=SimpleNamespace(is_first=True),
         images=SimpleNamespace(splits={"val": range(50)}),
         recipe=Recipe(unknown_keep=0.8),
-        say=None,
+        say=SimpleNamespace(bar=False),
     )
     loop._calibrated(setup, "run")
-    assert asked == [("run", setup.images, 0.8, None)]
+    assert asked == [("run", setup.images, 0.8, setup.say)]
 
 
 @pytest.mark.one_backend
