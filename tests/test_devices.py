@@ -42,10 +42,10 @@ def outcome(folder):
     return figures, np.concatenate([w.ravel() for w in weights])
 
 
-def same(folder, other, atol=1e-5):
+def same(folder, other):
     (figures, weights), (others, moved) = outcome(folder), outcome(other)
-    np.testing.assert_allclose(figures, others, rtol=0, atol=atol)
-    np.testing.assert_allclose(weights, moved, rtol=0, atol=atol)
+    np.testing.assert_allclose(figures, others, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(weights, moved, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -62,10 +62,7 @@ def test_many_devices_train_as_one(tmp_path):
 @pytest.mark.skipif(BACKEND == "torch", reason="torch trains on one device")
 def test_many_devices_train_as_one_on_stored_views(tmp_path):
     finish(start(tmp_path, 1, 2, RUNS="--cached-views"))
-    # On one device TensorFlow joins operations of the frozen layers, and float16, in
-    # which views are kept, may round the other way.
-    atol = 1e-4 if BACKEND == "tensorflow" else 1e-5
-    same(tmp_path / "1", tmp_path / "2", atol)
+    same(tmp_path / "1", tmp_path / "2")
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="several processes are JAX's")

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--push",
         metavar="OWNER/NAME",
-        help="also upload the card, best.keras and run.json to a model repository of "
-        "the Hugging Face hub, which is made if needed; it asks the network",
+        help="also upload the card and best.keras to a model repository of the Hugging "
+        "Face hub, which is made if needed; it asks the network",
     )
     parser.add_argument(
         "--force",

@@ -201,7 +201,6 @@ def _choose_backend_of_run(folder: str, changed: str | None) -> None:
 
 
 def _choose_backend(name: str, whose: str) -> None:
-
     check_backend(name, f"{whose} for the backend {name!r}, which")
     given = os.environ.get("KERAS_BACKEND") or name
     if given != name:

@@ -7,7 +7,7 @@ all of it, so that a run on many devices is the run on one.
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +91,11 @@ class Placement:
     def is_first(self) -> bool:
         """Whether this process writes the run folder."""
         return self.process_index == 0
+
+    @property
+    def replicas(self) -> Sequence[str]:
+        """TensorFlow's names of its devices, where it trains on several."""
+        return () if self._strategy is None else self._strategy.extended.worker_devices
 
     def scope(self) -> AbstractContextManager[Any]:
         """Where the model and its optimizer are made."""
