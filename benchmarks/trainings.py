@@ -132,7 +132,10 @@ def measured(
 def figures_of(
     folder: Path, settings: Mapping[str, Any], variant: str = "", which: str = "best"
 ) -> dict[str, float]:
-    """The figures of one run, which is trained or gone on with if need be."""
+    """The figures of one run, which is trained or gone on with if need be.
+
+    `which="untested"` looks at no test photo.
+    """
     settings = Recipe.of(settings).asdict()
     # A run of before a setting was made has its default.
     began = (folder / "run.json").exists() and Run.open(folder).settings
@@ -141,13 +144,18 @@ def figures_of(
             f"The run in {str(folder)!r} has other settings; give another --out, or "
             "remove it."
         )
-    if not (folder / "evaluation_test.json").exists():
+    last = "training.json" if which == "untested" else "evaluation_test.json"
+    if not (folder / last).exists():
         asked = [str(folder), variant, json.dumps(settings), which]
-        if subprocess.run([sys.executable, "-m", __spec__.name, *asked]).returncode:
+        if subprocess.run(
+            [sys.executable, "-m", "benchmarks.trainings", *asked]
+        ).returncode:
             sys.exit("A training did not end; the same command goes on from there.")
     run = Run(folder, {})
-    metrics = run.read("evaluation_test.json")["metrics"]
     validated = run.read("training.json")["val_accuracy"]
+    if which == "untested":
+        return {"val_top1": validated}
+    metrics = run.read("evaluation_test.json")["metrics"]
     if which == "last":
         rows = csv.DictReader((folder / "log.csv").read_text("utf-8").splitlines())
         validated = float(list(rows)[-1]["val_accuracy"])
@@ -205,6 +213,7 @@ def protocol(recipe: Recipe, seeds: Sequence[int], which: str = "best") -> str:
         f"{recipe.epochs} of all layers, seeds {', '.join(map(str, seeds))}; "
         + {
             "best": "the epoch is chosen on validation, each run tested once.",
+            "untested": "the best epoch on validation; no test photo was looked at.",
             "last": "the model of the last epoch, a rule made after first results by "
             "the best epoch, test figures included, had been seen.",
         }[which]
@@ -227,7 +236,8 @@ def main(folder: str, variant: str, settings: str, which: str = "best") -> None:
         run = resume(folder, verbose="plain")
     else:
         run = train(Recipe.of(json.loads(settings)), folder, "plain")
-    evaluate_run(run, "test", which=which, bootstrap=0)
+    if which != "untested":
+        evaluate_run(run, "test", which=which, bootstrap=0)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,19 @@ def temperature(divisor: float) -> Callable[[], None]:
     return divided
 
 
+def gates_around_one() -> None:
+    """Features are gated by `1/2 + g`, which is one on average: a test's own scale."""
+    from keras_apinet.layers import interaction
+
+    plain = interaction.interact
+
+    def scaled(x1: Any, x2: Any, mutual: Any) -> tuple[Any, Any, Any, Any]:
+        own1, other1, own2, other2 = plain(x1, x2, mutual)
+        return own1 - x1 / 2, other1 - x1 / 2, own2 - x2 / 2, other2 - x2 / 2
+
+    interaction.interact = scaled
+
+
 def look_alikes_meet() -> None:
     """The classes of a batch look alike.
 
@@ -170,6 +183,7 @@ VARIANTS: dict[str, Callable[[], None]] = {
     "self_only": self_only,
     "nonlinear_mutual": nonlinear_mutual,
     "gates_before_pooling": gates_before_pooling,
+    "gates_around_one": gates_around_one,
     "temperature_2": temperature(2.0),
     "temperature_half": temperature(0.5),
     "look_alikes_meet": look_alikes_meet,

@@ -343,3 +343,20 @@ def test_same_photos_in_a_folder_and_in_tfds_give_the_same_batches(shared, tmp_p
         ),
         collect(balanced_batches(stored.splits["train"], **options)),
     )
+
+
+@pytest.mark.one_backend
+def test_no_pipeline_leaves_a_thread_that_tunes_it():
+    # Dropping its iterator waits for that thread, up to a minute for each validation.
+    from keras_apinet.data.batches import stored_batches
+
+    pixels = np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 2
+    options = {"image_size": 8, "classes_per_batch": 2, "images_per_class": 2}
+    balanced = balanced_batches(pixels, **options)
+    arrays = np.zeros((1, 8, 4), np.float16), pixels[1].astype(np.int32)
+    for batches in (
+        balanced,
+        evaluation_batches(pixels, image_size=8),
+        stored_batches(*arrays, balanced.plan, balanced.report),
+    ):
+        assert batches.options().autotune.enabled is False

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -255,6 +256,26 @@ def test_a_training_on_views(settings, tmp_path, monkeypatch, capsys):
         train(
             Recipe(**{**settings, "freeze_fraction": 0.7}), tmp_path / "other", "quiet"
         )
+
+
+def test_validation_sees_what_the_frozen_layers_give(settings):
+    with place(Devices()) as placement:
+        setup = prepare(Recipe(**settings), placement, Console("quiet"))
+        validation = setup.validation()
+        split = setup.images.splits["val"]
+        images = keras_apinet.data.evaluation_batches(split, image_size=32)
+        expected = setup.model.predict(images, verbose=0)
+        found = [
+            setup.model.predict_on_batch(validation[i][0])
+            for i in range(len(validation))
+        ]
+        labels = np.concatenate([validation[i][1] for i in range(len(validation))])
+        np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-5)
+        np.testing.assert_array_equal(labels, split.labels)
+        # What takes over a GiB is computed anew each time.
+        wide = SimpleNamespace(output_shape=(None, 2**28, 1))
+        setup.model.frozen_model = lambda: wide
+        assert not hasattr(setup.validation(), "batches")
 
 
 @pytest.mark.slow

@@ -208,6 +208,13 @@ class EpochClock:
 
 def with_account(dataset: Dataset, **attributes: Any) -> Dataset:
     """Lets a data set carry the plan and the report that belong to it."""
+    import tensorflow as tf
+
+    # Nothing here is left to autotuning, and dropping an iterator waits for its thread,
+    # which sleeps for up to a minute.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = dataset.with_options(options)
     for name, value in attributes.items():
         setattr(dataset, name, value)
     return dataset

@@ -75,11 +75,7 @@ class StoredViews:
 
 
 def stored_views(setup: "Setup", folder: Path) -> StoredViews:
-    """The views of a setup: computed now, or before by a run that needed the same.
-
-    Args:
-        setup: What is to be trained.
-        folder: Where the file is, or will be.
+    """The views of a setup in a folder, computed now or by a run that needed the same.
 
     Raises:
         APINetError: For several processes, values that float16 does not hold, or a
@@ -106,6 +102,36 @@ def stored_views(setup: "Setup", folder: Path) -> StoredViews:
             arrays = np.load(path, mmap_mode="r", allow_pickle=False)
     labels = setup.images.splits["train"].labels[np.array(found["rows"])]
     return StoredViews(setup, arrays, labels, found["failed"])
+
+
+def stored_validation(setup: "Setup", batches: Any) -> Any:
+    """Validation batches with `{"frozen": x}`, computed once, in place of the images.
+
+    Args:
+        setup: What is to be trained.
+        batches: Of the images; given back as they are if x would take over a GiB.
+    """
+    model, count = setup.model.frozen_model(), len(setup.images.splits["val"])
+    if count * int(np.prod(model.output_shape[1:])) * 4 > 2**30:
+        return batches
+    frozen_of, found = predictor(setup, model, 64), []
+    with batches.report, phase("Preparing the validation", count, "images") as shown:
+        for images, labels in batches:
+            found.append(({"frozen": frozen_of(images)}, np.asarray(labels)))
+            shown(sum(len(labels) for _, labels in found))
+    return _InMemory(found, batches.report)
+
+
+class _InMemory(keras.utils.PyDataset):
+    def __init__(self, batches: list[Any], report: data.ReadingReport) -> None:
+        super().__init__()
+        self.batches, self.report = batches, report
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, step: int) -> Any:
+        return self.batches[step]
 
 
 def remove_views(folder: Path) -> None:
@@ -204,10 +230,8 @@ def predictor(
 ) -> Callable[[Any], NDArray[np.float32]]:
     """What a model gives for batches of images, as fast as the backend can.
 
-    Args:
-        setup: Says on how many devices.
-        model: In inference mode; its weights are taken as they are now.
-        size: Devices share whole batches: a shorter one is filled up to it.
+    The model's weights are taken as they are now. Devices share whole batches: a
+    shorter one is filled up to `size`.
     """
     shares, run = setup.placement.shares, model.predict_on_batch
     if keras.backend.backend() == "tensorflow":

@@ -20,6 +20,7 @@ from keras_apinet.errors import APINetError
 from keras_apinet.loading import build
 from keras_apinet.losses import CrossEntropy, PairwiseLoss
 from keras_apinet.model.apinet import APINet
+from keras_apinet.train.cached_views import stored_validation
 from keras_apinet.train.devices import Placement
 from keras_apinet.train.optimization import peak_rate
 from keras_apinet.train.progress import Console
@@ -93,6 +94,8 @@ class Setup:
             return None
         split = self.images.splits["val"]
         batches, size = self.in_order(split, on_error="skip")
+        if self.recipe.cached_views and self.placement.shares == 1:
+            return stored_validation(self, batches)
         filled = self.placement.filled(batches, size, len(split))
         return with_account(filled, report=batches.report)
 

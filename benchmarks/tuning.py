@@ -1,0 +1,79 @@
+"""Trials on validation photos, as many for the baseline as for pairs.
+
+    python -m benchmarks.tuning --recipe training/cub_efficientnet_lite0.toml \\
+        --data FOLDER --weights FILE [--out runs/tuning]
+
+The trials run in the order of `TRIALS`, each for pairs and plain cross-entropy, and
+look at no test photo. What won for a method is in `accuracy`. Stopped, the
+same command goes on.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import record
+from benchmarks.trainings import (
+    Arm,
+    add_arguments,
+    figures_of,
+    protocol,
+    recipe_of,
+    variant_of,
+)
+
+PAIRS: dict[str, Any] = {"distance": "cosine", "single_image_weight": 1.0}
+PLAIN: dict[str, Any] = {
+    "method": "baseline",
+    "distance": "euclidean",
+    "single_image_weight": 0.0,
+}
+RATE = {"learning_rate": 1e-3}
+BATCH = {"classes_per_batch": 24, "images_per_class": 2}
+# What is tried, for pairs and for the baseline, beyond the recipe's own settings.
+TRIALS = [
+    (Arm("as in the recipe", PAIRS), Arm("as in the recipe", PLAIN)),
+    (Arm("rate 1e-3", PAIRS | RATE), Arm("rate 1e-3", PLAIN | RATE)),
+    (Arm("24 classes of 2", PAIRS | BATCH), Arm("24 classes of 2", PLAIN | BATCH)),
+    (
+        Arm("gates around one", PAIRS, "gates_around_one"),
+        Arm("smoothing 0.2", PLAIN | {"label_smoothing": 0.2}),
+    ),
+]
+
+
+def main() -> None:
+    """Trains what has not been trained, prints and records the log."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0], allow_abbrev=False
+    )
+    add_arguments(parser, "runs/tuning", [0])
+    args = parser.parse_args()
+    recipe, out = recipe_of(args), Path(args.out)
+    if recipe.cached_views and recipe.cached_views_dir is None:
+        recipe = dataclasses.replace(recipe, cached_views_dir=str(out / "views"))
+    (seed,) = args.seeds
+    rows = []
+    for trial in TRIALS:
+        for method, arm in zip(("pairs", "baseline"), trial, strict=True):
+            folder = out / f"{method}_{arm.name.replace(' ', '_')}"
+            settings = {**recipe.asdict(), **arm.changes, "seed": seed}
+            validated = figures_of(folder, settings, arm.variant, "untested")
+            best = json.loads((folder / "training.json").read_text())["best_epoch"]
+            top1 = f"{100 * validated['val_top1']:.1f}"
+            rows.append([str(len(rows) + 1), method, arm.name, top1, str(best)])
+            print("  ".join(rows[-1]), flush=True)
+    record(
+        "tuning",
+        "Trials on validation, in the order in which they ran",
+        ["trial", "method", "what", "validation top-1, %", "best epoch"],
+        rows,
+        protocol(recipe, args.seeds, "untested"),
+        variant=variant_of(recipe),
+    )
+
+
+if __name__ == "__main__":
+    main()
