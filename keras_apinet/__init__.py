@@ -4,76 +4,63 @@ Names are imported when they are first used, so that the command line answers at
 and nothing loads a backend that is not needed.
 """
 
+import dis
 import importlib
 import importlib.abc
-import importlib.util
+import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from keras_apinet.errors import APINetError
-from keras_apinet.version import __version__
-
 if TYPE_CHECKING:
-    from keras_apinet import backbones, data, evaluate, export, layers, losses, train
-    from keras_apinet.export.exporter import export_classifier
-    from keras_apinet.export.runtime.classifier import load_classifier
-    from keras_apinet.loading import build, load
-    from keras_apinet.model import APINet
-
-__all__ = [
-    "APINet",
-    "APINetError",
-    "__version__",
-    "backbones",
-    "build",
-    "data",
-    "evaluate",
-    "export",
-    "export_classifier",
-    "layers",
-    "load",
-    "load_classifier",
-    "losses",
-    "train",
-]
+    from keras_apinet import (
+        backbones as backbones,
+        data as data,
+        evaluate as evaluate,
+        export as export,
+        layers as layers,
+        losses as losses,
+        train as train,
+    )
+    from keras_apinet.errors import APINetError as APINetError
+    from keras_apinet.export.exporter import export_classifier as export_classifier
+    from keras_apinet.export.runtime.classifier import (
+        load_classifier as load_classifier,
+    )
+    from keras_apinet.loading import build as build, load as load
+    from keras_apinet.model import APINet as APINet
+    from keras_apinet.version import __version__ as __version__
 
 
-def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A package's `__getattr__`, which imports each name when it is first used.
+def lazily() -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """The `__getattr__`, `__dir__` and `__all__` of the package that calls it.
 
-    Args:
-        package: The package's `__name__`.
-        homes: Where each name is, below the package; `""` if it is a module itself.
+    Its public names are those that it imports for type checkers; each is imported when
+    it is first used. What they are is read from the compiled code, which is there
+    where sources are not.
     """
+    frame = inspect.currentframe()
+    frame = frame and frame.f_back
+    assert frame is not None
+    package, homes, module = frame.f_globals["__name__"], dict[str, str](), ""
+    for step in dis.get_instructions(frame.f_code):
+        if step.opname == "IMPORT_NAME":
+            module = step.argval
+        elif step.opname == "IMPORT_FROM" and module.startswith(__name__):
+            homes[step.argval] = module
+    homes.pop("lazily", None)  # of packages below, which import this function
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        if not homes[name]:
+        if homes[name] == package:
             return importlib.import_module(f"{package}.{name}")
-        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        return getattr(importlib.import_module(homes[name]), name)
 
-    return get
-
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "APINet": "model",
-        "build": "loading",
-        "export_classifier": "export.exporter",
-        "load": "loading",
-        "load_classifier": "export.runtime.classifier",
-        **dict.fromkeys(
-            ("backbones", "data", "evaluate", "export", "layers", "losses", "train"), ""
-        ),
-    },
-)
+    return get, lambda: sorted(homes), sorted(homes)
 
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazily()
 
 
 class _Registration(importlib.abc.MetaPathFinder):

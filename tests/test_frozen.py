@@ -13,8 +13,7 @@ import keras_apinet
 from keras_apinet import APINetError
 from keras_apinet.data.batches import stored_batches
 from keras_apinet.model.backbone import split
-from keras_apinet.train import Devices, Recipe, resume, train
-from keras_apinet.train import cached_views as frozen
+from keras_apinet.train import Devices, Recipe, cached_views as frozen, resume, train
 from keras_apinet.train.devices import place
 from keras_apinet.train.progress import Console
 from keras_apinet.train.setup import prepare

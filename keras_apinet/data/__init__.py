@@ -9,50 +9,25 @@ from typing import TYPE_CHECKING
 from keras_apinet import lazily
 
 if TYPE_CHECKING:
-    from keras_apinet.data.batch_plan import CLASS_SAMPLING, BatchPlan
-    from keras_apinet.data.batches import balanced_batches, evaluation_batches
-    from keras_apinet.data.image_data import ImageData, Split
-    from keras_apinet.data.loading import load
-    from keras_apinet.data.photos.augmentation import AUGMENTATIONS, RESIZES
-    from keras_apinet.data.photos.preprocessing import prepare, read_photo
-    from keras_apinet.data.reading_report import ReadingReport
-    from keras_apinet.data.sources.arrays import as_split
+    from keras_apinet.data.batch_plan import (
+        CLASS_SAMPLING as CLASS_SAMPLING,
+        BatchPlan as BatchPlan,
+    )
+    from keras_apinet.data.batches import (
+        balanced_batches as balanced_batches,
+        evaluation_batches as evaluation_batches,
+    )
+    from keras_apinet.data.image_data import ImageData as ImageData, Split as Split
+    from keras_apinet.data.loading import load as load
+    from keras_apinet.data.photos.augmentation import (
+        AUGMENTATIONS as AUGMENTATIONS,
+        RESIZES as RESIZES,
+    )
+    from keras_apinet.data.photos.preprocessing import (
+        prepare as prepare,
+        read_photo as read_photo,
+    )
+    from keras_apinet.data.reading_report import ReadingReport as ReadingReport
+    from keras_apinet.data.sources.arrays import as_split as as_split
 
-__all__ = [
-    "AUGMENTATIONS",
-    "CLASS_SAMPLING",
-    "RESIZES",
-    "BatchPlan",
-    "ImageData",
-    "ReadingReport",
-    "Split",
-    "as_split",
-    "balanced_batches",
-    "evaluation_batches",
-    "load",
-    "prepare",
-    "read_photo",
-]
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "AUGMENTATIONS": "photos.augmentation",
-        "CLASS_SAMPLING": "batch_plan",
-        "RESIZES": "photos.augmentation",
-        "BatchPlan": "batch_plan",
-        "ImageData": "image_data",
-        "ReadingReport": "reading_report",
-        "Split": "image_data",
-        "as_split": "sources.arrays",
-        "balanced_batches": "batches",
-        "evaluation_batches": "batches",
-        "load": "loading",
-        "prepare": "photos.preprocessing",
-        "read_photo": "photos.preprocessing",
-    },
-)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazily()

@@ -9,37 +9,18 @@ from typing import TYPE_CHECKING
 from keras_apinet import lazily
 
 if TYPE_CHECKING:
-    from keras_apinet.export.exporter import Exporter, export_classifier
-    from keras_apinet.export.formats import FORMATS, PRECISIONS
-    from keras_apinet.export.runtime.classifier import Classifier, load_classifier
-    from keras_apinet.export.runtime.classifier_info import ClassifierInfo
-    from keras_apinet.export.verification import ExportReport
+    from keras_apinet.export.exporter import (
+        Exporter as Exporter,
+        export_classifier as export_classifier,
+    )
+    from keras_apinet.export.formats import FORMATS as FORMATS, PRECISIONS as PRECISIONS
+    from keras_apinet.export.runtime.classifier import (
+        Classifier as Classifier,
+        load_classifier as load_classifier,
+    )
+    from keras_apinet.export.runtime.classifier_info import (
+        ClassifierInfo as ClassifierInfo,
+    )
+    from keras_apinet.export.verification import ExportReport as ExportReport
 
-__all__ = [
-    "FORMATS",
-    "PRECISIONS",
-    "Classifier",
-    "ClassifierInfo",
-    "ExportReport",
-    "Exporter",
-    "export_classifier",
-    "load_classifier",
-]
-
-__getattr__ = lazily(
-    __name__,
-    {
-        "FORMATS": "formats",
-        "PRECISIONS": "formats",
-        "Classifier": "runtime.classifier",
-        "ClassifierInfo": "runtime.classifier_info",
-        "ExportReport": "verification",
-        "Exporter": "exporter",
-        "export_classifier": "exporter",
-        "load_classifier": "runtime.classifier",
-    },
-)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazily()

@@ -3,19 +3,10 @@
 from typing import TYPE_CHECKING
 
 from keras_apinet import lazily
-from keras_apinet.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from keras_apinet.train.devices import Devices
-    from keras_apinet.train.loop import resume, train
+    from keras_apinet.train.devices import Devices as Devices
+    from keras_apinet.train.loop import resume as resume, train as train
+    from keras_apinet.train.recipe import Recipe as Recipe
 
-__all__ = ["Devices", "Recipe", "resume", "train"]
-
-# The loop needs Keras; the command line reads the recipe's settings without it.
-__getattr__ = lazily(
-    __name__, {"Devices": "devices", "resume": "loop", "train": "loop"}
-)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazily()
