@@ -1,8 +1,9 @@
 """The families of invented birds, what tells siblings apart, and their scenes."""
 
+from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -14,28 +15,15 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
 
-class Family(NamedTuple):
-    """What siblings share, in units of half the bird's length (beak to tail: about 2).
-
-    The bird faces right, x to the right and y down from the middle of its body.
-    """
-
-    back: Colour  # and tail
-    belly: Colour
-    head: Colour
-    wing: Colour
-    bill: Colour
-    legs: Colour
-    body: Point  # length and height
-    posture: float  # degrees by which the body is raised in front
-    head_at: Point
-    head_radius: float
-    wing_size: Point  # length and width of the folded wing
-    tail_size: Point  # length, and width at the tip
-    bill_depth: Point  # at the root and at the tip
-    leg_length: float
-    crest: float  # height on the nape; 0 for none
-    perch: str  # "branch", "wire", "shore" or "water"
+# What siblings share, in units of half the bird's length (beak to tail: about 2). It
+# faces right, x to the right and y down from the middle of its body. `posture` is in
+# degrees; sizes are length and width; `bill_depth` is that at the root and at the tip,
+# `crest` a height on the nape, `perch` a branch, a wire, the shore or the water.
+Family = namedtuple(
+    "Family",
+    "back belly head wing bill legs body posture head_at head_radius wing_size "
+    "tail_size bill_depth leg_length crest perch",
+)
 
 
 @dataclass(frozen=True)
@@ -163,21 +151,21 @@ def background(rng: Generator, size: int) -> Any:
     """An RGB `PIL.Image` of what is behind the bird, more or less out of focus."""
     from PIL import Image, ImageDraw, ImageFilter
 
-    number = int(rng.integers(len(BACKGROUNDS)))
-    name, backdrop, palette, counts, widths, heights = BACKGROUNDS[number]
-    strokes: list[tuple[str, Any, Colour, dict[str, int]]] = []
+    name, backdrop, palette, counts, widths, heights = BACKGROUNDS[
+        rng.integers(len(BACKGROUNDS))
+    ]
+    strokes: list[tuple[str, Any, Colour, int]] = []
     highest = 0.1 if name == "town" else 0.0
     if name == "branches":
         count = int(rng.integers(4, 12))
         ends = rng.uniform(-0.3, 1.3, (count, 4)) * size
         thick = np.maximum(1, np.rint(rng.uniform(0.01, 0.06, count) * size))
-        colours = _varied(rng, WOODS, count)
-        for line, width, colour in zip(ends, thick, colours, strict=True):
-            strokes.append(("line", line, colour, {"width": int(width)}))
+        woods = _varied(rng, WOODS, count)
+        strokes += zip(["line"] * count, ends, woods, thick.astype(int), strict=True)
     elif name == "meadow":
         highest = float(rng.uniform(0.3, 0.8))
         ground = np.array([0, highest * size, size, size])
-        strokes.append(("rectangle", ground, _varied(rng, LEAVES, 1)[0], {}))
+        strokes.append(("rectangle", ground, _varied(rng, LEAVES, 1)[0], 1))
     count = int(rng.integers(*counts))
     colours = _varied(rng, palette, count)
     middles = [rng.uniform(start, 1.1, count) for start in (-0.1, highest)]
@@ -185,15 +173,14 @@ def background(rng: Generator, size: int) -> Any:
     corners = np.subtract(middles, halves), np.add(middles, halves)
     shape = "rectangle" if name == "town" else "ellipse"
     boxes = np.concatenate(corners).T * size
-    for box, colour in zip(boxes, colours, strict=True):
-        strokes.append((shape, box, colour, {}))
+    strokes += zip([shape] * count, boxes, colours, [1] * count, strict=True)
 
     picture = Image.new("RGB", (1, 2))
     picture.putdata(_varied(rng, backdrop, 2))
     picture = picture.resize((size, size), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(picture)
-    for shape, where, colour, options in strokes:
-        getattr(pen, shape)(where.tolist(), fill=colour, **options)
+    for shape, where, colour, width in strokes:
+        getattr(pen, shape)(where.tolist(), colour, width=int(width))
     focus = float(rng.uniform(0.006, 0.03)) * size
     return picture.filter(ImageFilter.GaussianBlur(focus))
 
