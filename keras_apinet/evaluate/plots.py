@@ -1,8 +1,8 @@
 """The report's plots, as SVG for light and dark pages."""
 
+import base64
 import csv
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,21 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.errors import APINetError
 
-# Seen on light and dark pages alike; text is black here, which Matplotlib leaves out of
-# the SVG, so that the page's style sheet colours it.
 _GREY, _ACCENT, _WARM, _SOFT = "#808894", "#3f87dd", "#d97000", "#80889450"
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "svg.fonttype": "none",
-    "font.family": "sans-serif",
+    "svg.hashsalt": "keras-apinet",  # equal plots are equal text
     "font.size": 10,
-    "axes.edgecolor": _GREY,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": _GREY,
-    "xtick.labelcolor": "black",
-    "ytick.color": _GREY,
-    "ytick.labelcolor": "black",
     "axes.facecolor": "none",
     "figure.facecolor": "none",
     "legend.frameon": False,
@@ -36,56 +29,73 @@ _STYLE: dict[Any, Any] = {
 _NAMED, _NUMBERED = 100, 30
 
 
-def _svg(size: tuple[float, float], draw: Callable[[Any], None], salt: str) -> str:
-    """What `draw(figure)` draws, as an `<svg>` element without ids that could clash."""
+def drawn(
+    size: tuple[float, float], draw: Callable[[Any], None], form: str, **options: Any
+) -> bytes:
+    """What `draw(figure)` draws, as a file.
+
+    Args:
+        size: Of the figure, in.
+        draw: Is given a Matplotlib figure.
+        form: `"svg"` or `"png"`.
+        **options: Of `savefig`.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
-        buffer = io.StringIO()
-        figure.savefig(
-            buffer,
-            format="svg",
-            bbox_inches="tight",
-            metadata={"Date": None, "Creator": None},
-        )
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)
-    text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{salt}-", text)
-    return text.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=form, **options)
+    return buffer.getvalue()
+
+
+def _svg(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """A drawing as a `data:` address, black on nothing; dark pages invert it."""
+    svg = drawn(size, draw, "svg", bbox_inches="tight", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+
+
+def draw_curve(
+    axis: Any, log: Mapping[str, Sequence[float]], name: str, best: int | None = None
+) -> None:
+    """Draws the loss or the accuracy over the epochs.
+
+    Args:
+        axis: Matplotlib's.
+        log: Columns of `log.csv`.
+        name: `"loss"` or `"accuracy"`.
+        best: The epoch that was kept, counted from 1; a line marks it.
+    """
+    epochs = np.arange(1, len(next(iter(log.values()))) + 1)
+    pairs = " (pairs)" if name == "loss" and "ranking_loss" in log else ""
+    for key, label, colour, line in (
+        (name, f"training{pairs}", _ACCENT, "-"),
+        ("ranking_loss", "ranking part", _GREY, "-"),
+        (f"val_{name}", "validation", _WARM, "--"),
+    ):
+        if key in log and name in key:
+            axis.plot(epochs, log[key], line, color=colour, label=label, marker=".")
+    if best in epochs:
+        axis.axvline(best, color=_GREY, linestyle=":", label=f"best epoch: {best}")
+    axis.set(title=name, xlabel="epoch")
+    axis.set_ylim(bottom=0, top=1 if name == "accuracy" else None)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend()
 
 
 def curves(
     log: Mapping[str, Sequence[float]], best: int | None = None
 ) -> list[tuple[str, str]]:
-    """Loss and accuracy over the epochs, a title and a plot each.
-
-    Args:
-        log: Columns of `log.csv`.
-        best: The epoch that was kept, counted from 1; a line marks it.
-    """
-    epochs = np.arange(1, len(next(iter(log.values()))) + 1)
+    """Loss and accuracy over the epochs, see `draw_curve`: a title and a plot each."""
 
     def draw(figure: Any, name: str) -> None:
-        axis = figure.subplots()
-        for key, label, colour, line in (
-            (name, "training", _ACCENT, "-"),
-            (f"val_{name}", "validation", _WARM, "--"),
-        ):
-            if key in log:
-                axis.plot(epochs, log[key], line, color=colour, label=label, marker=".")
-        if best in epochs:
-            axis.axvline(best, color=_GREY, linestyle=":", label=f"best epoch: {best}")
-        axis.set(title=name, xlabel="epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        axis.legend()
+        draw_curve(figure.subplots(), log, name, best)
 
     return [
-        (f"{name} over the epochs", _svg((4.6, 3.2), partial(draw, name=name), name))
+        (f"{name} over the epochs", _svg((4.6, 3.2), partial(draw, name=name)))
         for name in ("loss", "accuracy")
     ]
 
@@ -106,7 +116,7 @@ def reliability_diagram(table: Mapping[str, NDArray[Any]], title: str) -> str:
         lower.bar(middles, table["images"], width, color=_WARM)
         lower.set(xlabel="confidence", ylabel="images")
 
-    return _svg((4.6, 4.4), draw, title.replace(" ", "-"))
+    return _svg((4.6, 4.4), draw)
 
 
 def confusion(
@@ -125,13 +135,13 @@ def confusion(
         from matplotlib.colors import LinearSegmentedColormap
 
         # Transparent where nothing is, so that the page shows through; never so dense
-        # that the page's own ink, dark or light, cannot be read on it.
+        # that ink cannot be read on it.
         heat = LinearSegmentedColormap.from_list(
             "heat", [(0.25, 0.53, 0.87, 0), (0.25, 0.53, 0.87, 0.7)]
         )
         axis = figure.subplots()
         axis.imshow(shares, cmap=heat, vmin=0, vmax=1, interpolation="none")
-        axis.set(xlabel="predicted", ylabel="true")
+        axis.set(xlabel="predicted", ylabel="true", xticks=[], yticks=[])
         if len(order) <= _NAMED:
             labels = [short(names[c], 22) for c in order]
             size = 9 if few else 6.5
@@ -144,7 +154,7 @@ def confusion(
         axis.tick_params(length=0)
         axis.spines[["top", "right"]].set_visible(True)
 
-    return _svg((side, side), draw, "confusion")
+    return _svg((side, side), draw)
 
 
 def short(name: str, length: int = 30) -> str:

@@ -1,7 +1,6 @@
 """What a person sees of a training: lines, a bar, TensorBoard, pictures of curves."""
 
 import importlib.util
-import io
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import keras
 from numpy.typing import ArrayLike
 
 from keras_apinet.errors import APINetError, printable, reason
+from keras_apinet.evaluate import plots
 from keras_apinet.evaluate.pages import need
 from keras_apinet.files.io import write_atomically
 from keras_apinet.files.outputs import picture_bytes
@@ -149,44 +149,18 @@ def draw_curves(rows: Sequence[dict[str, float]], folder: Path) -> bool:
     Returns:
         Whether matplotlib is there to draw them.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        return False
-    figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=150)
-    epochs = [row["epoch"] for row in rows]
-    for axis, title, names in (
-        (
-            figure.add_subplot(1, 2, 1),
-            "Loss",
-            {
-                "loss": "training (pairs)" if "ranking_loss" in rows[0] else "training",
-                "ranking_loss": "ranking part",
-                "val_loss": "validation (single images)",
-            },
-        ),
-        (
-            figure.add_subplot(1, 2, 2),
-            "Top-1 accuracy",
-            {"accuracy": "training", "val_accuracy": "validation"},
-        ),
-    ):
-        for name, label in names.items():
-            if name in rows[0]:
-                values = [row[name] for row in rows]
-                axis.plot(epochs, values, marker=".", label=label)
-        axis.set_title(title, loc="left")
-        axis.set_xlabel("epoch")
-        axis.set_ylim(bottom=0, top=1 if "accuracy" in title else None)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", alpha=0.3)
-        axis.legend(frameon=False, fontsize=8)
+    log = {name: [row[name] for row in rows] for name in rows[0]}
+
+    def draw(figure: Any) -> None:
+        for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+            plots.draw_curve(axis, log, name)
+
     for ending in ("png", "svg"):
-        picture = io.BytesIO()
-        figure.savefig(picture, format=ending)
-        write_atomically(folder / f"curves.{ending}", picture.getvalue())
+        try:
+            picture = plots.drawn((9, 3.6), draw, ending, facecolor="white", dpi=150)
+        except ImportError:
+            return False
+        write_atomically(folder / f"curves.{ending}", picture)
     return True
 
 
