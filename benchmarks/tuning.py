@@ -1,6 +1,6 @@
-"""Trials on validation photos, as many for the baseline as for pairs.
+r"""Trials on validation photos, as many for the baseline as for pairs.
 
-    python -m benchmarks.tuning --recipe training/cub_efficientnet_lite0.toml \\
+    python -m benchmarks.tuning --recipe training/cub_efficientnet_lite0.toml \
         --data FOLDER --weights FILE [--out runs/tuning]
 
 The trials run in the order of `TRIALS`, each for pairs and plain cross-entropy, and

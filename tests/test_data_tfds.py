@@ -111,3 +111,19 @@ def test_a_set_without_a_single_image_is_told(store):
     folder = store({"train": [0]}, image="left", right=tfds.features.Image())
     with pytest.raises(APINetError, match=r"no single image .*left"):
         load("tfds:tiny", data_dir=folder)
+
+
+@pytest.mark.slow
+def test_the_real_builder_over_real_birds_gives_what_the_folder_does(shared, tmp_path):
+    from benchmarks import tfds_birds
+
+    birds = shared / "data/CUB_200_2011"
+    archives = tfds_birds.write_archives(birds, tmp_path / "archives", classes=3)
+    tfds_birds.prepare(archives, tmp_path / "tfds")
+    stored, count = tfds_birds.compared(birds, tmp_path / "tfds")
+    lines = (birds / "images.txt").read_text().splitlines()
+    assert count == sum(line.split()[1][:3] in {"001", "002", "003"} for line in lines)
+    weights = str(shared / "weights/efficientnet_lite0_imagenet_notop.weights.h5")
+    stored.splits["train"] = stored.splits["train"].take(np.arange(48))
+    _, history = tfds_birds.trained(stored, weights, 64)
+    assert np.isfinite(history["loss"]).all()
