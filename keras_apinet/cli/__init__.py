@@ -1,9 +1,10 @@
 """The command line: `keras-apinet COMMAND ...`.
 
 Each module named in `COMMANDS` is one command with `HELP`, `add_arguments(parser)` and
-`run(args) -> int`; none imports Keras before it runs, so that `--help` is instant. What
-has to happen before the backend starts is in `prepare(args)`; true means that this was
-all. `STARTS_KERAS = False` says that the command decides itself.
+`run(args) -> int`, or has several such in its own `COMMANDS`; none imports Keras before
+it runs, so that `--help` is instant. What has to happen before the backend starts is in
+`prepare(args)`; true means that this was all. `STARTS_KERAS = False` says that the
+command decides itself.
 """
 
 import argparse
@@ -47,8 +48,7 @@ COMMANDS = (
     "advise",
 )
 # Modules with other names than their commands; `list` would hide Python's own.
-_HOMES = {name: f"classes.{name}" for name in ("add", "remove", "merge")}
-_HOMES["list"] = "listing"
+_HOMES = {"list": "listing", **dict.fromkeys(("add", "remove", "merge"), "classes")}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,7 +75,8 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         home = _HOMES.get(name, name).replace("-", "_")
-        module = importlib.import_module(f"keras_apinet.cli.{home}")
+        module: Any = importlib.import_module(f"keras_apinet.cli.{home}")
+        module = getattr(module, "COMMANDS", {}).get(name, module)
         # Options that are told their nearest must not be guessed from a beginning.
         command = commands.add_parser(
             name, help=module.HELP, description=module.HELP, allow_abbrev=False
