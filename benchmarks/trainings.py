@@ -220,6 +220,20 @@ def protocol(recipe: Recipe, seeds: Sequence[int], which: str = "best") -> str:
     )
 
 
+def tested(run: Run, which: str) -> None:
+    """Looks at the test photos once: figures and logits stay in the run's folder."""
+    from keras_apinet.evaluate.evaluation import judge
+
+    judged = judge(run, "test", which=which, bootstrap=0)
+    np.savez(
+        run.folder / "logits_test.npz",
+        logits=judged.seen.logits,
+        labels=judged.seen.labels,
+        temperature=judged.temperature,
+    )
+    run.write("evaluation_test.json", judged.result)
+
+
 def main(folder: str, variant: str, settings: str, which: str = "best") -> None:
     """The child: trains or goes on, then evaluates."""
     from keras_apinet.cli.startup import start_backend
@@ -228,7 +242,6 @@ def main(folder: str, variant: str, settings: str, which: str = "best") -> None:
     # One process that trains and evaluates has many models, which TensorFlow takes for
     # one that is traced over and over.
     logging.getLogger("tensorflow").setLevel("ERROR")
-    from keras_apinet.evaluate import evaluate_run
     from keras_apinet.train import resume, train
 
     variants.VARIANTS[variant]()
@@ -237,7 +250,7 @@ def main(folder: str, variant: str, settings: str, which: str = "best") -> None:
     else:
         run = train(Recipe.of(json.loads(settings)), folder, "plain")
     if which != "untested":
-        evaluate_run(run, "test", which=which, bootstrap=0)
+        tested(run, which)
 
 
 if __name__ == "__main__":

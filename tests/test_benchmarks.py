@@ -9,7 +9,7 @@ import pytest
 import reference
 from scipy import stats
 
-from benchmarks import hostile, results, trainings, variants
+from benchmarks import accuracy, hostile, results, trainings, variants
 from benchmarks.__main__ import commands
 from benchmarks.ablation import ARMS
 from benchmarks.mining import exponent
@@ -160,7 +160,6 @@ def test_the_last_epoch_is_taken_where_asked(tmp_path, child):
 
 def test_the_child_resumes_what_is_there(tmp_path, monkeypatch):
     """A run folder without evaluation is resumed, a new one trained, then evaluated."""
-    import keras_apinet.evaluate
     import keras_apinet.train
 
     called = []
@@ -171,13 +170,15 @@ def test_the_child_resumes_what_is_there(tmp_path, monkeypatch):
     for module, name in (
         (keras_apinet.train, "train"),
         (keras_apinet.train, "resume"),
-        (keras_apinet.evaluate, "evaluate_run"),
+        (trainings, "tested"),
     ):
         monkeypatch.setattr(module, name, note(name), raising=False)
     trainings.main(str(tmp_path), "", "{}")
     (tmp_path / "run.json").write_text("{}")
     trainings.main(str(tmp_path), "", "{}")
-    assert called == ["train", "evaluate_run", "resume", "evaluate_run"]
+    assert called == ["train", "tested", "resume", "tested"]
+    trainings.main(str(tmp_path), "", "{}", "untested")
+    assert called[4:] == ["resume"]
 
 
 def test_variants_change_what_they_say(monkeypatch, rng):
@@ -320,3 +321,31 @@ def test_torch_head_is_the_paper(rng):
     )
     loss = head(torch.from_numpy(features), torch.from_numpy(labels))
     assert loss.item() == pytest.approx(total, rel=1e-5)
+
+
+def test_families_are_judged_among_themselves(tmp_path):
+    names = ["Field_Sparrow", "Fox_Sparrow", "Song_Sparrow", "Mallard"]
+    (sparrows,) = accuracy.families(names)
+    assert sparrows.tolist() == [0, 1, 2]
+    labels = np.array([0, 1, 2, 3, 0])
+    logits = np.zeros((5, 4))
+    # Right, right but for the mallard, wrong, right, wrong.
+    logits[0, 0] = logits[1, 1] = logits[2, 0] = logits[3, 3] = logits[4, 2] = 2
+    logits[1, 3] = 3
+    runs = []
+    for name, found in (("a", logits), ("b", np.roll(logits, 1, axis=1))):
+        folder = tmp_path / name
+        folder.mkdir()
+        given = {"logits": found, "labels": labels, "temperature": 1.0}
+        np.savez(folder / "logits_test.npz", **given)
+        runs.append(SimpleNamespace(folder=folder, class_names=names))
+    whole, within, of_family = accuracy.answers(runs[:1])
+    assert whole.right.tolist() == [[1, 0, 0, 1, 0]]
+    assert within.right.tolist() == [[1, 1, 0, 0]]
+    # The third: e^2 against e^0 and e^0 among three classes.
+    assert within.nll[0, 2] == pytest.approx(np.log(np.exp(2) + 2))
+    assert of_family.tolist() == [True, True, True, False, True]
+    other = accuracy.answers(runs[1:])[0]
+    ((word, photos, a, b, gain),) = accuracy.by_family(names, whole, other)
+    assert (word, photos, a) == ("Sparrow (3)", 4, 0.25)
+    assert gain == a - b
