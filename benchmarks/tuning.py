@@ -31,12 +31,10 @@ PLAIN: dict[str, Any] = {
     "single_image_weight": 0.0,
 }
 RATE = {"learning_rate": 1e-3}
-BATCH = {"classes_per_batch": 24, "images_per_class": 2}
 # What is tried, for pairs and for the baseline, beyond the recipe's own settings.
 TRIALS = [
     (Arm("as in the recipe", PAIRS), Arm("as in the recipe", PLAIN)),
     (Arm("rate 1e-3", PAIRS | RATE), Arm("rate 1e-3", PLAIN | RATE)),
-    (Arm("24 classes of 2", PAIRS | BATCH), Arm("24 classes of 2", PLAIN | BATCH)),
     (
         Arm("gates around one", PAIRS, "gates_around_one"),
         Arm("smoothing 0.2", PLAIN | {"label_smoothing": 0.2}),
