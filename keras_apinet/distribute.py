@@ -9,17 +9,11 @@ from keras_apinet.types import Tensor
 
 
 def whole_batch(rows: Tensor) -> Tensor:
-    """The rows of every replica, in order, under `tf.distribute`; elsewhere as given.
+    """The rows `[n, ...]` of every replica, in order, under `tf.distribute`.
 
     Each replica then computes the loss of the whole batch, of which Keras takes the
     1/R-th part: summed over R replicas the gradients are those of one device. On JAX an
     array is global already, and nothing is to be done.
-
-    Args:
-        rows: `[n, ...]`, the part of the batch that this replica has.
-
-    Returns:
-        `[n * replicas, ...]`.
     """
     context = _replicas()
     if context is None:

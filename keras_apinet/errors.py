@@ -22,11 +22,7 @@ def printable(text: object, keep: str = "") -> str:
 
     Control codes, line breaks of every kind, marks that change the direction of
     writing, invisible characters and bytes that are not UTF-8 become escapes such as
-    `\x1b`. Applied twice it changes nothing more.
-
-    Args:
-        text: Anything; `str` of it is taken.
-        keep: Characters that stay although they are such.
+    `\x1b`, but for those in `keep`. Applied twice it changes nothing more.
 
     >>> print(printable("wren\x1b[31m\u2028\u202e"))
     wren\x1b[31m\u2028\u202e
@@ -45,14 +41,7 @@ def printable(text: object, keep: str = "") -> str:
 
 
 def distinct_names(names: Iterable[object]) -> tuple[str, ...]:
-    """The names of classes as they are shown; a label can only mean one of them.
-
-    Args:
-        names: One for each class.
-
-    Raises:
-        APINetError: For a name that two classes have.
-    """
+    """The names of classes as they are shown; two of one name are an error."""
     shown = tuple(printable(name) for name in names)
     first: dict[str, int] = {}
     for position, name in enumerate(shown):

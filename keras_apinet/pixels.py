@@ -23,10 +23,7 @@ def check_pixels(
 ) -> None:
     """Refuses pixels that cannot be those of an image file.
 
-    Args:
-        pixels: Any shape and dtype.
-        what: The subject of the sentence.
-        margin: By how much 0..255 may be left.
+    0..255 may be left by `margin`.
 
     Raises:
         APINetError: For NaN, booleans, values far outside 0..255, negative ones in dark
@@ -49,10 +46,8 @@ def check_pixels(
 def wrong_pixels(value: float, what: str = "The images") -> APINetError:
     """The error for pixels of which `value` is the worst.
 
-    Args:
-        value: A negative pixel, one above 255, the largest of pixels scaled to 0..1,
-            or infinity where some are NaN or infinite.
-        what: The subject of the sentence.
+    That is a negative pixel, one above 255, the largest of pixels scaled to 0..1, or
+    infinity where some are NaN or infinite.
     """
     if not np.isfinite(value):
         found = "some are nan or infinite; leave such images out"
@@ -83,15 +78,9 @@ def not_numbers(dtype: Any, what: str = "The images") -> APINetError:
 
 
 def as_rgb(image: Any, what: str = "The pixels of an image") -> NDArray[np.uint8]:
-    """The pixels of one image as uint8 `[h, w, 3]`.
+    """The pixels of one image as uint8 `[h, w, 3]`; grey becomes three equal channels.
 
-    Args:
-        image: `[h, w, 3]`, `[h, w, 1]` or `[h, w]`, 0..255; grey becomes three equal
-            channels.
-        what: The subject of the sentence.
-
-    Raises:
-        APINetError: For another shape, or pixels as in `check_pixels`.
+    It may be `[h, w, 3]`, `[h, w, 1]` or `[h, w]`, 0..255; see `check_pixels`.
     """
     pixels: NDArray[Any] = np.asarray(image)
     shape = pixels.shape

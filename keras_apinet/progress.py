@@ -48,10 +48,8 @@ class Phase:
     ) -> None:
         """Moves the bar, a few times a second at most.
 
-        Args:
-            done: Units that are done.
-            figures: What to show in place of their number.
-            name: What to call the phase from now on.
+        `figures` says what to show in place of the units done, `name` what to call the
+        phase from now on.
         """
         now, done = time.monotonic(), min(done, self.total or done)
         if self.line is None or (now < self.moved + _EVERY_S and done != self.total):
@@ -73,14 +71,8 @@ def phase(
 ) -> Iterator[Phase]:
     """Shows a line while something takes its time, and takes it away afterwards.
 
-    Args:
-        name: What goes on, in a few words.
-        total: How many units there are; `None` if nobody knows.
-        unit: What they are.
-        done: How many of them were done before.
-
-    Yields:
-        What to call with the number of units done.
+    It yields what to call with the number of units done; `total` is `None` if nobody
+    knows it.
     """
     if not _shown.get():
         yield Phase(None, name, total, unit, done)

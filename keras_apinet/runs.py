@@ -119,9 +119,7 @@ def calibration_file(which: str) -> str:
 def weights_fingerprint(model: "APINet", head: bool = True) -> str:
     """16 hexadecimal digits that change with any weight that predictions depend on.
 
-    Args:
-        model: The model.
-        head: Whether the classifier counts; without it, they are those of features.
+    Without the head they are those of features.
     """
     from keras import ops
 
@@ -204,12 +202,7 @@ class Run:
         return load(self.folder, which)
 
     def data(self, name: str | None = None, data_dir: str | None = None) -> "ImageData":
-        """The data set as the training saw it, with the same split.
-
-        Args:
-            name: Where the data is now, if it moved.
-            data_dir: Where TFDS data is now, if it moved.
-        """
+        """The data set as the training saw it, with the same split, moved or not."""
         from keras_apinet import data
 
         # Runs that do not say how they grouped drew each image by itself.
@@ -233,15 +226,7 @@ class Run:
         return schema.read_json(path, shape_of(name), remedy_for(name))
 
     def calibration(self, which: str, model: "APINet") -> dict[str, Any] | None:
-        """What is known of a model's temperature; `None` if nothing is.
-
-        Args:
-            which: `"best"` or `"last"`.
-            model: That model; a temperature of other weights is left out.
-
-        Raises:
-            APINetError: If the file is damaged or holds no temperature.
-        """
+        """What is known of a model's temperature, not of other weights; or `None`."""
         name = calibration_file(which)
         known = self.read(name)
         if known is None:
@@ -258,12 +243,7 @@ class Run:
         return dict(known)
 
     def write(self, name: str, content: dict[str, Any]) -> Path:
-        """Writes a JSON file into the run folder, in place of an earlier one.
-
-        Raises:
-            APINetError: If it cannot be written, or a file of that name holds something
-                else than an earlier content of it.
-        """
+        """Writes a JSON file into the run folder, in place of an earlier one."""
         path = self.folder / name
         if os.path.lexists(path) and not _is_ours(path, content):
             raise APINetError(

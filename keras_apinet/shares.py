@@ -124,9 +124,6 @@ def disagreement(validation: Mapping[str, Any], test: Mapping[str, Any]) -> str 
         validation: `right` and `images` of the validation split; without `right`
             nothing is known.
         test: `value`, `low`, `high` and `images` of the top-1 accuracy on the test.
-
-    Returns:
-        The sentences, or `None`.
     """
     if validation.get("right") is None or not validation.get("images"):
         return None

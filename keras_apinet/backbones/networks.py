@@ -16,9 +16,6 @@ def densenet161(image_size: int) -> keras.Model:
     Growth rate 48, stem of 96 channels, blocks of 6, 12, 36 and 24 layers, 2,208
     features. Layers are named and wired as in `keras.applications.DenseNet121`,
     whose growth rate and stem are fixed at 32 and 64.
-
-    Args:
-        image_size: Height and width of the input, px.
     """
     image = layers.Input((image_size, image_size, 3))
     x = layers.ZeroPadding2D(3)(image)
@@ -63,9 +60,6 @@ def tiny(image_size: int) -> keras.Model:
     Plain 3x3 convolutions (depthwise ones are slow on XLA CPU and lose most when
     quantised to 8 bits), each with batch normalisation of momentum 0.9, whose moving
     statistics follow runs of a few hundred steps.
-
-    Args:
-        image_size: Height and width of the input, px; 96 is what it is made for.
     """
     image = layers.Input((image_size, image_size, 3))
     x = _conv(image, 16, "stem", strides=2)
@@ -113,17 +107,12 @@ _LITE_STAGES = (
 def efficientnet_lite(
     image_size: int, number: int, width: float, depth: float
 ) -> keras.Model:
-    """Return an EfficientNet-Lite without its top, randomly initialised.
+    """Return an EfficientNet-Lite, 0 to 4, without its top, randomly initialised.
 
     EfficientNet (Tan and Le 2019) made for 8 bits: ReLU6 in place of swish, no
-    squeeze-and-excitation, and a stem and a head that do not grow. Layers stand in the
-    order in which TensorFlow's weights hold them.
-
-    Args:
-        image_size: Height and width of the input, px.
-        number: 0 to 4, as in the name.
-        width: Factor on the channels of every stage, rounded to multiples of 8.
-        depth: Factor on the repeats of every stage but the first and the last.
+    squeeze-and-excitation, and a stem and a head that do not grow; `width` is a factor
+    on the channels (rounded to multiples of 8), `depth` on the repeats of the other
+    stages. Layers stand in the order in which TensorFlow's weights hold them.
     """
     image = layers.Input((image_size, image_size, 3))
     x = _lite_conv(image, "stem", 32, kernel=3, strides=2)

@@ -101,10 +101,9 @@ def _per_channel(name: str, value: float | Sequence[float]) -> float | list[floa
 def keras_scaling(mode: str | None) -> PixelScaling | None:
     """Return what `keras.applications.*.preprocess_input` does, as a layer.
 
-    Args:
-        mode: `"caffe"` (BGR minus the ImageNet mean), `"tf"` (-1 to 1), `"torch"`
-            (0 to 1, then ImageNet mean and deviation), `"lite"` (EfficientNet-Lite's
-            `(x - 127) / 128`) or `None` (the model scales).
+    `"caffe"` is BGR minus the ImageNet mean, `"tf"` -1 to 1, `"torch"` 0 to 1, then
+    ImageNet mean and deviation, `"lite"` EfficientNet-Lite's `(x - 127) / 128`; for
+    `None` the model scales.
     """
     if mode is None:
         return None

@@ -141,9 +141,6 @@ def load_packaged(model: keras.Model, name: str) -> None:
 
     The package's file is read once; what it holds is then kept in Keras' folder of
     weights, beside its SHA-256, which is verified at every use.
-
-    Raises:
-        APINetError: If there is neither package nor kept file, or one was changed.
     """
     kept = converted_file(name)
     noted = kept.with_name(f"{kept.name}.sha256")
@@ -214,16 +211,7 @@ def _tensors(content: bytes) -> Iterator[NDArray[np.float32]]:
 def explained(
     build: Callable[[], keras.Model], failed: str, way_out: str
 ) -> keras.Model:
-    """Return `build()`, which may download; if it fails, say what and what to do.
-
-    Args:
-        build: Makes the model.
-        failed: Start of the message, such as "could not fetch the weights".
-        way_out: End of the message.
-
-    Raises:
-        APINetError: If `build` raises anything.
-    """
+    """Return `build()`, which may download; if it fails, say what `failed` and why."""
     try:
         return build()
     # Download clients raise what they like, down to a bare `Exception`.

@@ -53,20 +53,8 @@ def run(args: argparse.Namespace) -> int:
 def push_card(run: str | Path, card: str | Path, repository: str) -> str:
     """Uploads a card, as `README.md`, and the run's best model to the Hugging Face hub.
 
-    The repository is made if there is none. What says who may write there is what
-    `hf auth login` left, or the variable `HF_TOKEN`.
-
-    Args:
-        run: The run's folder.
-        card: The card that `write_card` wrote.
-        repository: `OWNER/NAME`.
-
-    Returns:
-        The page of the repository.
-
-    Raises:
-        APINetError: If `huggingface_hub` is missing, or the hub refuses or cannot be
-            reached.
+    The repository `OWNER/NAME` is made if there is none. What says who may write there
+    is what `hf auth login` left, or the variable `HF_TOKEN`. Returns the page.
     """
     from keras_apinet.evaluate.pages import need
 

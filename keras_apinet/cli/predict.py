@@ -185,20 +185,16 @@ def write_maps(
     *,
     force: bool = False,
 ) -> list[Path]:
-    """Writes a picture for each photo: as the model sees it, and with its map.
+    """Writes `<photo>.map.png` for each photo: as the model sees it, and with its map.
 
     Args:
         model: A run folder or a `.keras` file.
         photos: Image files.
-        folder: Where the pictures go, `<photo>.map.png` each; created if needed.
+        folder: Where the pictures go; created if needed.
         force: Replace pictures that this package wrote.
 
     Returns:
         The pictures, in the order of the photos.
-
-    Raises:
-        APINetError: If the model is of another format, its features have no places, a
-            photo cannot be read, or a picture cannot be written.
     """
     import numpy as np
     from PIL import Image

@@ -49,12 +49,7 @@ def close_output() -> None:
 
 
 def start_backend() -> None:
-    """Imports Keras, its backend and TensorFlow, which reads the data sets.
-
-    Raises:
-        APINetError: For a backend that does not exist, is not installed, or does not
-            start.
-    """
+    """Imports Keras, its backend and TensorFlow, which reads the data sets."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     name = os.environ.get("KERAS_BACKEND")
     if name:
@@ -79,15 +74,7 @@ def start_backend() -> None:
 
 
 def check_backend(name: str, said: str) -> None:
-    """Checks that a backend exists and is installed.
-
-    Args:
-        name: Its name.
-        said: Who names it, for the error.
-
-    Raises:
-        APINetError: If it does not exist or is not installed.
-    """
+    """Checks that a backend exists and is installed; `said` is who names it."""
     if name not in BACKENDS:
         raise APINetError(
             f"{said} is not one of {', '.join(BACKENDS)}" + did_you_mean(name, BACKENDS)

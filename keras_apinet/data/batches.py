@@ -202,7 +202,7 @@ def stored_batches(
         start_step: The step to begin with, counted over all epochs. Default 0.
 
     Returns:
-        A `tf.data.Dataset` without end of float32 arrays `[N, ...]` and int32 labels
+        An endless `tf.data.Dataset` of float32 arrays `[N, ...]` and int32 labels
         `[N]`, with `.plan` and `.report`.
     """
     import tensorflow as tf
@@ -230,15 +230,10 @@ def _finisher(
     first: int = 0,
     views: int | None = None,
 ) -> Finish:
-    """What makes a finished image of a photo.
+    """What makes a finished image of a photo; options as for `balanced_batches`.
 
-    Args:
-        image_size: Side of the square images in px.
-        augmentation: As for `balanced_batches`.
-        resize: As for `balanced_batches`.
-        seed: Of everything random.
-        first: Place of the batch's first image among those of the same step.
-        views: How many to make of each photo, along a new first axis; default: one.
+    `first` is the place of the batch's first image among those of the same step;
+    `views` are made of each photo, along a new first axis, one by default.
     """
     import tensorflow as tf
 

@@ -14,14 +14,7 @@ _GREEN, _ORANGE = "#1a9850", "#e6550d"
 
 
 def colour_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Features where there is no backbone: the colours of an 8 x 8 thumbnail.
-
-    Args:
-        images: `[n, s, s, 3]`.
-
-    Returns:
-        `[n, 192]`.
-    """
+    """Features where there is no backbone: an 8 x 8 thumbnail, `[n, 192]`."""
     import tensorflow as tf
 
     with tf.device("cpu"):
@@ -40,6 +33,9 @@ def contact_sheet(
 ) -> Any:
     """Draws every image of a batch beside the two images that it is compared with.
 
+    Partners have a green frame if they are of the same class and an orange one if not;
+    where there is no partner the place stays grey.
+
     Args:
         images: `[n, s, s, 3]`.
         labels: `[n]`.
@@ -49,10 +45,6 @@ def contact_sheet(
         class_names: Of all labels.
         title: A line at the top.
         columns: Groups of three side by side. Default 3.
-
-    Returns:
-        A `PIL.Image.Image`. Partners have a green frame if they are of the same class
-        and an orange one if not; where there is no partner the place stays grey.
     """
     n = len(images)
     rows = -(-n // columns)
@@ -90,16 +82,7 @@ def with_twins(
     twins: Sequence[tuple[tuple[NDArray[np.uint8], str], ...]],
     title: str,
 ) -> Any:
-    """Puts near-duplicates below a contact sheet, side by side.
-
-    Args:
-        sheet: A `PIL.Image.Image`, such as `contact_sheet` draws.
-        twins: Pairs of (uint8 RGB `[h, w, 3]`, what to write below it).
-        title: A line above them.
-
-    Returns:
-        A longer `PIL.Image.Image`.
-    """
+    """Puts near-duplicates, pairs of (pixels, words), below a sheet, side by side."""
     pair = 2 * (_PX + _GAP) + 2 * _GAP
     columns = max(1, sheet.width // pair)
     rows = -(-len(twins) // columns)

@@ -35,9 +35,6 @@ def hold_out(
         validation: Fraction of every class to hold out; 0 leaves the split out.
         seed: Which groups are held out.
         group_by: What belongs together, see `keras_apinet.data.load`.
-
-    Raises:
-        APINetError: For a fraction or a grouping that cannot be.
     """
     FRACTION.check("validation", validation)
     SEED.check("seed", seed)
@@ -171,15 +168,7 @@ def grouped_holdout(
     Groups are drawn in an order that depends on the seed and the name of their first
     photo alone, so that photos that come later leave most of the split as it was. A
     group goes as a whole, with all its classes; a class that is one group stays.
-
-    Args:
-        split: The images.
-        groups: `[n]` numbers, equal for images that belong together.
-        fraction: Of each class, as nearly as groups allow.
-        seed: Which groups.
-
-    Returns:
-        Positions that stay and positions that are held out, both ascending.
+    Returns the positions that stay and those that are held out, both ascending.
     """
     labels = split.labels
     total = np.bincount(labels)
@@ -217,15 +206,7 @@ def stratified_holdout(
     """Cuts the same fraction out of every class.
 
     Every class keeps at least one training image, and a class of at least two images
-    gives at least one.
-
-    Args:
-        labels: `[n]` classes.
-        fraction: Of each class, rounded.
-        seed: Which images.
-
-    Returns:
-        Positions that stay and positions that are held out, both ascending.
+    gives at least one. Returns as `grouped_holdout`.
     """
     by_class = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
     _, first, counts = np.unique(

@@ -86,12 +86,7 @@ class FileReader:
 
 
 class ArrayReader:
-    """Pixels in memory.
-
-    Args:
-        images: `[n, h, w, 3]` uint8, or a sequence of `[h, w, 3]` arrays.
-        name: What a reference starts with.
-    """
+    """Pixels in memory: `[n, h, w, 3]` uint8, or a sequence of `[h, w, 3]` arrays."""
 
     kind: Literal["raw"] = "raw"
 

@@ -24,9 +24,6 @@ _MOST_COMPARED = 50_000
 def inspect(data: ImageData) -> dict[str, Any]:
     """Reads every image once and says what is there.
 
-    Args:
-        data: What to look at.
-
     Returns:
         Plain values, ready for JSON: `"splits"` (per split its images, classes, counts
         per class, smallest and largest class, smallest, median and largest image side),
@@ -83,12 +80,8 @@ def inspect(data: ImageData) -> dict[str, Any]:
 def near_duplicates(data: ImageData) -> dict[str, list[tuple[Place, Place]]]:
     """Photos that look the same, in two splits or with two labels.
 
-    Args:
-        data: Where to look.
-
-    Returns:
-        Pairs of (split, number) under `"near_leakage"` and `"near_conflicts"`: for each
-        photo at most one, the nearest before it.
+    Pairs of (split, number) under `"near_leakage"` and `"near_conflicts"`: for each
+    photo at most one, the nearest before it.
     """
     names = list(data.splits)
     if sum(len(split) for split in data.splits.values()) > _MOST_COMPARED:

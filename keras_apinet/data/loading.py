@@ -124,10 +124,6 @@ def load(
 def check_source(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
     """Checks that a name can be a source, before a backend has to start for it.
 
-    Args:
-        name: As for `load`.
-        data_dir: As for `load`.
-
     Raises:
         APINetError: For a path that is not there, with the nearest one that is; for a
             name that neither the working folder nor TensorFlow Datasets has.

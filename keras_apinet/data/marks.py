@@ -50,13 +50,8 @@ _VERSION = 1
 def read_marks(split: Split) -> NDArray[Any]:
     """Looks at every photo of a split, at most once for each state of a file.
 
-    What was seen is kept in Keras's home, known by path, size and time of change.
-
-    Args:
-        split: The photos.
-
-    Returns:
-        `[n]` records of `MARKS`.
+    What was seen, `[n]` records of `MARKS`, is kept in Keras's home, known by path,
+    size and time of change.
     """
     marks = np.zeros(len(split), MARKS)
     marks["taken"] = np.nan
@@ -121,18 +116,12 @@ def nearest_twins(
 
 
 def photo_groups(split: Split) -> NDArray[np.int64]:
-    """Groups the photos of each class that were probably taken together.
+    """Groups the photos of each class that were probably taken together: `[n]` numbers.
 
     Near-duplicates, and photos of one camera that follow each other within `BURST_S`,
     are never parted. Then groups of about `GROUP_SIZE` photos are made of those whose
     colours are most alike (Ward's method): one place and one light. Only a class whose
-    photos change is grouped again.
-
-    Args:
-        split: The photos; those that cannot be read are grouped like black ones.
-
-    Returns:
-        `[n]` numbers, equal for photos of one group.
+    photos change is grouped again. Photos that cannot be read count as black.
     """
     marks = read_marks(split)
     groups = np.zeros(len(split), np.int64)

@@ -148,13 +148,8 @@ class BatchLoader:
 class EpochClock:
     """Counts the epochs that were handed out whole.
 
-    Args:
-        epoch_steps: Steps in an epoch.
-        start_step: The step to begin with, counted over all epochs.
-        report: Told about the end of every epoch.
-
-    Attributes:
-        rest: Steps of the first pass, to the end of the epoch.
+    `start_step` is counted over all epochs; `rest` are the steps of the first pass, to
+    the end of the epoch.
     """
 
     def __init__(

@@ -227,16 +227,7 @@ def _array(x: object) -> NDArray[np.float32]:
 def with_heat(
     image: ArrayLike, where: ArrayLike, mark: bool = True
 ) -> NDArray[np.uint8]:
-    """A photo with a map of 0..1 over it.
-
-    Args:
-        image: `[S, S, 3]`, 0..255.
-        where: `[S, S]` in 0..1.
-        mark: Whether to ring the peak.
-
-    Returns:
-        uint8 `[S, S, 3]`.
-    """
+    """A photo `[S, S, 3]` with a map `[S, S]` of 0..1 over it, its peak in a ring."""
     photo, values = np.asarray(image, np.float64), np.asarray(where, np.float64)
     place = np.clip(values, 0, 1) * (len(_HEAT) - 1)
     low = np.minimum(place.astype(int), len(_HEAT) - 2)
@@ -269,13 +260,7 @@ def _faded(photo: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def data_uri(image: ArrayLike, side: int | None = None, quality: int = 82) -> str:
-    """A picture as a `data:` address, JPEG.
-
-    Args:
-        image: uint8 `[h, w, 3]`.
-        side: Resize to this height and width, px. Default: as it is.
-        quality: Of the JPEG, 1..95. Default 82.
-    """
+    """A picture, uint8 `[h, w, 3]`, as the `data:` address of a JPEG of `side` px."""
     from PIL import Image
 
     picture = Image.fromarray(np.asarray(image, np.uint8))

@@ -216,14 +216,9 @@ def open_judged_data(
 ) -> tuple["ImageData", bool]:
     """The data to judge a run on, and whether it is another set than the run's own.
 
-    The run's own data, moved or not, has the splits of the training. Another set is a
-    test set: it keeps its splits if it has any, and is judged whole if it has none.
-
-    Args:
-        run: The run.
-        data: Where the data is; a data set is taken for the run's own. Default: where
-            the training found it.
-        data_dir: Where TFDS data is now, if it moved.
+    The run's own data, moved or not, has the splits of the training; a data set is
+    taken for it. Another set is a test set: it keeps its splits if it has any, and is
+    judged whole if it has none.
     """
     if data is None or not isinstance(data, (str, Path)):
         return open_data(run, data, data_dir), False

@@ -101,15 +101,7 @@ def as_grid(maps: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def fused(feature_maps: list[NDArray[np.float32]], size: int) -> NDArray[np.float32]:
-    """One signed map of all feature maps: the mean of each scaled to its extreme.
-
-    Args:
-        feature_maps: `[N, h, w]` each.
-        size: Height and width of the result, px.
-
-    Returns:
-        `[N, size, size]` float32 in -1..1.
-    """
+    """One signed map `[N, size, size]`: the mean of each scaled to its extreme, 1."""
     scaled = []
     for maps in feature_maps:
         extreme = np.abs(maps).max(axis=(1, 2), keepdims=True)
@@ -223,14 +215,13 @@ def channel_patches(
         channels: Channels of the features.
         image_size: px.
         resize: As in the training.
-        box_crop: As in the training. Default False.
-        patches: Patches for each channel. Default 3.
-        limit: Images to look at, evenly from all classes. Default 1000.
-        batch_size: Images at a time. Default 32.
+        box_crop: As in the training.
+        patches: Patches for each channel.
+        limit: Images to look at, evenly from all classes.
+        batch_size: Images at a time.
 
     Returns:
-        For each channel, the patches in falling order of what they fire, each uint8
-        `[p, p, 3]`.
+        For each channel, uint8 patches `[p, p, 3]`, those that fire it most first.
     """
     import keras
 

@@ -93,13 +93,7 @@ def confused_pairs(
     class_names: Sequence[str],
     limit: int = 10,
 ) -> list[dict[str, Any]]:
-    """The pairs of classes with the most errors between them.
-
-    Args:
-        labels: `[n]` true classes.
-        predicted: `[n]` predicted classes.
-        class_names: One name for each class.
-        limit: Pairs to return. Default 10.
+    """The `limit` pairs of classes with the most errors between them.
 
     Returns:
         For each pair `classes` (the one whose images are lost more often first),
@@ -136,11 +130,6 @@ def within_groups(
     groups: Mapping[str, Sequence[str]],
 ) -> dict[str, dict[str, Any]]:
     """Accuracy between and within look-alike groups of classes.
-
-    Args:
-        labels: `[n]` true classes.
-        logits: `[n, C]`.
-        groups: For each level, the group of every class: `{"family": (...)}`.
 
     Returns:
         For each level: `top1_of_group` (the group is right), `top1_within_group` (the
@@ -193,11 +182,6 @@ def confidence_gap(
     The interval is that of the accuracy (Wilson), turned round: it is wide where the
     images are few, even if all of them are right.
 
-    Args:
-        labels: `[n]` true classes.
-        logits: `[n, C]`.
-        temperature: What the logits are divided by. Default 1.
-
     Returns:
         `value`, `low`, `high` (differences of shares), `images`, `confidence` (the mean
         of the largest probabilities), `accuracy`, and `verdict`: `"over-confident"` or
@@ -228,14 +212,7 @@ def confidence_gap(
 
 
 def calibration_words(result: Mapping[str, Any]) -> list[str]:
-    """What the figures of `compute_metrics` say of a model's sureness, in sentences.
-
-    Args:
-        result: Of `compute_metrics`.
-
-    Returns:
-        One sentence without a temperature (or with 1), else three.
-    """
+    """What the figures of `compute_metrics` say of a model's sureness, in sentences."""
     calibrated = result["calibrated"]
     plain = _confidence_words("The model", result["confidence"])
     if calibrated is None or calibrated["temperature"] == 1:

@@ -191,12 +191,7 @@ def write_card(
 
 
 def unknown_words(run: Run, result: dict[str, Any]) -> list[str]:
-    """What is known of photos that show none of the classes, in sentences.
-
-    Args:
-        run: The run.
-        result: An evaluation of it.
-    """
+    """What is known of photos that show none of the classes, in sentences."""
     which = result.get("model", "best")
     fitted = run.read("unknown.json" if which == "best" else f"unknown_{which}.json")
     told = run.read(f"open_{result['split']}.json")

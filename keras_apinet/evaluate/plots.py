@@ -32,14 +32,7 @@ _NAMED, _NUMBERED = 100, 30
 def drawn(
     size: tuple[float, float], draw: Callable[[Any], None], form: str, **options: Any
 ) -> bytes:
-    """What `draw(figure)` draws, as a file.
-
-    Args:
-        size: Of the figure, in.
-        draw: Is given a Matplotlib figure.
-        form: `"svg"` or `"png"`.
-        **options: Of `savefig`.
-    """
+    """What `draw(figure)` draws, as an `"svg"` or `"png"` file; `size` is in inches."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -60,14 +53,7 @@ def _svg(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
 def draw_curve(
     axis: Any, log: Mapping[str, Sequence[float]], name: str, best: int | None = None
 ) -> None:
-    """Draws the loss or the accuracy over the epochs.
-
-    Args:
-        axis: Matplotlib's.
-        log: Columns of `log.csv`.
-        name: `"loss"` or `"accuracy"`.
-        best: The epoch that was kept, counted from 1; a line marks it.
-    """
+    """Draws `"loss"` or `"accuracy"` over the epochs; a line marks the best one."""
     epochs = np.arange(1, len(next(iter(log.values()))) + 1)
     pairs = " (pairs)" if name == "loss" and "ranking_loss" in log else ""
     for key, label, colour, line in (
@@ -165,19 +151,11 @@ def short(name: str, length: int = 30) -> str:
 def look_alike_order(
     labels: NDArray[np.int64], logits: NDArray[np.float32], features: NDArray[Any]
 ) -> NDArray[np.int64]:
-    """An order of the classes in which look-alikes stand together.
+    """An order of the C classes in which look-alikes stand together.
 
     Classes are clustered (average linkage, optimal leaf order) by how often they are
     taken for each other and by the cosine between the means of their features; classes
     without images go last.
-
-    Args:
-        labels: `[n]` true classes.
-        logits: `[n, C]`.
-        features: `[n, D]`.
-
-    Returns:
-        A permutation of the C classes.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.special import softmax
@@ -217,12 +195,8 @@ def map_places(
 ) -> tuple[NDArray[np.float64], set[int]]:
     """Where features lie on a map of 640 x 480, and whose photos do not overlap.
 
-    Args:
-        features: `[n, D]`.
-        rows: Those to show.
-
-    Returns:
-        `[len(rows), 2]`, x and y, 60 from the border or more; and some of `rows`.
+    Features are `[n, D]`. Places `[len(rows), 2]`, x and y, are 60 or more from the
+    border.
     """
     places = projection(features)
     places -= places.min(axis=0)

@@ -78,12 +78,6 @@ def differences(
     drawn, which makes the variance between runs unbiased (Rao and Wu 1988). With a
     single run the interval says nothing about other seeds.
 
-    Args:
-        first: Answers of the first method.
-        second: Answers of the second to the same photos.
-        repeats: Bootstrap samples. Default 1000.
-        seed: Of the samples.
-
     Returns:
         `{figure: {"first", "second", "difference", "low", "high"}}`: the mean over the
         runs of each method, and `first - second` with the ends of its interval.
@@ -115,11 +109,7 @@ def differences(
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> dict[str, Any]:
-    """McNemar's exact test of two models on the same photos.
-
-    Args:
-        first: `[n]`, whether the first model is right.
-        second: `[n]`, the same of the second.
+    """McNemar's exact test of whether two models are right on the same `[n]` photos.
 
     Returns:
         `only_first` and `only_second`, the photos that one model alone gets right, and

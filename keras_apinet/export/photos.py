@@ -51,12 +51,8 @@ def verification_photos(
 ) -> Photos:
     """The validation split of the run or of `given`, else what there is.
 
-    Args:
-        source: What is exported.
-        given: Photos of the user, or `None`.
-        limit: Photos at most.
-        apart: Whether to share no photo with `representative_photos`: where both would
-            take the same split or array, each gets every second photo.
+    If they are to be apart they share no photo with `representative_photos`: where both
+    would take the same split or array, each gets every second photo.
 
     Raises:
         APINetError: If there are none that can be read, or too few to share.
@@ -65,16 +61,7 @@ def verification_photos(
 
 
 def representative_photos(source: Source, given: Any, apart: bool = False) -> Photos:
-    """Training photos that show which values the layers take.
-
-    Args:
-        source: What is exported.
-        given: Photos of the user, or `None`.
-        apart: As in `verification_photos`.
-
-    Raises:
-        APINetError: If there are none that can be read, or too few to share.
-    """
+    """Training photos that show which values layers take; see `verification_photos`."""
     if given is None and source.run is None:
         raise APINetError(
             "int8 needs representative photos to choose its ranges, and there are "
@@ -184,9 +171,8 @@ def _drawn(size: int) -> NDArray[np.uint8]:
 def round_and_correct(model: keras.Model, images: NDArray[np.uint8]) -> None:
     """Rounds kernels as int8 conversion does, and corrects the means that this moves.
 
-    Args:
-        model: From pixels to logits, functional. Its weights are changed in place.
-        images: Photos `[N, S, S, 3]` to measure the means on.
+    The model, from pixels to logits and functional, is changed in place; the means are
+    measured on images `[N, S, S, 3]`.
     """
     norms: list[_MeanKeeper] = []
 

@@ -70,10 +70,6 @@ def open_source(
         temperature: What to divide the logits by. Default: the run's own, else 1.
         license: Of the trained model.
         unknown: Whether to add the class `unknown`; `None`: if the run can.
-
-    Raises:
-        APINetError: For anything else, a run without a model, or class names of
-            another number than the model's classes.
     """
     from keras_apinet.loading import load
     from keras_apinet.model.apinet import APINet

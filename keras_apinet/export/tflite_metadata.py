@@ -29,12 +29,7 @@ _TENSOR_AXIS_LABELS = 2
 
 
 def with_metadata(model: bytes, info: ClassifierInfo) -> bytes:
-    """A TFLite model with its description, label file and `classifier.json` inside.
-
-    Args:
-        model: What the converter wrote: one image in, probabilities out.
-        info: What to say.
-    """
+    """A TFLite model with its description, label file and `classifier.json` inside."""
     from tensorflow.lite.python import schema_py_generated as schema
 
     content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(model), 0))

@@ -119,16 +119,9 @@ def measure(
     expected: NDArray[np.float32],
     labels: NDArray[np.integer[Any]] | None,
 ) -> dict[str, Any]:
-    """Compares a file with the Keras model.
+    """Compares a file with the Keras model's logits `[N, C]` at its temperature.
 
-    Args:
-        runtime: The opened file.
-        images: `[N, S, S, 3]`.
-        expected: `[N, C]` logits of the Keras model, divided by the temperature.
-        labels: `[N]` true classes, if they are known.
-
-    Returns:
-        The measured fields of `ExportReport`.
+    Returns the measured fields of `ExportReport`.
     """
     given, logits = (
         np.concatenate([run(images[i : i + 32]) for i in range(0, len(images), 32)])
@@ -183,20 +176,7 @@ def check(
     max_difference: float | None = None,
     max_logit_difference: float | None = None,
 ) -> None:
-    """Raises if a file loses more than its precision may.
-
-    Args:
-        report: What was measured.
-        backbone: For the error.
-        min_agreement: In place of the precision's own smallest top-1 agreement, over
-            the photos that are decided.
-        max_difference: In place of its own largest difference of a probability.
-        max_logit_difference: In place of its own largest difference of a logit, as a
-            share of the largest logit.
-
-    Raises:
-        APINetError: With the measured and the allowed figure.
-    """
+    """Raises if a file loses more than its precision may, or than is asked for."""
     given: dict[str, Any] = {
         "agreement": min_agreement,
         "difference": max_difference,

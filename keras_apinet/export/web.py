@@ -41,21 +41,10 @@ def write_page(
     runtime: Path | None,
     say: Callable[[str], None],
 ) -> Path:
-    """Writes the page into a new folder.
+    """Writes the folder `page` into a new folder: serve it with any web server.
 
-    Args:
-        model: The TFLite file.
-        info: What it says about itself.
-        folder: Where to make the folder `page`, and what npm needs.
-        runtime: Folder in which `npm install` put the runtime, or a page of an earlier
-            export; `None` fetches it with npm.
-        say: Is told what goes on.
-
-    Returns:
-        The page's folder: serve it with any web server.
-
-    Raises:
-        APINetError: If the runtime is not there and cannot be fetched.
+    `runtime` is a folder in which `npm install` put the runtime, or a page of an
+    earlier export; `None` fetches it with npm.
     """
     page = folder / "page"
     template = importlib.resources.files("keras_apinet.export") / "page"

@@ -11,15 +11,7 @@ from keras_apinet.errors import APINetError
 
 @dataclass(frozen=True)
 class Number:
-    """A number within bounds, for a file, a Python argument or the command line.
-
-    Attributes:
-        kind: `int` or `float`.
-        low: The smallest.
-        high: The largest.
-        above: What it must be above.
-        below: What it must be below.
-    """
+    """A number within bounds, for a file, a Python argument or the command line."""
 
     kind: type
     low: float | None = None

@@ -46,17 +46,8 @@ def replacing(
 ) -> Iterator[Path]:
     """A temporary file that takes the name `path` when the block ends without error.
 
-    Args:
-        path: The file; its folder must exist.
-        advice: What to do if it cannot be written, for the error.
-        exclusive: Whether a file that exists by then is an error.
-
-    Yields:
-        The temporary file, with the same ending, to be written in the block.
-
-    Raises:
-        APINetError: If it cannot be written; nothing is left behind, and what was at
-            `path` is whole.
+    It has the same ending. If it cannot be written, or the path exists by then and is
+    `exclusive`, nothing is left behind, and what was at `path` is whole.
     """
     path = Path(path)
     with unwritable(path, advice), _partial(path.parent, path.suffix) as temporary:
@@ -108,9 +99,7 @@ def digest_of(path: Path) -> str | None:
 def hand_over(result: Path, path: Path) -> None:
     """Renames what lies in a `partial_folder` of the same folder to its final name.
 
-    Args:
-        result: A file, or a folder, which replaces the one at `path`.
-        path: Where it is to be. What is there must have been checked.
+    A folder replaces the one at `path`. What is there must have been checked.
     """
     if not result.is_dir():
         _rename(result, path)
@@ -212,12 +201,7 @@ def _lock(handle: int) -> bool:
 
 
 def sweep(folder: Path, again: bool = False) -> None:
-    """Removes what processes that were killed left unfinished in a folder.
-
-    Args:
-        folder: Where to look; once in a process is enough.
-        again: Whether to look all the same.
-    """
+    """Removes what killed processes left unfinished in a folder, once in a process."""
     place = os.path.abspath(folder)
     if place in _swept and not again:
         return

@@ -43,13 +43,8 @@ _ENDS = 1 << 16  # bytes at either end of a file in which its mark lies
 def write_output(path: str | Path, content: str | bytes, force: bool) -> None:
     """Writes what a command makes, under the rule of this module.
 
-    Args:
-        path: Where.
-        content: It bears the mark of its kind.
-        force: Whether a file of the same kind that this package wrote is replaced.
-
-    Raises:
-        APINetError: As `check_output`, and if it cannot be written.
+    It bears the mark of its kind; `force` replaces a file of the same kind that this
+    package wrote.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     kind = _kind(data)
@@ -63,13 +58,8 @@ def write_output(path: str | Path, content: str | bytes, force: bool) -> None:
 def check_output(path: str | Path, kind: str, force: bool) -> None:
     """Checks, before any work is done, that an output may be written.
 
-    Args:
-        path: Where.
-        kind: What will be written, a key of `_KINDS` or `"TFLite model"`.
-        force: Whether what this package wrote may be replaced.
-
-    Raises:
-        APINetError: If something else is there, or anything without `force`.
+    Its kind is a key of `_KINDS` or `"TFLite model"`. Something else there is never
+    replaced, and what this package wrote only with `force`.
     """
     path = Path(path)
     with unwritable(path):
@@ -100,15 +90,7 @@ _DRAWINGS = {".svg": "SVG", ".pdf": "PDF"}
 
 
 def picture_kind(path: str | Path, drawn: bool = False) -> str:
-    """The kind of picture that a path's ending stands for.
-
-    Args:
-        path: The file.
-        drawn: Whether it may be a drawing (SVG, PDF).
-
-    Raises:
-        APINetError: If it is not one of these pictures.
-    """
+    """The kind of picture, or of drawing, that a path's ending stands for."""
     kinds = {**_PICTURES, **(_DRAWINGS if drawn else {})}
     ending = Path(path).suffix.lower()
     if ending not in kinds:
@@ -121,10 +103,7 @@ def picture_kind(path: str | Path, drawn: bool = False) -> str:
 def picture_bytes(picture: Any, path: str | Path, **options: Any) -> bytes:
     """A picture in the format of a path's ending, with the mark of the package.
 
-    Args:
-        picture: A `PIL.Image.Image`, or a Matplotlib figure.
-        path: What it will be called.
-        **options: Of `savefig`, for a figure.
+    It is a `PIL.Image.Image`, or a Matplotlib figure with options of `savefig`.
     """
     from PIL.PngImagePlugin import PngInfo
 
@@ -170,11 +149,9 @@ def write_manifest(folder: Path) -> None:
 
 
 def strangers(folder: Path) -> list[str] | None:
-    """What lies in an exported folder that this package did not write.
+    """What lies in an exported folder that this package did not write, or was changed.
 
-    Returns:
-        Files that were added or changed since; `None` if the folder has no manifest of
-        this package.
+    `None` if the folder has no manifest of this package.
     """
     try:
         content = json.loads((folder / MANIFEST).read_text("utf-8"))

@@ -68,17 +68,7 @@ def names_of_classes(value: Any) -> str | None:
 
 
 def check(value: Any, shape: Shape, where: str, remedy: str = DAMAGED) -> None:
-    """Checks what a file holds.
-
-    Args:
-        value: That.
-        shape: What it must be.
-        where: The file.
-        remedy: How an error ends: what to do about it.
-
-    Raises:
-        APINetError: With the file, the key, its value and what it must be.
-    """
+    """Checks what a file holds; `remedy` is how the error ends: what to do about it."""
     wrong = _wrong(value, shape, "")
     if wrong:
         raise APINetError(f"{where!r} cannot be used: {wrong}; {remedy}.")
@@ -160,12 +150,7 @@ def _must_be(at: str, value: Any, words: str) -> str:
 
 
 def read_json(path: Path, shape: Shape, remedy: str = DAMAGED) -> Any:
-    """The content of a JSON file, see `check`.
-
-    Raises:
-        APINetError: If it cannot be read, is too large, is not JSON in UTF-8, or holds
-            something else.
-    """
+    """The content of a JSON file, see `check`; an error if it is not JSON in UTF-8."""
     return parse_json(read_content(path), shape, str(path), remedy)
 
 

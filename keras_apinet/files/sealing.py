@@ -69,11 +69,7 @@ def check_members(archive: zipfile.ZipFile, size: int) -> None:
     """Refuses, by its headers, an archive that is not stored plainly.
 
     Neither Keras nor this package compresses: what is compressed or encrypted came from
-    elsewhere, and could unpack to anything.
-
-    Args:
-        archive: The archive.
-        size: Of its file, bytes.
+    elsewhere, and could unpack to anything. `size` is that of its file, in bytes.
 
     Raises:
         ValueError: If a member is compressed, encrypted or there twice.

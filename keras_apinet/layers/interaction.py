@@ -14,15 +14,9 @@ def interact(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gated features of each pair, from the pair's mutual vector (Eq. 2 to 6).
 
-    Args:
-        x1: First features, `[P, D]`.
-        x2: Second features, `[P, D]`.
-        mutual: Mutual vectors, `[P, D]`.
-
-    Returns:
-        `x1_self, x1_other, x2_self, x2_other`, each `[P, D]`, where
-        `x_i_self = x_i (1 + g_i)`, `x_i_other = x_i (1 + g_other)` and
-        `g_i = sigmoid(mutual * x_i)`.
+    All are `[P, D]`. Returns `x1_self, x1_other, x2_self, x2_other`, where
+    `x_i_self = x_i (1 + g_i)`, `x_i_other = x_i (1 + g_other)` and
+    `g_i = sigmoid(mutual * x_i)`.
     """
     gate1 = ops.sigmoid(mutual * x1)
     gate2 = ops.sigmoid(mutual * x2)

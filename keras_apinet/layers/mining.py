@@ -17,16 +17,10 @@ FORBIDDEN = 3.0e38
 
 
 def squared_distances(features: Tensor, others: Tensor | None = None) -> Tensor:
-    """Squared Euclidean distance from every row to every other, in float32.
+    """Squared Euclidean distances of rows `[N, D]` to others `[M, D]` or themselves.
 
-    Uses `|a - b|^2 = |a|^2 + |b|^2 - 2 a.b`, so nothing larger than `[N, M]` is made.
-
-    Args:
-        features: `[N, D]`, any float dtype.
-        others: `[M, D]`. Default: the same rows.
-
-    Returns:
-        `[N, M]` float32, at least 0.
+    Uses `|a - b|^2 = |a|^2 + |b|^2 - 2 a.b`, so nothing larger than `[N, M]` is made;
+    float32, at least 0.
     """
     x = ops.cast(features, "float32")
     y = x if others is None else ops.cast(others, "float32")

@@ -28,10 +28,8 @@ class Halves:
 def split(backbone: keras.Model, share: float) -> Halves:
     """Cuts a backbone at the last place that everything flows through.
 
-    Args:
-        backbone: A functional model of one input and one output.
-        share: Share of its layers, in their order, that may lie before the cut; in
-            [0, 1).
+    Before the cut lies at most `share`, in [0, 1), of the layers of a functional model
+    of one input and one output.
 
     Raises:
         APINetError: For another share, or a backbone without such a place.
@@ -67,14 +65,9 @@ def tail(backbone: keras.Model, tensor: Any) -> keras.Model | None:
 
 
 def pooling_layer(backbone: keras.Model, pooling: str) -> keras.layers.Layer:
-    """The layer that pools a backbone's feature map, tokens or vector to `[N, D]`.
+    """The layer that pools a feature map, tokens or a vector to `[N, D]`.
 
-    Args:
-        backbone: The backbone.
-        pooling: `"average"` or `"token"`.
-
-    Raises:
-        APINetError: If the backbone gives something else.
+    `pooling` is `"average"` or `"token"`; what else a backbone gives is an error.
     """
     shape = backbone.output_shape
     if not isinstance(shape, tuple) or len(shape) not in (2, 3, 4):

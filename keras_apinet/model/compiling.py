@@ -25,18 +25,10 @@ _KNOWN = {
 
 
 def logits_loss(loss: Any, num_classes: int) -> Any:
-    """The loss as it is to be for logits.
+    """The loss as it is to be for logits; `None` is `PairwiseLoss()`.
 
-    Args:
-        loss: As in `keras.Model.compile`; `None` is `PairwiseLoss()`.
-        num_classes: C.
-
-    Returns:
-        The loss itself if it takes logits; Keras's cross-entropies with
-        `from_logits=True` if it is one of them.
-
-    Raises:
-        APINetError: For a loss of probabilities, or several losses.
+    Keras's cross-entropies get `from_logits=True`; a loss of probabilities, or several
+    losses, are an error.
     """
     if isinstance(loss, (list, tuple)) and len(loss) == 1:
         loss = loss[0]
@@ -84,10 +76,6 @@ def takes_logits(function: Callable[..., Any], num_classes: int) -> bool:
 
     A softmax takes no notice of a number that is added to all logits; whatever reads
     its input as probabilities does.
-
-    Args:
-        function: Of labels and outputs.
-        num_classes: C.
     """
     labels = np.arange(4) % num_classes
     logits = np.linspace(-1, 1, 4 * num_classes, dtype="float32") ** 3
@@ -154,15 +142,9 @@ def _name(given: Any) -> str:
 
 
 def logits_metrics(metrics: Any, num_classes: int) -> list[Any]:
-    """The metrics as they are to be for logits.
+    """The metrics as they are to be for logits: some as `OnProbabilities`.
 
-    Args:
-        metrics: As in `keras.Model.compile`.
-        num_classes: C.
-
-    Returns:
-        Those that take logits as they are, others as `OnProbabilities`; the model's own
-        metrics, which it adds itself, are left out.
+    The model's own metrics, which it adds itself, are left out.
     """
     if isinstance(metrics, dict):
         metrics = list(metrics.values())
@@ -201,10 +183,6 @@ class Accuracy(keras.metrics.SparseCategoricalAccuracy):
     """Top-1 accuracy of single images, from labels of any form.
 
     Weights of 0 mark what fills a batch up; others count as one image each.
-
-    Args:
-        name: Name of the metric.
-        dtype: Of the result.
     """
 
     def __init__(self, name: str = "accuracy", dtype: Any = None) -> None:
@@ -225,10 +203,6 @@ class PairMean(keras.metrics.Mean):
 
     It stands among the compiled metrics, which is where Keras's callbacks look for the
     direction of what they monitor.
-
-    Args:
-        name: Name of the metric.
-        dtype: Of the result.
     """
 
     def __init__(self, name: str = "pair_mean", dtype: Any = None) -> None:
@@ -247,13 +221,7 @@ class PairMean(keras.metrics.Mean):
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class OnProbabilities(keras.metrics.Metric):
-    """A metric of probabilities, for a model that gives logits.
-
-    Args:
-        metric: Gets `softmax(y_pred)`.
-        name: Default: the metric's.
-        dtype: Of the result.
-    """
+    """A metric of probabilities, for a model of logits: it gets their softmax."""
 
     def __init__(self, metric: Any, name: str | None = None, dtype: Any = None) -> None:
         super().__init__(name=name or metric.name, dtype=dtype)

@@ -20,13 +20,9 @@ NAME = "faults"
 
 
 def pixel_fault(images: Tensor) -> Tensor:
-    """The worst pixel of a batch, 0 if all is well; see `pixels.wrong_pixels`.
+    """The worst pixel of a batch, float32, 0 if all is well; see `pixels.wrong_pixels`.
 
-    Args:
-        images: `[N, H, W, 3]`, any dtype; uint8 costs nothing.
-
-    Returns:
-        float32 scalar.
+    Images are `[N, H, W, 3]` of any dtype; uint8 costs nothing.
     """
     dtype = keras.backend.standardize_dtype(images.dtype)
     if dtype == "bool":
@@ -86,13 +82,10 @@ class Faults(keras.metrics.Metric):
         wrong: Tensor,
         lacks: Any = (False, False),
     ) -> None:
-        """Looks at a batch.
+        """Looks at a batch: images `[N, H, W, 3]` or `None`, labels as they came.
 
-        Args:
-            images: `[N, H, W, 3]`, or `None` if there are none to look at.
-            labels: As the step got them.
-            wrong: See `outside`.
-            lacks: Whether no image has a partner of its class, and of another.
+        `wrong`: see `outside`. `lacks`: whether no image has a partner of its class,
+        and of another.
         """
         pixel = 0.0 if images is None else pixel_fault(images)
         one_hot = len(labels.shape) == 2 and labels.shape[-1] != 1
@@ -110,16 +103,10 @@ class Faults(keras.metrics.Metric):
         return self.counts.value
 
     def tell(self, num_classes: int) -> tuple[int, int, int]:
-        """Raises what is wrong.
+        """Raises what is wrong with labels or pixels.
 
-        Args:
-            num_classes: C.
-
-        Returns:
-            Batches, and those without a pair of the same and of another class.
-
-        Raises:
-            APINetError: For wrong labels or pixels.
+        Returns the number of batches, and of those without a pair of the same and of
+        another class.
         """
         counts = [int(n) for n in ops.convert_to_numpy(self.counts.value)]
         label, pixel = (float(x) for x in ops.convert_to_numpy(self.examples.value))
@@ -131,12 +118,7 @@ class Faults(keras.metrics.Metric):
 
 
 class Watch(keras.callbacks.Callback):
-    """Tells faults soon after they happened, at no cost while there are none.
-
-    Args:
-        faults: Where they are kept.
-        num_classes: C.
-    """
+    """Tells faults soon after they happened, at no cost while there are none."""
 
     async_safe = True  # Keras need not wait for the figures of each step
 

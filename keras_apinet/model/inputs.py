@@ -34,12 +34,7 @@ def check_images(images: Any) -> None:
 
 
 def wrong_shape(shape: Shape, image_size: int | None) -> APINetError:
-    """The error for a batch that the model cannot take.
-
-    Args:
-        shape: What came.
-        image_size: px, `None` for any.
-    """
+    """The error for a batch of a shape that the model cannot take."""
     side = image_size or "S"
     if len(shape) == 3 and shape[-1] == 3:
         way_out = "give a single image as image[None]."
@@ -54,15 +49,7 @@ def wrong_shape(shape: Shape, image_size: int | None) -> APINetError:
 
 
 def check_labels_shape(labels: Any, num_classes: int) -> None:
-    """Refuses labels of another shape or kind than the model learns from.
-
-    Args:
-        labels: An array or tensor, whose values do not matter.
-        num_classes: C.
-
-    Raises:
-        APINetError: For text, and all but `[N]`, `[N, 1]` and `[N, C]`.
-    """
+    """Refuses labels that are text, and all shapes but `[N]`, `[N, 1]` and `[N, C]`."""
     dtype = str(getattr(labels.dtype, "name", labels.dtype))
     if dtype.startswith(("str", "object", "bytes")):
         example = labels.ravel()[0] if isinstance(labels, np.ndarray) else "a string"

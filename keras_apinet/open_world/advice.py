@@ -130,9 +130,6 @@ def advise(
         groups: `[n]`, equal for photos taken together. Default: each by itself.
         judged: `[n]`, which photos errors are counted on. Default: all.
         seed: Of folds and samples.
-
-    Raises:
-        APINetError: For a class with fewer than two photos, or none to be judged.
     """
     x, y = np.asarray(features, np.float32), np.asarray(labels)
     counts = np.bincount(y, minlength=len(names))

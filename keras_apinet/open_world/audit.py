@@ -205,13 +205,7 @@ def audit_table(findings: list[Finding]) -> str:
 
 
 def audit_page(findings: list[Finding], images: ImageData, table: str) -> str:
-    """The findings as one HTML page, with their photos.
-
-    Args:
-        findings: From `audit`.
-        images: The same data set.
-        table: What the table is called.
-    """
+    """The findings as one HTML page, with their photos and the name of their table."""
     sections = []
     for kind, title in KINDS.items():
         rows = [f for f in findings if f.kind == kind]

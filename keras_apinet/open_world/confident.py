@@ -25,19 +25,10 @@ def out_of_fold(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> NDArray[np.float32]:
-    """Class probabilities of each photo, by a head fitted without its group.
+    """Class probabilities `[n, C]` of each photo, by a head fitted without its group.
 
-    Args:
-        features: `[n, D]`.
-        labels: `[n]` int.
-        groups: `[n]`, equal for photos that are held out together. Default: each by
-            itself.
-        classes: Number of classes C. Default: the largest label and one.
-        folds: How many parts are held out in turn.
-        seed: Of the parts.
-
-    Returns:
-        `[n, C]`; a class that the other parts lack has probability 0.
+    Groups `[n]` are equal for photos that are held out together, by default each by
+    itself. A class that the other parts lack has probability 0.
     """
     x, y = np.asarray(features, np.float32), np.asarray(labels)
     count = int(y.max()) + 1 if classes is None else classes
@@ -93,12 +84,7 @@ class Doubts:
 
 
 def doubtful_labels(probabilities: ArrayLike, labels: ArrayLike) -> Doubts:
-    """Ranks labels by how doubtful they are.
-
-    Args:
-        probabilities: `[n, C]`, of heads that have not seen the photo.
-        labels: `[n]` int.
-    """
+    """Ranks labels by how doubtful heads are `[n, C]` that have not seen them."""
     p, y = np.asarray(probabilities, np.float32), np.asarray(labels)
     rows = np.arange(len(y))
     counts = np.bincount(y, minlength=p.shape[1])

@@ -23,10 +23,8 @@ FILE = "families.json"
 def read_families(path: str | Path, class_names: Sequence[str]) -> tuple[str, ...]:
     """The family of each class from a CSV file with the columns `class` and `family`.
 
-    A class that it does not name is a family of its own.
-
-    Raises:
-        APINetError: For a file that is none, or names a class that there is not.
+    A class that it does not name is a family of its own; a name that is no class is an
+    error.
     """
     try:
         lines = read_content(Path(path)).decode("utf-8-sig").splitlines()
@@ -54,16 +52,11 @@ def read_families(path: str | Path, class_names: Sequence[str]) -> tuple[str, ..
 def confused_families(
     labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str]
 ) -> tuple[str, ...]:
-    """Families of classes that validation photos confuse.
+    """Families of classes that validation photos, `[n]` labels and `[n, C]`, confuse.
 
     Two classes are as near as the mean probability that photos of one give the other;
     clusters by average linkage, cut where that falls below a tenth. A family is called
     by its classes' names, joined by `/`.
-
-    Args:
-        labels: `[n]`, the class of each photo.
-        probabilities: `[n, C]`.
-        class_names: C names.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
@@ -86,11 +79,6 @@ def answer(
     probabilities: NDArray[Any], families: Sequence[str], confidence: float
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
     """What to answer at a confidence: a class, a family, or neither.
-
-    Args:
-        probabilities: `[n, C]`.
-        families: The family of each class.
-        confidence: The probability that an answer must have.
 
     Returns:
         `best` `[n]` (the most probable class, or of the most probable family where

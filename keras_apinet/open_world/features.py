@@ -81,12 +81,6 @@ def run_features(
         which: Which model of the run that is.
         splits: The splits; those that the data set does not have are left out.
         batch_size: Images at a time.
-
-    Returns:
-        The features of each split, by its name.
-
-    Raises:
-        APINetError: If the data or its photos cannot be read, or the file not written.
     """
     images = open_data(run) if images is None else images
     path = run.folder / features_file(which)
@@ -141,12 +135,7 @@ def write_features(path: Path, mark: str, splits: Mapping[str, Features]) -> Non
 
 
 def check_features_file(path: str | Path, force: bool = False) -> None:
-    """Checks that features of photos may be written to a path, `.npz` or `.csv`.
-
-    Raises:
-        APINetError: For another ending, or if something is there; with `force`, only
-            what this package wrote is replaced.
-    """
+    """Checks that features of photos may be written to a path, `.npz` or `.csv`."""
     kinds = {".npz": "NumPy file of features", ".csv": "table of features"}
     ending = Path(path).suffix.lower()
     if ending not in kinds:
@@ -160,17 +149,10 @@ def write_photo_features(
     features: NDArray[np.float32],
     force: bool = False,
 ) -> None:
-    """Writes pooled features of photos, a row for each, as `.npz` or `.csv`.
+    """Writes pooled features `[n, D]` of photos, a row for each, as `.npz` or `.csv`.
 
-    Args:
-        path: The file: `photos` `[n]` and `features` `[n, D]` float32, or a table with
-            the columns `photo`, `feature_0` and on.
-        photos: What the photos are called.
-        features: `[n, D]`.
-        force: Replace what this package wrote there.
-
-    Raises:
-        APINetError: As `check_features_file`, and if it cannot be written.
+    The file has `photos` `[n]` and `features` `[n, D]` float32, or is a table with the
+    columns `photo`, `feature_0` and on.
     """
     check_features_file(path, force)
     if Path(path).suffix.lower() == ".csv":

@@ -39,11 +39,7 @@ _MOST_FLOATS = 2**29
 def fit_after_training(run: Run, images: "ImageData", keep: float, say: Say) -> None:
     """Fits what predictions use, on the validation photos, and keeps it in the run.
 
-    Args:
-        run: The run, with its best model.
-        images: Its data set, with a validation split.
-        keep: Share of known photos that the threshold for unknown keeps; 0: none.
-        say: Is told what was found, and why something was not.
+    `keep` is the share of known photos that the threshold for unknown keeps; 0: none.
     """
     count = len(images.splits["val"])
     if few := too_few(count):  # no model has to be opened for that
@@ -84,15 +80,8 @@ def fit_unknown(
 ) -> Unknown:
     """Fits a model's threshold for unknown photos, and its families, in the run.
 
-    Args:
-        run: The run.
-        model: Its model.
-        images: Its data set. Default: it is opened where the training found it.
-        which: Which model of the run that is.
-        keep: Share of known photos to keep.
-
-    Raises:
-        APINetError: If there are too few validation photos, or a class has the name.
+    `images` are by default opened where the training found them. Too few validation
+    photos, or a class of that name, are an error.
     """
     if "unknown" in run.class_names:
         raise APINetError(

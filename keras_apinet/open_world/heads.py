@@ -19,7 +19,7 @@ RANK = 256
 
 
 def imprint(head: Head, old: tuple[ArrayLike, ArrayLike], new: ArrayLike) -> Head:
-    """The weights of one more class, from the mean of its features.
+    """The column `[D]` and bias `[1]` of one more class, from the mean of its features.
 
     Qi, Brown and Lowe (CVPR 2018) imprint normalised prototypes. This head is not
     normalised, so the new column points from the mean of the old features to that of
@@ -30,9 +30,6 @@ def imprint(head: Head, old: tuple[ArrayLike, ArrayLike], new: ArrayLike) -> Hea
         head: Kernel `[D, C]` and bias `[C]` of the old classes.
         old: Features `[n, D]` and labels `[n]` of photos of the old classes.
         new: Features `[m, D]` of photos of the new class.
-
-    Returns:
-        The column `[D]` and the bias `[1]`.
     """
     kernel, bias = head
     features, labels = np.asarray(old[0], np.float32), np.asarray(old[1])
@@ -63,9 +60,6 @@ def fit_head(
         pull: How strongly: the factor of the squared distance, on features that are
             centred and of unit spread.
         iterations: Of L-BFGS, at most.
-
-    Returns:
-        Kernel `[D, C]` and bias `[C]`, float32.
     """
     from scipy.optimize import minimize
 
@@ -118,20 +112,16 @@ def head_for(
     merged: Mapping[str, Sequence[str]] | None = None,
     refit: bool = True,
 ) -> Head:
-    """The head of other classes on the same features.
+    """The head of other classes on the same features; see `with_classes`.
 
     Args:
         head: Kernel `[D, C]` and bias `[C]`.
         names: Its C classes.
-        wanted: The classes of the new head, in order: known ones keep their weights,
-            others get imprinted ones. Those left out are gone.
+        wanted: The classes of the new head, in order.
         features: `[n, D]`, of photos of all wanted classes.
         labels: `[n]`, positions in `wanted`.
         merged: What a wanted class is made of: names of known classes.
         refit: Whether the head is fitted to all features afterwards, in balance.
-
-    Raises:
-        APINetError: For fewer than two classes, or a new one without features.
     """
     if len(distinct_names(wanted)) < 2:
         raise APINetError(

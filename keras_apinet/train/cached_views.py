@@ -75,12 +75,7 @@ class StoredViews:
 
 
 def stored_views(setup: "Setup", folder: Path) -> StoredViews:
-    """The views of a setup in a folder, computed now or by a run that needed the same.
-
-    Raises:
-        APINetError: For several processes, values that float16 does not hold, or a
-            file that cannot be written.
-    """
+    """The views of a setup in a folder, computed now or by a run that needed them."""
     if setup.placement.processes > 1:
         raise APINetError(
             f"cached_views={setup.recipe.cached_views} are computed by one process, "

@@ -52,12 +52,7 @@ class Progress:
 
     @classmethod
     def of(cls, content: Any) -> "Progress":
-        """Progress from JSON.
-
-        Raises:
-            ValueError: If the content is not that of a progress.
-            TypeError: If it is not, in another way.
-        """
+        """Progress from JSON; what is none is a `ValueError` or `TypeError`."""
         made = cls(**content)
         if made.best is not None:
             made.best = (made.best[0], made.best[1])
@@ -101,16 +96,9 @@ def finite(values: NDArray[Any]) -> bool:
 def save(
     folder: Path, values: list[NDArray[Any]], progress: Progress, keep: int
 ) -> None:
-    """Writes a checkpoint and removes the oldest beyond `keep`.
+    """Writes a checkpoint of a compiled model's `values_of`, and keeps `keep` of them.
 
-    Args:
-        folder: The run folder.
-        values: Of a compiled model with a built optimizer, from `values_of`.
-        progress: How far it is.
-        keep: How many checkpoints stay.
-
-    Raises:
-        APINetError: If it cannot be written; the ones before are whole.
+    If it cannot be written, the ones before are whole.
     """
     described = np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8)
     path = folder / FOLDER / f"{progress.epoch:05d}-{progress.step:07d}.npz"
@@ -143,12 +131,7 @@ def readable(
 ) -> Iterator[tuple[Progress, list[NDArray[Any]]]]:
     """The checkpoints that are whole, newest first: progress and variables' values.
 
-    Args:
-        folder: The run folder.
-        say: Is told which ones are passed over, and why.
-
-    Raises:
-        APINetError: If there are some and none is whole.
+    `say` is told which ones are passed over, and why; some and none whole is an error.
     """
     paths = everything(folder)
     whole, reason = 0, ""

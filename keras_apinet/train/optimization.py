@@ -42,13 +42,10 @@ def peak_rate(recipe: Recipe, model: APINet) -> float:
 def schedule(
     recipe: Recipe, peak: float, steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate of every step of a run.
+    """The learning rate of every step of a run of so many batches.
 
-    Args:
-        recipe: Its `schedule` and `warmup_fraction`.
-        peak: The highest rate.
-        steps: Batches in the whole run. Keras asks for the rate of a batch, also where
-            only every third one changes the weights.
+    Keras asks for the rate of a batch, also where only every third one changes the
+    weights.
     """
     rising = round(recipe.warmup_fraction * steps)
     falling = max(1, steps - rising)
@@ -69,14 +66,10 @@ def schedule(
 def optimizer(
     recipe: Recipe, model: APINet, rate: Any, *, head: bool = False
 ) -> keras.optimizers.Optimizer:
-    """The optimizer of a phase.
+    """The optimizer of a phase, with a learning rate or schedule.
 
-    Args:
-        recipe: What was asked for.
-        model: Its layers say which learning rates they get.
-        rate: Learning rate or schedule.
-        head: Whether it is for the head phase: AdamW, one rate for all layers, no
-            accumulation and no averages.
+    That of the head phase is AdamW, one rate for all layers, no accumulation and no
+    averages.
     """
     options: dict[str, Any] = {
         "learning_rate": rate,
@@ -102,14 +95,9 @@ def optimizer(
 def try_rates(setup: "Setup", steps: int = 100) -> tuple[Values, Values]:
     """Trains with a rate that rises at every step, and tells the loss at each.
 
-    The range test of Smith (2017); the weights are of no use afterwards.
-
-    Args:
-        setup: What is to be trained.
-        steps: Batches at most; it ends earlier where the loss is four times its lowest.
-
-    Returns:
-        Rates, from 1e-6 towards 1, and losses, smoothed over about ten batches.
+    The range test of Smith (2017); the weights are of no use afterwards. It ends
+    earlier where the loss is four times its lowest. Returns rates, from 1e-6 towards 1,
+    and losses, smoothed over about ten batches.
     """
     rates = np.geomspace(1e-6, 1, steps)
     with setup.placement.scope():
@@ -168,10 +156,6 @@ def layer_shares(model: APINet, first: float) -> dict[str, float]:
     The backbone's layers that have weights lie on a geometric line from `first`, in
     their order, to the head's 1 (Howard and Ruder 2018 call that discriminative
     fine-tuning).
-
-    Args:
-        model: The model.
-        first: The share of the first layer.
     """
     layers = [
         layer

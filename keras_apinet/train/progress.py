@@ -106,9 +106,6 @@ def loggers(recipe: Recipe, folder: Path) -> list[keras.callbacks.Callback]:
     And that of the service that a recipe names in `tracker`. Its run is called as the
     run's folder and bears the recipe; who may write where is what the service's own
     login and variables say.
-
-    Raises:
-        APINetError: If the service's package is not installed.
     """
     found: list[keras.callbacks.Callback] = []
     # TensorFlow's summaries are written by the tensorboard package, an extra.
@@ -140,15 +137,7 @@ def loggers(recipe: Recipe, folder: Path) -> list[keras.callbacks.Callback]:
 
 
 def draw_curves(rows: Sequence[dict[str, float]], folder: Path) -> bool:
-    """Draws loss and accuracy over the epochs into `curves.png` and `curves.svg`.
-
-    Args:
-        rows: What `log.csv` says.
-        folder: The run folder.
-
-    Returns:
-        Whether matplotlib is there to draw them.
-    """
+    """Draws the rows of `log.csv` into `curves.png` and `curves.svg`, if it can."""
     log = {name: [row[name] for row in rows] for name in rows[0]}
 
     def draw(figure: Any) -> None:

@@ -118,13 +118,8 @@ class Setup:
     ) -> tuple[Any, int]:
         """Every image of a split once, in batches that all devices can share.
 
-        Args:
-            split: Which.
-            images: In a batch, or a few more.
-            **options: See `evaluation_batches`.
-
-        Returns:
-            The batches, and the size of all but the last.
+        Returns the batches, and the size of all but the last; options are those of
+        `evaluation_batches`.
         """
         shares = self.placement.shares
         size = -(-images // shares) * shares

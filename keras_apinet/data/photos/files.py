@@ -198,12 +198,7 @@ class Scan:
 def listed_photos(names: Sequence[str]) -> list[str]:
     """The image files that files, folders, patterns and tables stand for, in order.
 
-    Args:
-        names: Paths; what stands for no other file is taken for an image.
-
-    Raises:
-        APINetError: For a folder or a pattern without photos, or a table without a
-            column `path`.
+    What stands for no other file is taken for an image.
     """
     photos: list[str] = []
     for name in names:

@@ -38,14 +38,7 @@ _JPEG_MARK, _PNG_MARK = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
 def decode(content: Tensor) -> Tensor:
-    """Decodes the bytes of one image file inside a TensorFlow graph.
-
-    Args:
-        content: Scalar string tensor.
-
-    Returns:
-        uint8 RGB `[h, w, 3]`, upright.
-    """
+    """Decodes the bytes of an image file in a graph: uint8 RGB `[h, w, 3]`, upright."""
     import tensorflow as tf
 
     def jpeg() -> Tensor:
@@ -79,11 +72,7 @@ def decode(content: Tensor) -> Tensor:
 def decode_alone(content: Tensor) -> Tensor:
     """Decodes a JPEG or PNG file with TensorFlow's own operations.
 
-    Args:
-        content: Scalar string tensor.
-
-    Returns:
-        uint8 RGB `[h, w, 3]`, upright, transparent places white.
+    As `decode`; transparent places are white.
 
     Raises:
         tf.errors.InvalidArgumentError: For anything else, a damaged file, or more than
@@ -118,11 +107,6 @@ def prepare_or_blank(
     content: Tensor, image_size: int, resize: str
 ) -> tuple[Tensor, Tensor]:
     """One encoded photo, ready for the model; no photo can fail a whole request.
-
-    Args:
-        content: Scalar string tensor.
-        image_size: Side of the square images in px.
-        resize: `"fit"` or `"squash"`.
 
     Returns:
         uint8 `[image_size, image_size, 3]` (black, if the file cannot be read), and a

@@ -56,13 +56,7 @@ _WARNINGS = threading.Lock()
 
 
 def decode(content: bytes) -> NDArray[np.uint8]:
-    """Decodes the content of an image file.
-
-    Args:
-        content: The bytes of the file.
-
-    Returns:
-        uint8 RGB `[h, w, 3]`, upright.
+    """Decodes the content of an image file: uint8 RGB `[h, w, 3]`, upright.
 
     Raises:
         OSError: For bytes that are not an image, or only part of one, for more than
@@ -213,9 +207,6 @@ def read_content(
 
     Returns:
         uint8 RGB `[h, w, 3]`, upright.
-
-    Raises:
-        APINetError: For an image that cannot be read, with its name and why.
     """
     if kind == "raw":
         return np.frombuffer(content, np.uint8).reshape(*size, 3)

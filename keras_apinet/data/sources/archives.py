@@ -26,17 +26,9 @@ _CAR_TEST_LABELS = "cars_test_annos_withlabels.mat"
 
 
 def load_archive(folder: Path, level: str | None) -> ImageData | None:
-    """Reads an unpacked archive, if the folder or one inside it holds one.
+    """Reads an unpacked archive, if the folder or one inside it holds one, else `None`.
 
-    Args:
-        folder: Where the archive was unpacked.
-        level: `"variant"` (default), `"family"` or `"manufacturer"`, for FGVC-Aircraft.
-
-    Returns:
-        The data set, or None if nothing here is known.
-
-    Raises:
-        APINetError: For a known archive that is not whole, or a level it lacks.
+    `level` is `"variant"` (default), `"family"` or `"manufacturer"`, for FGVC-Aircraft.
     """
     inside = (
         sorted(p for p in folder.iterdir() if p.is_dir()) if folder.exists() else []

@@ -32,9 +32,6 @@ def load_folder(folder: Path) -> ImageData:
     inside folders that hold nothing else. Images may lie deeper inside a class. Names
     that start with a dot, what operating systems leave behind, and whatever is not a
     regular file are passed over; what a person may miss is said in the notes.
-
-    Raises:
-        APINetError: For a layout that cannot be read as classes, with the way out.
     """
     scan = Scan(os.fspath(folder))
     root = scan.root

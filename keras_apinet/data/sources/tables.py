@@ -22,15 +22,8 @@ def load_table(path: Path, column: str | None = None) -> ImageData:
 
     Paths are relative to the table's folder. Labels are names or numbers. Spaces and
     quotes around a cell do not count. Files that are missing are reported like
-    unreadable ones, when they are read; devices and pipes are left out.
-
-    Args:
-        path: The table.
-        column: Photos that are equal in this column belong together.
-
-    Raises:
-        APINetError: For other columns, a row without path or label, or a split of
-            another name.
+    unreadable ones, when they are read; devices and pipes are left out. Photos that are
+    equal in `column` belong together.
     """
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
     rows: dict[str, list[tuple[str, str, str]]] = {}

@@ -42,10 +42,6 @@ class Runtime:
 def open_runtime(path: Path, trust: bool = False) -> Runtime:
     """Opens a file or folder in the runtime of its format.
 
-    Args:
-        path: The file or folder.
-        trust: Whether to load a SavedModel whose graph could do more than compute.
-
     Raises:
         APINetError: For a path that is missing, damaged or of no known format, if
             the runtime is not installed, or for a graph that is not to be trusted.

@@ -72,14 +72,7 @@ _USER_OBJECTS = {
 
 
 def check_saved_model(folder: Path) -> None:
-    """Checks that loading and running a SavedModel can only compute.
-
-    Args:
-        folder: The SavedModel.
-
-    Raises:
-        APINetError: If it holds anything else, with its name.
-    """
+    """Checks that loading and running a SavedModel can only compute."""
     found = next(_suspicious(folder), None)
     if found:
         raise APINetError(
