@@ -26,11 +26,7 @@ def whole_batch(rows: Tensor) -> Tensor:
 
 
 def whole_gradients(gradients: list[Any]) -> tuple[list[Any], int]:
-    """Gradients summed over the replicas, and how many replicas there are.
-
-    Args:
-        gradients: This replica's part of each, or `None`.
-    """
+    """Gradients summed over the replicas, and how many replicas there are."""
     context = _replicas()
     if context is None:
         return gradients, 1

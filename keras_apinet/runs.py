@@ -51,11 +51,7 @@ __all__ = ["Run", "check_new", "only_writer", "write_atomically"]
 
 
 def check_new(folder: str | Path) -> None:
-    """Checks that a run may begin in a folder: it is new, or empty.
-
-    Raises:
-        APINetError: If it holds a run or anything else.
-    """
+    """Checks that a run may begin in a folder: it is new, or empty."""
     folder = Path(folder)
     if (folder / DESCRIPTION).exists():
         raise APINetError(

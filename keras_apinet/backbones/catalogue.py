@@ -195,11 +195,7 @@ def _plain(name: str) -> str:
 
 
 def find(name: str) -> BackboneInfo:
-    """Return the backbone that `name` means, whatever its case and underscores.
-
-    Raises:
-        APINetError: If there is none; the message lists the nearest names.
-    """
+    """Return the backbone that `name` means, whatever its case and underscores."""
     wanted = _plain(name)
     by_short_name = {_plain(s): info for info in _TABLE for s in info.short_names}
     by_name = {_plain(info.name): info for info in _TABLE}

@@ -60,11 +60,7 @@ def weights_file(weights: str | os.PathLike[str] | None) -> Path | None:
 
 
 def load_file(model: keras.Model, path: Path, name: str) -> None:
-    """Load a weights file of the backbone `name` into `model`, all or nothing.
-
-    Raises:
-        APINetError: If the file cannot be read or belongs to another backbone.
-    """
+    """Load a weights file of the backbone `name` into `model`, all or nothing."""
     try:
         held = _count_arrays(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

@@ -104,11 +104,7 @@ def hold_out(
 
 
 def check_group_by(group_by: str) -> re.Pattern[str] | None:
-    """Checks what photos are grouped by; a pattern comes back compiled.
-
-    Raises:
-        APINetError: For a pattern that is none, or that has no group.
-    """
+    """Checks what photos are grouped by; a pattern comes back compiled."""
     if group_by in ("photos", "folder", "none"):
         return None
     if group_by.startswith("column:"):

@@ -39,8 +39,7 @@ class Reader(Protocol):
 class Strings(Sequence[str]):
     """Many strings in one buffer: a tenth of the memory of as many Python objects.
 
-    Args:
-        strings: Any strings; file names that are not valid Unicode survive.
+    File names that are not valid Unicode survive.
     """
 
     def __init__(self, strings: Iterable[str]) -> None:
@@ -64,11 +63,7 @@ class Strings(Sequence[str]):
 
 
 class FileReader:
-    """Image files on disk.
-
-    Args:
-        paths: One path per image.
-    """
+    """Image files on disk, one path for each image."""
 
     kind: Literal["file"] = "file"
 

@@ -18,11 +18,7 @@ _NONE = "\N{EN DASH}"
 
 
 def need(*modules: str) -> None:
-    """Checks that optional packages are there.
-
-    Raises:
-        APINetError: If one is missing, with the command that installs it.
-    """
+    """Checks that optional packages are there, or says how to install them."""
     for module in modules:
         try:
             importlib.import_module(module)

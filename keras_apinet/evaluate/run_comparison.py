@@ -208,11 +208,7 @@ def compare_runs(
 
 
 def check_classes(runs: Sequence[Run]) -> None:
-    """Checks that runs have the same classes in the same order.
-
-    Raises:
-        APINetError: If they do not.
-    """
+    """Checks that runs have the same classes in the same order."""
     for run in runs[1:]:
         if tuple(run.class_names) != tuple(runs[0].class_names):
             raise APINetError(

@@ -65,11 +65,7 @@ def convert_in_child(folders: Sequence[Path]) -> None:
 
 
 def converted(folder: Path) -> Path:
-    """What the job in a folder wrote.
-
-    Raises:
-        APINetError: If the job failed, with its reason.
-    """
+    """What the job in a folder wrote, or its error."""
     if (folder / ERROR).is_file():
         raise APINetError(json.loads((folder / ERROR).read_text("utf-8")))
     return folder / RESULT

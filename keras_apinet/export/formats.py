@@ -124,11 +124,7 @@ class Target:
         precision: str = "float32",
         runtime: str | os.PathLike[str] | None = None,
     ) -> "Target":
-        """A target whose format may follow from the path's ending.
-
-        Raises:
-            APINetError: For a format or precision that does not exist.
-        """
+        """A target whose format may follow from the path's ending."""
         known = known_format(format) if format else format_of(path)
         check_precision(precision, known)
         folder = None if runtime is None else Path(runtime)
@@ -150,11 +146,7 @@ class Target:
         return self.path.with_name(f"{self.path.name}.report.md")
 
     def check(self, force: bool) -> None:
-        """Checks that it can be written, and makes the folder above.
-
-        Raises:
-            APINetError: For a path where something else is, see `files.outputs`.
-        """
+        """Checks that it can be written, and makes the folder above."""
         if self.is_folder:
             self._check_folder(force)
         else:

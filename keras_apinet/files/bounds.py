@@ -49,11 +49,7 @@ class Number:
         return " ".join([words, " and ".join(bounds)]).strip()
 
     def check(self, name: str, value: Any) -> None:
-        """Checks an argument.
-
-        Raises:
-            APINetError: With the name, the value and what it must be.
-        """
+        """Checks an argument; the error has its name, value and what it must be."""
         if not self.fits(value):
             raise APINetError(f"{name}={shown(value)} must be {self}.")
 

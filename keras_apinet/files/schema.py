@@ -170,11 +170,7 @@ def parse_json(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file.
-
-    Raises:
-        APINetError: If it cannot be read, is too large, or is not TOML in UTF-8.
-    """
+    """The content of a TOML file in UTF-8, of at most `LARGEST_TOML`."""
     content: dict[str, Any] = _parsed(
         read_content(path, LARGEST_TOML), tomllib.loads, "TOML", str(path)
     )
@@ -206,11 +202,7 @@ def _finite(content: Any) -> Any:
 
 
 def read_content(path: Path, largest: int = LARGEST_FILE) -> bytes:
-    """The bytes of a small file, of at most `largest`.
-
-    Raises:
-        APINetError: If it is not a regular file, cannot be read or is too large.
-    """
+    """The bytes of a small regular file, of at most `largest`."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):

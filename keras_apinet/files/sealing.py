@@ -40,11 +40,7 @@ def seal(path: Path) -> None:
 
 
 def check_seal(file: IO[bytes]) -> bool:
-    """Whether an archive carries a seal.
-
-    Raises:
-        ValueError: If it does, and the content is another.
-    """
+    """Whether an archive carries a seal; that of another content is a `ValueError`."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - _SEAL_SIZE))
     end = file.read()
     if not _SEAL.fullmatch(end):

@@ -100,11 +100,7 @@ def takes_logits(function: Callable[..., Any], num_classes: int) -> bool:
 
 
 def label_form(given: Any) -> str | None:
-    """The form of labels that a loss or metric of Keras takes, by its name.
-
-    Returns:
-        `"integer"`, `"one-hot"`, or `None` for either or unknown.
-    """
+    """What a loss or metric takes by its name: `"integer"`, `"one-hot"` or `None`."""
     name = given if isinstance(given, str) else _name(given)
     name = name.replace("_", "").lower()
     if isinstance(given, (CrossEntropy, PairwiseLoss, Accuracy)):
@@ -115,11 +111,7 @@ def label_form(given: Any) -> str | None:
 
 
 def check_form(given: Any, labels: Tensor) -> None:
-    """Refuses labels whose form a loss or metric would misread.
-
-    Raises:
-        APINetError: For one-hot labels where integers are due, or the reverse.
-    """
+    """Refuses labels whose form, one-hot or integer, a loss or metric would misread."""
     form = label_form(given)
     came = "integer" if len(labels.shape) == 1 or labels.shape[-1] == 1 else "one-hot"
     if form is not None and form != came:

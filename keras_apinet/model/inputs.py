@@ -15,11 +15,7 @@ from keras_apinet.types import Shape
 
 
 def check_images(images: Any) -> None:
-    """Refuses what is no array or data set of images, but looks like a wish for one.
-
-    Raises:
-        APINetError: For paths and lists.
-    """
+    """Refuses paths and lists, which are no images, but look like a wish for them."""
     if isinstance(images, (str, os.PathLike)):
         raise APINetError(
             f"{str(images)!r} is a path, and the model takes images; use "

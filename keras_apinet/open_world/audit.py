@@ -73,17 +73,7 @@ def audit(run: Run | str | Path, images: ImageData) -> list[Finding]:
 
     The data may have other classes than the run: heads are fitted to its own labels,
     each without the photos that it judges. A wrong label that all photos of a scene
-    share is not found so.
-
-    Args:
-        run: The run, or its folder.
-        images: The data set; its splits `"train"` and `"val"` are audited.
-
-    Returns:
-        The findings, kind by kind, the worst first.
-
-    Raises:
-        APINetError: For fewer than two classes, or photos that cannot be read at all.
+    share is not found so. The findings come kind by kind, the worst first.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if len(images.class_names) < 2:

@@ -102,9 +102,7 @@ def stored_views(setup: "Setup", folder: Path) -> StoredViews:
 def stored_validation(setup: "Setup", batches: Any) -> Any:
     """Validation batches with `{"frozen": x}`, computed once, in place of the images.
 
-    Args:
-        setup: What is to be trained.
-        batches: Of the images; given back as they are if x would take over a GiB.
+    They are given back as they are if x would take over a GiB.
     """
     model, count = setup.model.frozen_model(), len(setup.images.splits["val"])
     if count * int(np.prod(model.output_shape[1:])) * 4 > 2**30:

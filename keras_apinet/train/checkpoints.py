@@ -203,11 +203,7 @@ def _array(content: bytes) -> NDArray[Any]:
 
 
 def restore(arrays: list[NDArray[Any]], model: Any) -> None:
-    """Puts the arrays of a checkpoint into a compiled model with a built optimizer.
-
-    Raises:
-        APINetError: If the model is not the one that the checkpoint is of.
-    """
+    """Puts the arrays of a checkpoint into a compiled model with a built optimizer."""
     variables = variables_of(model)
     shapes = [(tuple(v.shape), _stored_type(v.dtype)) for v in variables]
     stored = [(array.shape, array.dtype.name) for array in arrays]

@@ -105,11 +105,7 @@ class Placement:
         return scope
 
     def check_batch(self, size: int) -> None:
-        """Checks that a global batch can be shared.
-
-        Raises:
-            APINetError: If it cannot.
-        """
+        """Checks that a global batch can be shared."""
         if size % self.shares:
             raise APINetError(
                 f"A batch of {size} images cannot be shared by {self.shares} devices; "
@@ -159,11 +155,7 @@ class Placement:
 
 @contextlib.contextmanager
 def place(devices: Devices) -> Iterator[Placement]:
-    """Spreads what is built inside over the devices.
-
-    Raises:
-        APINetError: If the backend cannot, or has fewer devices.
-    """
+    """Spreads what is built inside over the devices, if the backend has them."""
     backend = keras.backend.backend()
     if not devices.several:
         yield Placement(devices, 1)
@@ -192,11 +184,7 @@ def place(devices: Devices) -> Iterator[Placement]:
 
 
 def start_processes(devices: Devices) -> None:
-    """Connects the processes of a training; before anything else uses the backend.
-
-    Raises:
-        APINetError: If the backend is not JAX, or the coordinator does not answer.
-    """
+    """Connects the processes of a training; before anything else uses the backend."""
     if devices.processes == 1:
         return
     if keras.backend.backend() != "jax":

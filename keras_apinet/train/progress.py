@@ -154,11 +154,7 @@ def draw_curves(rows: Sequence[dict[str, float]], folder: Path) -> bool:
 
 
 def draw_rates(rates: ArrayLike, losses: ArrayLike, chosen: float, path: Path) -> bytes:
-    """A picture of the loss at each learning rate, in the format of the path's ending.
-
-    Raises:
-        APINetError: If matplotlib is missing.
-    """
+    """A picture of the loss at each learning rate, as the path ends."""
     need("matplotlib")
     from matplotlib.figure import Figure
 

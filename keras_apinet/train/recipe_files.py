@@ -16,11 +16,7 @@ _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings in a recipe file.
-
-    Raises:
-        APINetError: If the file is missing or not TOML.
-    """
+    """The settings in a recipe file."""
     return read_toml(Path(path))
 
 
@@ -53,11 +49,7 @@ def _toml(value: Any) -> str:
 
 
 def parse_value(name: str, text: str) -> Any:
-    """A setting's value from text, as the command line gives it.
-
-    Raises:
-        APINetError: If the text is not of the setting's type.
-    """
+    """A setting's value from text, as the command line gives it."""
     kind, optional = kind_of(name)
     if optional and text.lower() in ("", "default"):
         return None
@@ -71,11 +63,7 @@ def parse_value(name: str, text: str) -> Any:
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """Settings from `name=value` texts.
-
-    Raises:
-        APINetError: For a text without `=`, an unknown setting or a bad value.
-    """
+    """Settings from `name=value` texts."""
     texts = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")

@@ -20,11 +20,7 @@ RESIZES = ("fit", "squash")
 
 
 def check_options(image_size: int, augmentation: str, resize: str) -> None:
-    """Checks what the user chose.
-
-    Raises:
-        APINetError: For a size below 1 or an unknown name.
-    """
+    """Checks what the user chose."""
     IMAGE_SIZE.check("image_size", image_size)
     if augmentation not in AUGMENTATIONS:
         raise APINetError(

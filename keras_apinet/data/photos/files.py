@@ -45,11 +45,7 @@ MAX_SCANS = 100
 
 
 def unread(counts: Mapping[str, int]) -> str:
-    """One sentence on pictures that are left out, or an empty string.
-
-    Args:
-        counts: Files by ending, of which those in `UNREAD_SUFFIXES` count.
-    """
+    """One sentence on pictures that are left out, by ending, or an empty one."""
     parts = [
         f"{counts[suffix]} {suffix} ({UNREAD_SUFFIXES[suffix]})"
         for suffix in sorted(counts)
