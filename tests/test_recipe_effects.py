@@ -86,6 +86,11 @@ class Seen:
         return float(schedule(self.recipe, peak, 100)(step))
 
     @property
+    def compiled(self):
+        self.setup.compile(1e-3)
+        return self.model
+
+    @property
     def decayed(self):
         made = self.optimizer
         made.build(self.model.trainable_variables)
@@ -153,8 +158,8 @@ TABLE = {
         3,
     ),
     "ema_momentum": (0.8, lambda s: s.optimizer.ema_momentum, 0.8),
-    "steps_per_execution": (2, lambda s: s.setup.execution()["steps_per_execution"], 2),
-    "jit_compile": (False, lambda s: s.setup.execution()["jit_compile"], False),
+    "steps_per_execution": (2, lambda s: s.compiled.steps_per_execution, 2),
+    "jit_compile": (False, lambda s: s.compiled.jit_compile, False),
     "dtype": ("mixed_bfloat16", lambda s: s.model.compute_dtype, "bfloat16"),
     "seed": (5, lambda s: s.batch[0].tolist(), "other"),
 }

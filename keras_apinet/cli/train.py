@@ -5,12 +5,13 @@ import dataclasses
 import functools
 import os
 import re
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from keras_apinet.cli.startup import check_backend, keep_messages
 from keras_apinet.errors import APINetError, printable
-from keras_apinet.files.bounds import DEVICES, PROCESS_INDEX, PROCESSES
+from keras_apinet.files.bounds import DEVICES, MINUTES, PROCESS_INDEX, PROCESSES
 from keras_apinet.train.recipe import Recipe, kind_of
 
 T = TypeVar("T")
@@ -48,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="train nothing that is kept: try learning rates, draw the loss at each "
         "(.svg, .png) and suggest one",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=MINUTES,
+        metavar="N",
+        help="measure what a step takes, and choose so many epochs (and, if few fit, "
+        "fewer views and head epochs) that all takes N minutes",
     )
     parser.add_argument(
         "--print-recipe",
@@ -122,7 +130,7 @@ def _named_as_options(command: Callable[[argparse.Namespace], T]) -> Any:
         except APINetError as error:
             if args.recipe:
                 raise
-            names = "|".join(field.name for field in dataclasses.fields(Recipe))
+            names = "|".join(["minutes", *(f.name for f in dataclasses.fields(Recipe))])
             raise APINetError(
                 re.sub(
                     rf"(?<![\w.-])({names})=",
@@ -151,11 +159,18 @@ def prepare(args: argparse.Namespace) -> bool:
         to_toml,
     )
 
-    given = vars(args)
+    given = dict(vars(args))
     names = {field.name for field in dataclasses.fields(Recipe)}
-    changes = {k: v for k, v in given.items() if k in names}
+    args.changes = changes = {k: v for k, v in given.items() if k in names}
     changes |= parse_assignments(args.set)
-    args.changes = changes
+    if args.minutes is not None:
+        args.started = time.monotonic()
+        given |= {"epochs": "epochs" in changes}
+        others = ("epochs", "resume", "find_rate", "print_recipe")
+        if other := next((name for name in others if given[name]), None):
+            raise APINetError(
+                f"--minutes and --{other.replace('_', '-')} do not fit; omit either."
+            )
     if args.resume:
         if args.recipe or args.out:
             raise APINetError(
@@ -214,7 +229,7 @@ def _choose_backend(name: str, whose: str) -> None:
 @_named_as_options
 def run(args: argparse.Namespace) -> int:
     """Trains, then says where the results are."""
-    from keras_apinet.train import Devices, resume, train
+    from keras_apinet.train import Budget, Devices, resume, train
     from keras_apinet.train.callbacks import TrainingStopped
     from keras_apinet.train.devices import start_processes
 
@@ -233,7 +248,8 @@ def run(args: argparse.Namespace) -> int:
         if args.resume:
             done = resume(args.resume, args.changes, verbose, devices, args.force)
         else:
-            done = train(args.settings, args.out, verbose, devices)
+            budget = args.minutes and Budget(args.minutes, args.started)
+            done = train(args.settings, args.out, verbose, devices, budget)
     except TrainingStopped:
         folder = args.resume or args.out
         print(

@@ -84,6 +84,7 @@ DEVICES = Number(int, 1, 4096)
 PROCESSES = Number(int, 1, 65_536)
 PROCESS_INDEX = Number(int, 0, 65_535)
 COUNT = Number(int, 0, 2**53)
+MINUTES = Number(float, above=0, high=1e6)
 
 
 def shown(value: Any) -> str:

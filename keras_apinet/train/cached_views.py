@@ -34,15 +34,10 @@ if TYPE_CHECKING:
 # What the file beside the arrays holds.
 _SHAPE = {"sha256": str, "failed": {...: str}, "rows": [COUNT]}
 # What the stored arrays depend on; all else may differ between runs that share them.
-_SETTINGS = [
-    "backbone",
-    "freeze_fraction",
-    "augmentation",
-    "cached_views",
-    "resize",
-    "box_crop",
-    "dtype",
-]
+_SETTINGS = (
+    *("backbone", "freeze_fraction", "augmentation", "cached_views"),
+    *("resize", "box_crop", "dtype"),
+)
 _NOTES = re.compile(r"views-[0-9a-f]{16}\.json")
 _ADVICE = "make room, lower --cached-views, or set --cached-views 0"
 
@@ -127,6 +122,13 @@ class _InMemory(keras.utils.PyDataset):
         return self.batches[step]
 
 
+def are_stored(setup: "Setup") -> bool:
+    """Whether another run left the views of a setup in the recipe's own folder."""
+    folder = setup.recipe.cached_views_dir
+    name = f"views-{_key(setup, setup.model.frozen_model())}.json"
+    return folder is not None and _notes(Path(folder, name)) is not None
+
+
 def remove_views(folder: Path) -> None:
     """Removes the views that trainings left in a run folder, and nothing else."""
     for notes in folder.glob("views-*.json"):
@@ -202,8 +204,7 @@ def _write(
     predict, done = predictor(setup, model, size), 0
     shown = phase("Computing views", shape[0] * shape[1], "views")
     with path.open("wb") as file, batches.report, shown as moved:
-        # Not a mapped file: writing to one that the disk has no room for kills the
-        # program.
+        # Writing to a mapped file kills the program where the disk has no room.
         described = {"descr": "<f2", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, described)
         start, each = file.tell(), 2 * int(np.prod(shape[2:]))
@@ -212,7 +213,7 @@ def _write(
                 break  # what follows would lie in wrong places
             for view in range(shape[0]):
                 file.seek(start + each * (view * shape[1] + done))
-                file.write(_half(predict(images[:, view])).tobytes())
+                file.write(half(predict(images[:, view])).tobytes())
             done += len(labels)
             moved(shape[0] * done)
     return dict(batches.report.failed)
@@ -264,7 +265,8 @@ def _joined(model: keras.Model, devices: Sequence[str]) -> Callable[[Any], Any]:
     return whole
 
 
-def _half(values: NDArray[Any]) -> NDArray[np.float16]:
+def half(values: NDArray[Any]) -> NDArray[np.float16]:
+    """Values as they are stored; an `APINetError` if float16 does not hold them."""
     with np.errstate(over="ignore"):
         half = values.astype("<f2")
     if not np.isfinite(half).all():

@@ -43,7 +43,7 @@ from keras_apinet.open_world.heads import with_classes
 from keras_apinet.runs import Run, check_new
 from keras_apinet.train import checkpoints
 from keras_apinet.train.devices import Devices, place
-from keras_apinet.train.optimization import optimizer, peak_rate, schedule
+from keras_apinet.train.optimization import peak_rate, schedule
 from keras_apinet.train.progress import Console
 from keras_apinet.train.recipe import Recipe
 from keras_apinet.train.setup import Setup
@@ -242,11 +242,7 @@ def _write(
         )
         for name in ("best", "last"):
             model.save(folder / f"{name}.keras")
-        model.compile(
-            optimizer(recipe, model, rate), loss=setup.loss(), **setup.execution()
-        )
-        model.optimizer.build(model.trainable_variables)
-        model.build_metrics()
+        setup.compile(rate)
         progress = checkpoints.Progress(epoch=recipe.epochs, ended=True)
         if change.after is not None:
             progress.best, progress.best_epoch = (change.after, -1e9), recipe.epochs

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from keras_apinet import data
 from keras_apinet.progress import Phase, phase
 from keras_apinet.train.cached_views import predictor
-from keras_apinet.train.optimization import optimizer
 from keras_apinet.train.progress import running
 
 if TYPE_CHECKING:
@@ -18,7 +17,12 @@ if TYPE_CHECKING:
     from keras_apinet.train.setup import Setup
 
 
-def train_head(setup: "Setup", epochs: int, run_checkpoint: "RunCheckpoint") -> None:
+def train_head(
+    setup: "Setup",
+    epochs: int,
+    run_checkpoint: "RunCheckpoint",
+    batches: Any = None,
+) -> None:
     """Trains interaction and classifier on a frozen backbone.
 
     The backbone runs in inference mode and gets no gradient. If the recipe allows it,
@@ -30,33 +34,25 @@ def train_head(setup: "Setup", epochs: int, run_checkpoint: "RunCheckpoint") -> 
         epochs: Passes over the training images.
         run_checkpoint: Asked whether to stop, and told about unreadable images;
             nothing is kept before the end.
+        batches: `FeatureBatches` to learn from. Default: computed, if the recipe wants
+            them.
     """
     model, recipe = setup.model, setup.recipe
     # Features cannot be collected from other processes' devices.
     cached = recipe.cached_head_features and setup.placement.processes == 1
-    batches = _cached(setup, epochs, run_checkpoint) if cached else setup.batches()
+    if batches is None:
+        batches = _cached(setup, epochs, run_checkpoint) if cached else setup.batches()
     report = contextlib.nullcontext() if cached else batches.report
     # Statistics that other data will move are not what the head should learn from.
     policy, model.batch_norm = model.batch_norm, "inference"
     model.train_backbone(False)
     try:
         steps = epochs * batches.plan.epoch_steps
-        execution = setup.execution()
         # Keras runs whole groups of steps: what does not fill one is left out.
-        each = execution["steps_per_execution"] = min(
-            execution["steps_per_execution"], steps
-        )
+        each = min(recipe.steps_per_execution, steps)
         steps -= steps % each
         rate = keras.optimizers.schedules.CosineDecay(recipe.head_learning_rate, steps)
-        with setup.placement.scope():
-            model.compile(
-                optimizer(recipe, model, rate, head=True),
-                loss=setup.loss(),
-                **execution,
-            )
-            # Variables that are made in a step let TensorFlow trace it twice.
-            model.optimizer.build(model.trainable_variables)
-            model.build_metrics()
+        setup.compile(rate, head=True, steps_per_execution=each)
         size = batches.plan.batch_size
         with report, phase("Training the head", steps * size, "images") as shown:
             model.fit(
@@ -96,7 +92,7 @@ class _Watch(keras.callbacks.Callback):
 
 def _cached(
     setup: "Setup", epochs: int, run_checkpoint: "RunCheckpoint"
-) -> "_FeatureBatches":
+) -> "FeatureBatches":
     split = setup.images.splits["train"]
     batches, size = setup.in_order(split, on_error="skip")
     features, labels = [], []
@@ -108,12 +104,12 @@ def _cached(
             shown(sum(map(len, labels)))
     run_checkpoint.note(batches.report)
     plan = setup.plan(np.concatenate(labels))
-    return _FeatureBatches(
+    return FeatureBatches(
         np.concatenate(features), np.concatenate(labels), plan, epochs
     )
 
 
-class _FeatureBatches(keras.utils.PyDataset):
+class FeatureBatches(keras.utils.PyDataset):
     """Balanced batches of features that lie in memory, of all epochs in a row."""
 
     def __init__(

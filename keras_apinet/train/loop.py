@@ -12,17 +12,13 @@ from keras_apinet.progress import lines_shown, phase
 from keras_apinet.runs import Run, check_new, only_writer
 from keras_apinet.shares import interval, percent, spread_points, wilson
 from keras_apinet.train import checkpoints
+from keras_apinet.train.budget.choice import Budget, fitted
 from keras_apinet.train.cached_views import StoredViews, remove_views, stored_views
 from keras_apinet.train.callbacks import RunCheckpoint, StopSignals
 from keras_apinet.train.checkpoints import Stored
 from keras_apinet.train.devices import Devices, out_of_memory, place
 from keras_apinet.train.head_phase import train_head
-from keras_apinet.train.optimization import (
-    check_steps,
-    optimizer,
-    peak_rate,
-    schedule,
-)
+from keras_apinet.train.optimization import check_steps, peak_rate, schedule
 from keras_apinet.train.progress import (
     Console,
     EpochLine,
@@ -39,6 +35,7 @@ def train(
     out: str | Path,
     verbose: str = "auto",
     devices: Devices = Devices(),  # noqa: B008  frozen
+    budget: Budget | None = None,
 ) -> Run:
     """Trains a model and leaves it in a new run folder.
 
@@ -48,13 +45,16 @@ def train(
         verbose: `"plain"`: a line for each epoch; `"bar"`: above a line that moves;
             `"quiet"`: nothing; `"auto"`: a bar on a terminal, else plain.
         devices: Where to train. Default: one device.
+        budget: The time that it may take, which chooses the recipe's `epochs`, and
+            fewer `cached_views` and `head_epochs` if need be. Default: as the recipe
+            says.
 
     Returns:
         The finished run.
 
     Raises:
         APINetError: For data, backbones or settings that do not fit, a loss that is no
-            number, or memory that ran out.
+            number, memory that ran out, or a time that is too short.
         TrainingStopped: If the user asked to stop; the run can be resumed.
 
     Example:
@@ -71,6 +71,8 @@ def train(
         say = Console(verbose, placement.is_first)
         stack.enter_context(lines_shown(say.bar))
         setup = prepare(recipe, placement, say)
+        if budget is not None:
+            setup = fitted(setup, budget)
         run = Run(Path(out), setup.description())
         if placement.is_first:
             run = Run.create(out, run.description)
@@ -179,13 +181,8 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
         if not stored and head_epochs:
             say(f"Training the head: {head_epochs} epochs")
             train_head(setup, head_epochs, run_checkpoint)
-        with setup.placement.scope():
-            rate = schedule(recipe, peak_rate(recipe, model), recipe.epochs * steps)
-            model.compile(
-                optimizer(recipe, model, rate), loss=setup.loss(), **setup.execution()
-            )
-            model.optimizer.build(model.trainable_variables)
-            model.build_metrics()
+        peak = peak_rate(recipe, model)
+        setup.compile(schedule(recipe, peak, recipe.epochs * steps))
         run_checkpoint.set_model(model)
         if not stored:
             if head_epochs:

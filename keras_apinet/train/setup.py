@@ -22,7 +22,7 @@ from keras_apinet.losses import CrossEntropy, PairwiseLoss
 from keras_apinet.model.apinet import APINet
 from keras_apinet.train.cached_views import stored_validation
 from keras_apinet.train.devices import Placement
-from keras_apinet.train.optimization import peak_rate
+from keras_apinet.train.optimization import optimizer, peak_rate
 from keras_apinet.train.progress import Console
 from keras_apinet.train.recipe import Recipe
 
@@ -133,13 +133,27 @@ class Setup:
         )
         return batches, size
 
-    def execution(self) -> dict[str, Any]:
-        """Arguments of `compile` that say how steps are run, in either phase."""
-        jit = self.recipe.jit_compile
-        return {
-            "steps_per_execution": self.recipe.steps_per_execution,
+    def compile(self, rate: Any, *, head: bool = False, **options: Any) -> None:
+        """Compiles the model for a phase.
+
+        Args:
+            rate: Learning rate or schedule.
+            head: Whether it is the head phase.
+            **options: Of Keras's `compile`, in place of the recipe's.
+        """
+        recipe, model = self.recipe, self.model
+        jit = recipe.jit_compile
+        execution = {
+            "steps_per_execution": recipe.steps_per_execution,
             "jit_compile": "auto" if jit is None else jit,
+            **options,
         }
+        with self.placement.scope():
+            made = optimizer(recipe, model, rate, head=head)
+            model.compile(made, loss=self.loss(), **execution)
+            # Variables that are made in a step let TensorFlow trace it twice.
+            model.optimizer.build(model.trainable_variables)
+            model.build_metrics()
 
     def loss(self) -> keras.losses.Loss:
         """The loss of the method."""

@@ -1,0 +1,1 @@
+"""How a training is fitted into a time: what is measured, and what is chosen."""

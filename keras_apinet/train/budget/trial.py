@@ -1,0 +1,215 @@
+"""What the parts of a training take, measured.
+
+Each part runs for a moment with the data and the model of the training, whose weights
+are put back afterwards.
+"""
+
+import contextlib
+import dataclasses
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_apinet.data import ImageData
+from keras_apinet.evaluate.calibration import too_few
+from keras_apinet.progress import phase
+from keras_apinet.runs import Run
+from keras_apinet.train import cached_views, checkpoints, head_phase
+from keras_apinet.train.budget.pace import EnoughError, EpochEnds, HeadPace, Pace
+from keras_apinet.train.callbacks import RunCheckpoint
+from keras_apinet.train.optimization import schedule
+from keras_apinet.train.progress import loggers
+from keras_apinet.train.setup import Setup, own_globals
+
+# Reading the best model's figures, fitting what predictions use, drawing the curves.
+_FINISHING_S = 3.0
+# Of the validation.
+_PHOTOS = 256
+# More than any part is looked at for.
+_EPOCHS = 10_000
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the parts of a training take, in seconds.
+
+    Attributes:
+        once: What is there whatever is chosen: compiling, and what follows the epochs.
+        step: A batch, when all layers learn.
+        steps: Batches of an epoch; a number.
+        epoch_end: Validating and saving after an epoch.
+        head_start: What comes before the first epoch of the head, and after the last.
+        head_epoch: An epoch of the head.
+        view: One stored view of every image.
+    """
+
+    once: float
+    step: float
+    steps: int
+    epoch_end: float
+    head_start: float = 0.0
+    head_epoch: float = 0.0
+    view: float = 0.0
+
+    @property
+    def epoch(self) -> float:
+        """An epoch in which all layers learn."""
+        return self.steps * self.step + self.epoch_end
+
+    def before_epochs(self, views: int, head_epochs: int) -> float:
+        """What there is besides the epochs in which all layers learn."""
+        head = self.head_start + head_epochs * self.head_epoch if head_epochs else 0.0
+        return self.once + views * self.view + head
+
+
+def measured(setup: Setup, limit: float) -> Costs:
+    """What the parts of a training take; its model is left as it was.
+
+    Args:
+        setup: The training.
+        limit: Seconds for each part, after its first batch.
+    """
+    model, recipe = setup.model, setup.recipe
+    values = [keras.ops.convert_to_numpy(v) for v in model.variables]
+    plain = dataclasses.replace(recipe, epochs=2, patience=0, tracker=None)
+    trial = dataclasses.replace(setup, recipe=plain)
+    with own_globals(), phase("Measuring what a step takes"):
+        try:
+            return _Trial(trial, limit).all()
+        finally:
+            for variable, value in zip(model.variables, values, strict=True):
+                variable.assign(value)
+
+
+class _Trial:
+    """Runs every part of a training for a moment."""
+
+    def __init__(self, setup: Setup, limit: float) -> None:
+        self.setup, self.limit = setup, limit
+        self.train = setup.images.splits["train"]
+        # The first photos may be unlike the others: of one class, or smaller.
+        order = np.random.default_rng(0).permutation(len(self.train))
+        self.mixed = self.train.take(order)
+
+    def all(self) -> Costs:
+        """Of the parts that the recipe has."""
+        source, compiling, view = self._views()
+        costs = self._epochs(source)
+        found: dict[str, Any] = {"once": costs.once + compiling, "view": view}
+        if self.setup.recipe.head_phase_epochs:
+            start, found["head_epoch"] = self._head()
+            # The model is validated and saved after the head phase, too.
+            found["head_start"] = start + costs.epoch_end
+        return dataclasses.replace(costs, **found)
+
+    def _views(self) -> tuple[Any, float, float]:
+        """Where batches come from, seconds before the first view, and for a view."""
+        setup, count = self.setup, self.setup.recipe.cached_views
+        if not count:
+            return setup, 0.0, 0.0
+        model, pace = setup.model.frozen_model(), Pace(self.limit)
+        batches, size = setup.in_order(
+            self.mixed,
+            images=16,
+            on_error="skip",
+            augmentation=setup.recipe.augmentation,
+            views=count,
+        )
+        predict = cached_views.predictor(setup, model, size)
+        with batches.report:
+            for images, _ in pace.over(batches):
+                views = [cached_views.half(predict(images[:, i])) for i in range(count)]
+        # Every image looks like the last one: for the time it makes no difference.
+        shape = (1, len(self.train), *views[0].shape[1:])
+        stored = np.broadcast_to(views[0][:1], shape)
+        source = cached_views.StoredViews(setup, stored, self.train.labels, {})
+        if cached_views.are_stored(setup):
+            return source, 0.0, 0.0
+        return source, pace.first, pace.each / size / count * len(self.train)
+
+    def _epochs(self, source: Any) -> Costs:
+        """What there is once, and in each epoch in which all layers learn."""
+        setup, recipe, model = self.setup, self.setup.recipe, self.setup.model
+        # A rate at which the weights stay what they are, and finite.
+        setup.compile(schedule(recipe, 1e-9, 1000))
+        batches, pace = source.batches(), Pace(self.limit)
+        group = recipe.steps_per_execution
+        with batches.report:
+            model.fit(
+                batches, steps_per_epoch=1000 * group, verbose=0, callbacks=[pace]
+            )
+        ends, held_out = EpochEnds(self.limit), self._held_out()
+        began = time.monotonic()
+        validation = dataclasses.replace(setup, images=held_out).validation()
+        # Where frozen layers have seen the photos first, that is most of it.
+        preparing = time.monotonic() - began
+        with TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+            run = Run(Path(folder), {})
+            model.fit(
+                source.batches(),
+                validation_data=validation,
+                epochs=2,
+                steps_per_epoch=group,
+                verbose=0,
+                callbacks=[
+                    RunCheckpoint(run, recipe, checkpoints.Progress()),
+                    *loggers(recipe, run.folder),
+                    ends,
+                ],
+            )
+            began = time.monotonic()
+            keras.saving.load_model(run.folder / "best.keras")
+            loading = time.monotonic() - began
+        once = pace.first + _FINISHING_S
+        epoch_end = ends.took[1] - group * pace.each
+        if validation is not None:
+            first, test = ends.tests
+            whole, part = (len(x.splits["val"]) for x in (setup.images, held_out))
+            _, size = setup.in_order(held_out.splits["val"])
+            epoch_end += (-(-whole // size) - test.marks[-1][1]) * test.each
+            once += first.first + preparing / part * whole
+            if not too_few(whole):
+                # The temperature, and the threshold for unknown, see `open_world`.
+                photos = 2 * whole + len(self.train) * bool(recipe.unknown_keep)
+                photo = test.each / size + preparing / part
+                once += loading + 2 * first.first + photos * photo
+        steps = batches.plan.epoch_steps
+        return Costs(once, pace.each, steps, max(0.0, epoch_end))
+
+    def _held_out(self) -> ImageData:
+        """The data with some of the validation photos."""
+        images = self.setup.images
+        if "val" not in images.splits:
+            return images
+        split = images.splits["val"]
+        some = np.random.default_rng(0).permutation(len(split))[:_PHOTOS]
+        return dataclasses.replace(
+            images, splits={**images.splits, "val": split.take(some)}
+        )
+
+    def _head(self) -> tuple[float, float]:
+        """Seconds before the first epoch of the head, and for an epoch."""
+        setup, labels, start = self.setup, self.train.labels, 0.0
+        plan, batches = setup.plan(labels), None
+        if setup.recipe.cached_head_features:
+            found, pace = setup.in_order(self.mixed, on_error="skip"), Pace(self.limit)
+            predict = cached_views.predictor(
+                setup, setup.model.feature_model(), found[1]
+            )
+            with found[0].report:
+                for images, _ in pace.over(found[0]):
+                    features = predict(images)
+            start = pace.first + pace.each / found[1] * len(labels)
+            features = np.resize(features, (len(labels), features.shape[1]))
+            batches = head_phase.FeatureBatches(features, labels, plan, _EPOCHS)
+        watch = HeadPace(self.limit, setup.recipe.steps_per_execution)
+        with contextlib.suppress(EnoughError):
+            head_phase.train_head(setup, _EPOCHS, watch, batches)
+        return start + watch.first, watch.each * plan.epoch_steps
