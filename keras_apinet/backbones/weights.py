@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -89,8 +90,6 @@ def load_file(model: keras.Model, path: Path, name: str) -> None:
 
 def _count_arrays(path: Path) -> int:
     """Return how many weights the file holds, whatever layer they belong to."""
-    import h5py
-
     count = 0
 
     def visit(_: str, item: object) -> None:

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_apinet.data.batch_plan import BatchPlan
@@ -86,8 +87,6 @@ def balanced_batches(
         model.fit(batches, epochs=100)
     ```
     """
-    import tensorflow as tf
-
     check_options(image_size, augmentation, resize)
     split = as_split(source)
     plan = BatchPlan(
@@ -156,8 +155,6 @@ def evaluation_batches(
     Raises:
         APINetError: For options that are not known.
     """
-    import tensorflow as tf
-
     check_options(image_size, augmentation, resize)
     BATCH_SIZE.check("batch_size", batch_size)
     split = as_split(source)
@@ -205,7 +202,6 @@ def stored_batches(
         An endless `tf.data.Dataset` of float32 arrays `[N, ...]` and int32 labels
         `[N]`, with `.plan` and `.report`.
     """
-    import tensorflow as tf
 
     def fetch(step: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         images = plan.indices(0, int(step))
@@ -235,8 +231,6 @@ def _finisher(
     `first` is the place of the batch's first image among those of the same step;
     `views` are made of each photo, along a new first axis, one by default.
     """
-    import tensorflow as tf
-
     augment = augmenter(augmentation)
     root = np.random.SeedSequence(seed).generate_state(2).astype(np.int32)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 _PX = 128
 _GAP = 8
@@ -102,8 +103,6 @@ class _Page:
     """A white picture to put images and words on."""
 
     def __init__(self, size: tuple[int, int]) -> None:
-        from PIL import Image, ImageDraw, ImageFont
-
         self.image = Image.new("RGB", size, "white")
         self.pen = ImageDraw.Draw(self.image)
         self.font = ImageFont.load_default(size=_LINE - 4)
@@ -131,8 +130,6 @@ class _Page:
         frame: str | None = None,
     ) -> None:
         """Puts an image and its name somewhere, perhaps in a frame."""
-        from PIL import Image, ImageOps
-
         if frame:
             edge = (left - 3, top - 3, left + _PX + 2, top + _PX + 2)
             self.pen.rectangle(edge, outline=frame, width=3)

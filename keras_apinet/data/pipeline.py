@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_apinet.data.image_data import Split, pack
@@ -56,8 +57,6 @@ class BatchLoader:
         Returns:
             uint8 images of that shape, int32 labels `[N]`, and the step's number.
         """
-        import tensorflow as tf
-
         options = tf.data.Options()
         options.deterministic = True
         # Every process draws its own part of a batch already.
@@ -113,8 +112,6 @@ class BatchLoader:
         return self._split.labels[indices], boxes
 
     def _loaded(self, step: Tensor, fetch: Any, kind: str) -> Dataset:
-        import tensorflow as tf
-
         def one(content: Tensor, size: Tensor, box: Tensor, i: Tensor) -> Tensor:
             if kind == "raw":
                 pixels = tf.io.decode_raw(content, tf.uint8)
@@ -163,7 +160,6 @@ class EpochClock:
 
     def steps(self, repeat: bool) -> Dataset:
         """The numbers of the steps of the epoch that is next, or of all from there."""
-        import tensorflow as tf
 
         def bounds() -> NDArray[np.int64]:
             if repeat:  # every pass starts from the beginning, even after Keras peeked
@@ -189,7 +185,6 @@ class EpochClock:
         self, images: Tensor, labels: Tensor, step: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Hands out a batch; after the last of an epoch, the next one is due."""
-        import tensorflow as tf
 
         def note(step: NDArray[np.int64]) -> NDArray[np.bool_]:
             if (int(step) + 1) % self.epoch_steps == 0:
@@ -203,8 +198,6 @@ class EpochClock:
 
 def with_account(dataset: Dataset, **attributes: Any) -> Dataset:
     """Lets a data set carry the plan and the report that belong to it."""
-    import tensorflow as tf
-
     # Nothing here is left to autotuning, and dropping an iterator waits for its thread,
     # which sleeps for up to a minute.
     options = tf.data.Options()

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from keras import ops
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
+from keras_apinet.data import prepare
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import log_softmax
 from keras_apinet.evaluate.feature_maps import FeatureMaps, fused
@@ -96,8 +99,6 @@ def contrast(
     y, x = np.unravel_index(result.where[0].argmax(), result.where[0].shape)
     ```
     """
-    from keras import ops
-
     feature_maps = feature_maps or FeatureMaps(model)
     images = _sized(model, image_a, image_b)
     activations = feature_maps.activations(ops.convert_to_tensor(images))
@@ -159,8 +160,6 @@ def class_activation(
     Returns:
         `[S, S]` float32 in 0..1; its peak is 1, unless no place speaks for the class.
     """
-    from keras import ops
-
     feature_maps = feature_maps or FeatureMaps(model)
     images = _sized(model, image)
     activations = feature_maps.activations(ops.convert_to_tensor(images))
@@ -199,8 +198,6 @@ def _two_classes(
 
 def _sized(model: "APINet", *images: ArrayLike) -> NDArray[np.uint8]:
     """Photos as the model sees them, `[n, S, S, 3]` uint8."""
-    from keras_apinet.data import prepare
-
     arrays = [np.asarray(image) for image in images]
     for array in arrays:
         if array.ndim != 3 or array.shape[-1] != 3:
@@ -219,8 +216,6 @@ def _sized(model: "APINet", *images: ArrayLike) -> NDArray[np.uint8]:
 
 
 def _array(x: object) -> NDArray[np.float32]:
-    from keras import ops
-
     return np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), np.float32)
 
 
@@ -261,8 +256,6 @@ def _faded(photo: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def data_uri(image: ArrayLike, side: int | None = None, quality: int = 82) -> str:
     """A picture, uint8 `[h, w, 3]`, as the `data:` address of a JPEG of `side` px."""
-    from PIL import Image
-
     picture = Image.fromarray(np.asarray(image, np.uint8))
     if side:
         picture = picture.resize((side, side), Image.Resampling.BICUBIC)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_apinet import data as sources
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import calibrate_run
 from keras_apinet.evaluate.measures import compute_metrics, raised_errors
@@ -222,8 +223,6 @@ def open_judged_data(
     """
     if data is None or not isinstance(data, (str, Path)):
         return open_data(run, data, data_dir), False
-    from keras_apinet import data as sources
-
     if _is_own(run, data, data_dir):
         return open_data(run, data, data_dir), False
     load = run.description["data"]["load"]

@@ -3,9 +3,13 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
+from keras import ops
 from numpy.typing import NDArray
+from PIL import Image
 
+from keras_apinet import data
 from keras_apinet.errors import APINetError
 from keras_apinet.model.backbone import tail
 from keras_apinet.progress import phase
@@ -37,8 +41,6 @@ class FeatureMaps:
     """
 
     def __init__(self, model: "APINet") -> None:
-        import keras
-
         backbone = model.backbone
         rank = len(backbone.output_shape)
         if rank == 2 or (rank == 3 and model.pooling == "token"):
@@ -71,8 +73,6 @@ class FeatureMaps:
             `[N, h, w]` for each feature map, finest first. The last ones add up
             to `w . x`.
         """
-        from keras import ops
-
         result = []
         for maps, rest in zip(activations[:-1], self._rest, strict=True):
 
@@ -114,8 +114,6 @@ def fused(feature_maps: list[NDArray[np.float32]], size: int) -> NDArray[np.floa
 
 def enlarged(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Smoothly resized maps, `[N, size, size]`."""
-    from PIL import Image
-
     result = [
         np.asarray(
             Image.fromarray(one.astype(np.float32)).resize(
@@ -157,8 +155,6 @@ def _cuts(backbone: Any) -> tuple[list[Any], list[Any]]:
 
 def _gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> NDArray[np.float32]:
     """Gradient of a scalar function of one tensor, on the active backend."""
-    import keras
-
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -181,8 +177,6 @@ def _gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> NDArray[np.flo
 
 
 def _numpy(x: Tensor) -> NDArray[np.float32]:
-    from keras import ops
-
     return np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), np.float32)
 
 
@@ -223,10 +217,6 @@ def channel_patches(
     Returns:
         For each channel, uint8 patches `[p, p, 3]`, those that fire it most first.
     """
-    import keras
-
-    from keras_apinet import data
-
     wanted = np.unique(np.fromiter(channels, np.int64))
     if not len(wanted) or not len(split):
         return {}

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from scipy.special import softmax
 
 from keras_apinet.errors import APINetError
 
@@ -158,7 +160,6 @@ def look_alike_order(
     without images go last.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.special import softmax
 
     classes = logits.shape[1]
     support = np.bincount(labels, minlength=classes)
@@ -219,8 +220,6 @@ def spread(places: NDArray[np.float64], cells: int = 13) -> list[int]:
 
 def square(photo: ArrayLike, side: int) -> NDArray[np.uint8]:
     """A whole photo in a square of `side` px, on grey."""
-    from PIL import Image
-
     picture = Image.fromarray(np.asarray(photo, np.uint8))
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     board = Image.new("RGB", (side, side), (128, 128, 128))

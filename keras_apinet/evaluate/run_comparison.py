@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
 
 from keras_apinet.data.image_data import end_of
 from keras_apinet.errors import APINetError
@@ -118,8 +119,6 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> dict[str, Any]:
     >>> mcnemar([1] * 8 + [0], [0] * 8 + [1])["p"]
     0.0390625
     """
-    from scipy.stats import binomtest
-
     a, b = np.asarray(first, bool), np.asarray(second, bool)
     only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
     apart = only_first + only_second

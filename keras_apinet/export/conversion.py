@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_apinet.compat import flatten_layers
@@ -31,8 +32,6 @@ JOB, MODEL, PHOTOS, RESULT = "job.json", "model.keras", "photos.npy", "result"
 
 def convert(folder: Path) -> None:
     """Does the job in a folder in this process, whose backend is TensorFlow."""
-    import keras
-
     job = json.loads((folder / JOB).read_text("utf-8"))
     info = ClassifierInfo.from_json(json.dumps(job["info"]), JOB)
     for name in job["modules"]:
@@ -83,8 +82,6 @@ def _refused(error: Exception, format: str, info: ClassifierInfo) -> APINetError
 
 
 def _signature(info: ClassifierInfo, batch: int | None) -> list[Any]:
-    import keras
-
     shape = (batch, info.image_size, info.image_size, 3)
     return [keras.InputSpec(shape=shape, dtype="float32", name="image")]
 
@@ -127,8 +124,6 @@ def _to_tflite(model: Any, info: ClassifierInfo, target: Path, photos: Path) -> 
 
 
 def _to_onnx(model: Any, info: ClassifierInfo, target: Path) -> None:
-    import keras
-
     try:
         import onnx
 
@@ -164,7 +159,6 @@ def _to_onnx(model: Any, info: ClassifierInfo, target: Path) -> None:
 
 
 def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
-    import keras
     import tensorflow as tf
 
     from keras_apinet.data.photos.graph_preprocessing import (

@@ -15,7 +15,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet import data
 from keras_apinet.compat import flatten_layers
+from keras_apinet.data.birds import SPECIES, draw
 from keras_apinet.data.photos import preprocessing
 from keras_apinet.errors import APINetError
 from keras_apinet.export.sources import Source
@@ -94,8 +96,6 @@ def _found(
             for p in ready
         ]
         return Photos(np.stack(images), None, f"{len(images)} given photos")
-    from keras_apinet import data
-
     if given is None:
         assert source.run is not None
         found = source.run.data()
@@ -158,8 +158,6 @@ def _spread(positions: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
 
 
 def _drawn(size: int) -> NDArray[np.uint8]:
-    from keras_apinet.data.birds import SPECIES, draw
-
     return np.stack(
         [
             preprocessing.prepare(draw(i % len(SPECIES), i).pixels, size)

@@ -11,8 +11,10 @@ import io
 import zipfile
 from typing import Any
 
+import flatbuffers
 import numpy as np
 from numpy.typing import NDArray
+from tensorflow.lite.python import schema_py_generated as schema
 
 from keras_apinet.export.runtime.classifier_info import (
     CHECKSUM_FILE,
@@ -30,8 +32,6 @@ _TENSOR_AXIS_LABELS = 2
 
 def with_metadata(model: bytes, info: ClassifierInfo) -> bytes:
     """A TFLite model with its description, label file and `classifier.json` inside."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
     content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(model), 0))
     content.description = _description(info)
     entry, buffer = schema.MetadataT(), schema.BufferT()
@@ -64,7 +64,6 @@ def _compact_builder(size: int) -> Any:
     are slower on data that is not aligned. The thousands of per-channel zero points of
     an int8 model are all zero; sharing them saves a tenth of the file.
     """
-    import flatbuffers
 
     class CompactBuilder(flatbuffers.Builder):
         def __init__(self, size: int) -> None:
@@ -92,8 +91,6 @@ def _description(info: ClassifierInfo) -> str:
 
 def _metadata(info: ClassifierInfo) -> bytes:
     """The FlatBuffer of `ModelMetadata`."""
-    import flatbuffers
-
     size = {0: ("Uint32", info.image_size), 1: ("Uint32", info.image_size)}
     image = {
         0: "image",

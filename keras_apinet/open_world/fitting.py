@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_apinet import data as sources
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import calibrate_run, log_softmax, too_few
 from keras_apinet.evaluate.evaluation import default_split, open_data
@@ -229,8 +230,6 @@ def _sentences(result: dict[str, Any]) -> list[str]:
 
 def _foreign_data(folder: str | Path, class_names: list[str]) -> "Split":
     """All photos of a folder of other classes."""
-    from keras_apinet import data as sources
-
     if not Path(folder).exists():
         raise APINetError(f"There is no folder {str(folder)!r}; give --foreign FOLDER.")
     others = sources.load(str(folder), validation=None)

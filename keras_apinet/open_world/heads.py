@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
 
 from keras_apinet.errors import APINetError, distinct_names
 
@@ -61,8 +62,6 @@ def fit_head(
             centred and of unit spread.
         iterations: Of L-BFGS, at most.
     """
-    from scipy.optimize import minimize
-
     x, y = np.asarray(features, np.float32), np.asarray(labels)
     kernel, bias = start or (np.zeros((x.shape[1], classes)), np.zeros(classes))
     base = (x @ kernel + bias).astype(np.float32)

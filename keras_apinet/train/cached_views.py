@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_apinet import data
@@ -246,8 +247,6 @@ def _joined(model: keras.Model, devices: Sequence[str]) -> Callable[[Any], Any]:
     Weights that cannot change let TensorFlow join a convolution, its normalisation and
     its activation: a quarter of the time.
     """
-    import tensorflow as tf
-
     lists = model.trainable_variables, model.non_trainable_variables
     weights = [[keras.ops.convert_to_numpy(v) for v in some] for some in lists]
     part = tf.function(

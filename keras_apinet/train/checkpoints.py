@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,8 +82,6 @@ def variables_of(model: Any) -> list[Any]:
 
 def values_of(model: Any) -> list[NDArray[Any]]:
     """What those variables hold now."""
-    import keras
-
     return [
         _plain(np.array(keras.ops.convert_to_numpy(v))) for v in variables_of(model)
     ]

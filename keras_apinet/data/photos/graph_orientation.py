@@ -6,6 +6,8 @@ integer type, else the one in XMP data.
 
 from typing import Any
 
+import tensorflow as tf
+
 from keras_apinet.types import Tensor
 
 _XMP = rb'\C*?tiff:Orientation(?:="|>)([0-9])\C*'
@@ -17,7 +19,6 @@ _SHORT, _LONG = [256, 1], [256**3, 256**2, 256, 1]
 
 def jpeg_orientation(content: Tensor) -> Tensor:
     """EXIF's 1..8 of a JPEG file, int32; walks over its segments up to the pixels."""
-    import tensorflow as tf
 
     def walk(at: Tensor, exif: Tensor, xmp: Tensor) -> tuple[Tensor, ...]:
         mark, kind, high, low = tf.unstack(_digits(content, at, 4), 4)
@@ -38,7 +39,6 @@ def jpeg_orientation(content: Tensor) -> Tensor:
 
 def png_orientation(content: Tensor) -> Tensor:
     """EXIF's 1..8 of a PNG file, int32; walks over all its chunks."""
-    import tensorflow as tf
 
     def walk(at: Tensor, exif: Tensor, xmp: Tensor) -> tuple[Tensor, ...]:
         size = _number(_digits(content, at, 4), _LONG)
@@ -54,7 +54,6 @@ def png_orientation(content: Tensor) -> Tensor:
 
 def upright(pixels: Tensor, orientation: Tensor) -> Tensor:
     """Undoes an orientation, 1..8, of pixels `[h, w, 3]`."""
-    import tensorflow as tf
 
     def when(values: tuple[int, ...], turn: Any, image: Tensor) -> Tensor:
         turned = tf.reduce_any(orientation == tf.constant(values))
@@ -66,8 +65,6 @@ def upright(pixels: Tensor, orientation: Tensor) -> Tensor:
 
 
 def _walk(content: Tensor, start: int, step: Any) -> tuple[Tensor, Tensor]:
-    import tensorflow as tf
-
     first = (tf.constant(start, tf.int64), tf.constant(b""), tf.constant(b""))
     _, exif, xmp = tf.while_loop(
         lambda at, *_: at < _length(content), step, first, parallel_iterations=1
@@ -77,7 +74,6 @@ def _walk(content: Tensor, start: int, step: Any) -> tuple[Tensor, Tensor]:
 
 def _value(exif: Tensor, xmp: Tensor) -> Tensor:
     """The orientation in EXIF data, if it has one, else that in XMP data."""
-    import tensorflow as tf
 
     def of_xmp() -> Tensor:
         found = tf.strings.regex_full_match(xmp, _XMP)
@@ -112,21 +108,15 @@ def _value(exif: Tensor, xmp: Tensor) -> Tensor:
 
 
 def _int64(value: Any) -> Tensor:
-    import tensorflow as tf
-
     return tf.cast(value, tf.int64)
 
 
 def _length(content: Tensor) -> Tensor:
-    import tensorflow as tf
-
     return _int64(tf.strings.length(content))
 
 
 def _part(content: Tensor, start: Any, size: Any) -> Tensor:
     """Some bytes, as far as there are any; a size of -1 is all of them."""
-    import tensorflow as tf
-
     start = tf.minimum(_int64(start), _length(content))
     size = tf.where(_int64(size) < 0, _length(content), _int64(size))
     return tf.strings.substr(content, start, size)
@@ -134,25 +124,17 @@ def _part(content: Tensor, start: Any, size: Any) -> Tensor:
 
 def _digits(content: Tensor, start: Any, count: int) -> Tensor:
     """So many bytes as int64; zeros where the content has ended."""
-    import tensorflow as tf
-
     found = _part(content, start, count) + bytes(count)
     return _int64(tf.io.decode_raw(found, tf.uint8))[:count]
 
 
 def _number(digits: Tensor, weights: list[int]) -> Tensor:
-    import tensorflow as tf
-
     return tf.reduce_sum(digits * tf.constant(weights, tf.int64), -1)
 
 
 def _starts(content: Tensor, prefix: bytes) -> Tensor:
-    import tensorflow as tf
-
     return tf.strings.substr(content, 0, len(prefix)) == prefix
 
 
 def _among(value: Tensor, values: tuple[int, ...]) -> Tensor:
-    import tensorflow as tf
-
     return tf.reduce_any(value == tf.constant(values, tf.int64))

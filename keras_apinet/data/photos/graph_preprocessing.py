@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from keras_apinet.data.photos import preprocessing
 from keras_apinet.data.photos.files import MAX_PIXELS
@@ -39,7 +40,6 @@ _JPEG_MARK, _PNG_MARK = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 def decode(content: Tensor) -> Tensor:
     """Decodes the bytes of an image file in a graph: uint8 RGB `[h, w, 3]`, upright."""
-    import tensorflow as tf
 
     def jpeg() -> Tensor:
         bare = _head_matches(content, 1024, _BARE_JPEG)
@@ -78,7 +78,6 @@ def decode_alone(content: Tensor) -> Tensor:
         tf.errors.InvalidArgumentError: For anything else, a damaged file, or more than
             `MAX_PIXELS` (`MAX_PNG_PIXELS` for PNG), before they are unpacked.
     """
-    import tensorflow as tf
 
     def checked(pixel_count: Tensor, most: int) -> Any:
         fits = (pixel_count > 0) & (pixel_count <= most)
@@ -112,7 +111,6 @@ def prepare_or_blank(
         uint8 `[image_size, image_size, 3]` (black, if the file cannot be read), and a
         sentence that says why it cannot be read, or an empty string.
     """
-    import tensorflow as tf
 
     def ready(content: Tensor) -> Tensor:
         return to_uint8(crop_and_resize(decode_alone(content), image_size, resize))
@@ -165,8 +163,6 @@ def crop_and_resize(
     Returns:
         float32 `[image_size, image_size, 3]` in 0..255.
     """
-    import tensorflow as tf
-
     if box is not None:
         limit = tf.cast(tf.shape(pixels)[1::-1], tf.float32)
         start = tf.clip_by_value(tf.floor(box[:2]), 0.0, limit - 1.0)
@@ -211,8 +207,6 @@ def _shrink_fast(crop: Tensor, image_size: int) -> Tensor:
     sees. That is below 5 % up to a ratio of 1.5. Beyond, a faint blur makes up for it,
     the stronger the more an image shrinks; its strength was fitted to photos.
     """
-    import tensorflow as tf
-
     small = tf.image.resize(crop, [image_size, image_size], method="area")
     ratio = tf.cast(tf.shape(crop)[:2], tf.float32) / image_size
 
@@ -228,14 +222,10 @@ def _shrink_fast(crop: Tensor, image_size: int) -> Tensor:
 
 def to_uint8(images: Tensor) -> Tensor:
     """Rounds float pixels in 0..255 to uint8, halves to even as NumPy does."""
-    import tensorflow as tf
-
     return tf.cast(tf.round(images), tf.uint8)
 
 
 def _in_python(function: Any, content: Tensor, kind: Any) -> Tensor:
-    import tensorflow as tf
-
     def call(data: Any) -> Any:
         # Eager calls hand over an array of one object, graphs the bytes themselves.
         return function(np.asarray(data, object).item())
@@ -244,21 +234,15 @@ def _in_python(function: Any, content: Tensor, kind: Any) -> Tensor:
 
 
 def _head_matches(content: Tensor, length: int, pattern: bytes) -> Tensor:
-    import tensorflow as tf
-
     return tf.strings.regex_full_match(tf.strings.substr(content, 0, length), pattern)
 
 
 def _bytes(content: Tensor, start: int, count: int) -> Tensor:
-    import tensorflow as tf
-
     return tf.strings.substr(content, start, count)
 
 
 def _on_white(rgb: Tensor, alpha: Tensor) -> Tensor:
     """`rgb * alpha / 255 + 255 - alpha`, rounded, within 16 bits."""
-    import tensorflow as tf
-
     alpha = tf.cast(alpha, tf.uint16)
     mixed = tf.cast(rgb, tf.uint16) * alpha + (255 - alpha) * 255 + 128
     mixed += tf.bitwise.right_shift(mixed, tf.constant(8, tf.uint16))
@@ -266,12 +250,8 @@ def _on_white(rgb: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _jpeg_pixels(content: Tensor) -> Tensor:
-    import tensorflow as tf
-
     return tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _pixel_count(shape: Tensor) -> Tensor:
-    import tensorflow as tf
-
     return tf.reduce_prod(tf.cast(shape[:2], tf.int64))

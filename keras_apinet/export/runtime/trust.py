@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import op_def_registry
+
 from keras_apinet.errors import APINetError, printable
 
 # Protocol buffers end at 2 GB; a graph without its weights is far smaller.
@@ -85,8 +88,6 @@ def check_saved_model(folder: Path) -> None:
 
 def _suspicious(folder: Path) -> Iterator[str]:
     """What is not known to be harmless."""
-    from tensorflow.core.protobuf import saved_model_pb2
-
     file = folder / "saved_model.pb"
     if file.stat().st_size > _LARGEST_GRAPH:
         yield f"its graph has {file.stat().st_size:,} bytes"
@@ -139,8 +140,6 @@ def _called(attributes: Any) -> Iterator[str]:
 
 def _computes(name: str) -> bool:
     """Whether an operation only computes: no state, no texts, nothing unknown."""
-    from tensorflow.python.framework import op_def_registry
-
     if name in _STATEFUL or name in _WITH_TEXTS:
         return True
     operation = op_def_registry.get(name)
