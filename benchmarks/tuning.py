@@ -36,8 +36,8 @@ TRIALS = [
     (Arm("as in the recipe", PAIRS), Arm("as in the recipe", PLAIN)),
     (Arm("rate 1e-3", PAIRS | RATE), Arm("rate 1e-3", PLAIN | RATE)),
     (
-        Arm("gates around one", PAIRS, "gates_around_one"),
-        Arm("smoothing 0.2", PLAIN | {"label_smoothing": 0.2}),
+        Arm("rate 1e-3, gates around one", PAIRS | RATE, "gates_around_one"),
+        Arm("rate 1e-3, smoothing 0.2", PLAIN | RATE | {"label_smoothing": 0.2}),
     ),
 ]
 
