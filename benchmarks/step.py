@@ -2,9 +2,9 @@
 
     python -m benchmarks.step [--backbones resnet50 ...] [--image-size 224]
 
-Two models of the same backbone take steps on the same batch of 8 classes x 4 images
-in turn, forwards, backwards and update (AdamW); what counts is the ratio of the
-medians.
+Models of the same backbone take steps on the same batch of 8 classes x 4 images in
+turn, forwards, backwards and update (AdamW); what counts is the ratio of the medians.
+The third has the cross-entropy of the single images beside the pairs'.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from benchmarks.turns import in_turns, medians
 
 
 def measure(args: argparse.Namespace, backbone: str) -> dict[str, float]:
-    """Median seconds of a step of both methods."""
+    """Median seconds of a step of each method."""
     import keras
 
     from keras_apinet import build
@@ -30,7 +30,12 @@ def measure(args: argparse.Namespace, backbone: str) -> dict[str, float]:
     shape = (len(labels), args.image_size, args.image_size, 3)
     images = rng.integers(0, 256, shape, "uint8")
     steps = {}
-    for method, loss in (("baseline", CrossEntropy()), ("pairwise", PairwiseLoss())):
+    losses = {
+        "baseline": CrossEntropy(),
+        "pairwise": PairwiseLoss(),
+        "single": PairwiseLoss(single_image_weight=1.0),
+    }
+    for method, loss in losses.items():
         model = build(backbone, args.classes, args.image_size, weights=None)
         model.compile(keras.optimizers.AdamW(1e-4), loss=loss)
         steps[method] = lambda m=model: float(m.train_on_batch(images, labels)[0])
@@ -59,23 +64,30 @@ def main() -> None:
     for backbone in args.backbones:
         found = measure(args, backbone)
         ratio = found["pairwise"] / found["baseline"]
-        times = [f"{found[m] * 1000:.0f} ms" for m in ("baseline", "pairwise")]
+        single = found["single"] / found["baseline"]
+        times = [f"{seconds * 1000:.0f} ms" for seconds in found.values()]
         rates = [f"{batch / found[m]:.1f}" for m in ("baseline", "pairwise")]
         print(
-            f"{backbone}: baseline {times[0]}, pairwise {times[1]}, {rates[1]} images/s"
+            f"{backbone}: baseline {times[0]}, pairwise {times[1]}, {rates[1]} "
+            f"images/s, with single images {times[2]} ({single:.3f} of the baseline)"
         )
         print(
             f"pairwise / baseline: {ratio:.3f} ({backbone}, {args.image_size} px, "
             f"batch {batch}, {backend})",
             flush=True,
         )
-        rows.append([backbone, *times, *rates, f"{ratio:.3f}"])
+        rows.append([backbone, *times, *rates, f"{ratio:.3f}", f"{single:.3f}"])
         what = f"training step pairwise / baseline, {backbone} at {args.image_size} px"
         headline[f"{what}, {backend}"] = f"{ratio:.2f}"
     record(
         "step",
         "A training step with pairs against plain cross-entropy",
-        ["backbone", "baseline", "pairwise", "images/s", "images/s, pairs", "ratio"],
+        [
+            "backbone",
+            *("baseline", "pairwise", "with single images"),
+            *("images/s", "images/s, pairs"),
+            *("ratio", "ratio with single images"),
+        ],
         rows,
         f"{args.image_size} px, batch {batch}, {args.classes} classes, {where}, "
         f"{args.rounds} rounds; target on a CPU 1.05, on a GPU 1.03.",
