@@ -4,7 +4,8 @@
 run.json      settings, class names, data set, versions
 best.keras    the model of the highest validation accuracy
 last.keras    the model after the last epoch
-log.csv       one line for each epoch
+log.csv       one line for each epoch in which all layers learn
+log_head.csv  one line for each epoch of the head phase, if there is one
 checkpoints/  what a training goes on from, see `train.checkpoints`
 run.lock      locked while a training writes here
 *.json        what later commands add: metrics, temperature

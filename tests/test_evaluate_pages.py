@@ -346,15 +346,25 @@ def test_text_in_markdown_is_only_text():
 
 def test_a_log_is_read_by_column(tmp_path):
     log = tmp_path / "log.csv"
-    assert read_log(log) == {}
+    assert read_log(tmp_path) == ({}, 0)
     log.write_text("epoch,loss\n")
-    assert read_log(log) == {}
+    assert read_log(tmp_path) == ({}, 0)
     log.write_text("epoch,loss\n0,2.5\n1,\n")
-    assert read_log(log)["epoch"] == [0, 1]
-    assert np.isnan(read_log(log)["loss"][1])
+    columns, head = read_log(tmp_path)
+    assert (columns["epoch"], head) == ([0, 1], 0)
+    assert np.isnan(columns["loss"][1])
     log.write_text("epoch,loss\n0,what\n")
     with pytest.raises(APINetError, match=r"log\.csv"):
-        read_log(log)
+        read_log(tmp_path)
+
+
+def test_the_log_of_the_head_phase_comes_first(tmp_path):
+    (tmp_path / "log_head.csv").write_text("epoch,loss\n1,3\n2,2.5\n")
+    assert read_log(tmp_path) == ({"epoch": [1, 2], "loss": [3, 2.5]}, 2)
+    (tmp_path / "log.csv").write_text("epoch,loss,val_loss\n1,2,1.5\n")
+    columns, head = read_log(tmp_path)
+    assert (columns["loss"], head) == ([3, 2.5, 2], 2)
+    np.testing.assert_array_equal(columns["val_loss"], [np.nan, np.nan, 1.5])
 
 
 def test_the_projection_keeps_the_two_widest_directions(rng):
@@ -413,6 +423,16 @@ def test_the_best_epoch_is_marked():
     assert "best epoch: 2" in accuracy
     assert "validation" not in loss
     assert "best epoch" not in svg_of(plots.curves(log)[0][1])
+    assert "head phase" not in accuracy
+
+
+def test_the_head_phase_is_marked_before_the_epochs():
+    log = {"loss": [2.0, 1.0, 1.5], "val_accuracy": [np.nan, 0.6, 0.5]}
+    accuracy = svg_of(plots.curves(log, 0, head=2)[1][1])
+    assert "head phase" in accuracy
+    assert "best: the head phase" in accuracy
+    # Two epochs of the head end at 0, and one of all layers follows.
+    assert re.findall(r">(\W?\d)</text>", accuracy) == ["\N{MINUS SIGN}1", "0", "1"]
 
 
 def test_the_ranking_part_is_drawn_beside_the_loss_of_pairs():

@@ -235,7 +235,7 @@ def test_a_run_does_what_its_recipe_says_of_its_phases(asked, tmp_path, monkeypa
     assert first == second == {"steps_per_execution": 2, "jit_compile": False}
     assert float(head._learning_rate(0)) == pytest.approx(0.02)
     assert head.gradient_accumulation_steps is None
-    assert fitted[0][1]["steps_per_epoch"] == 2 * 4
+    assert (fitted[0][1]["epochs"], fitted[0][1]["steps_per_epoch"]) == (2, 4)
     assert hasattr(fitted[0][0], "plan")  # images, not stored features
     assert int(whole._iterations) == 2 * 4
     rows = (run.folder / "log.csv").read_text().splitlines()

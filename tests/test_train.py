@@ -137,6 +137,16 @@ def test_the_head_phase_trains_the_head_and_nothing_else(photos, tmp_path, monke
         assert abs(moved).max() > 1e-3
     # Flat colours are separable in the features of any network.
     assert run.read("training.json")["val_accuracy"] == 1.0
+    rows = list(csv.DictReader((run.folder / "log_head.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(1, 21)]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    rates = [float(row["learning_rate"]) for row in rows]
+    # The cosine falls over all batches; half of them are behind after epoch 10.
+    assert rates[9] == pytest.approx(0.005)
+    assert rates[19] == pytest.approx(0, abs=1e-9)
+    assert [row["val_accuracy"] for row in rows] == [""] * 19 + ["1.0"]
+    assert not (run.folder / "log.csv").exists()
+    assert "head phase" in (run.folder / "curves.svg").read_text()
 
 
 def test_the_best_model_is_kept_not_the_last(tmp_path):

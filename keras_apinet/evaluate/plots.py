@@ -53,10 +53,19 @@ def _svg(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
 
 
 def draw_curve(
-    axis: Any, log: Mapping[str, Sequence[float]], name: str, best: int | None = None
+    axis: Any,
+    log: Mapping[str, Sequence[float]],
+    name: str,
+    best: int | None = None,
+    head: int = 0,
 ) -> None:
-    """Draws `"loss"` or `"accuracy"` over the epochs; a line marks the best one."""
-    epochs = np.arange(1, len(next(iter(log.values()))) + 1)
+    """Draws `"loss"` or `"accuracy"` over the epochs; a line marks the best one.
+
+    The first `head` are of the head phase: up to epoch 0, on grey ground.
+    """
+    epochs = np.arange(1, len(next(iter(log.values()))) + 1) - head
+    if head:
+        axis.axvspan(0.5 - head, 0.5, color=_SOFT, linewidth=0, label="head phase")
     pairs = " (pairs)" if name == "loss" and "ranking_loss" in log else ""
     for key, label, colour, line in (
         (name, f"training{pairs}", _ACCENT, "-"),
@@ -66,7 +75,8 @@ def draw_curve(
         if key in log and name in key:
             axis.plot(epochs, log[key], line, color=colour, label=label, marker=".")
     if best in epochs:
-        axis.axvline(best, color=_GREY, linestyle=":", label=f"best epoch: {best}")
+        label = f"best epoch: {best}" if best else "best: the head phase"
+        axis.axvline(best, color=_GREY, linestyle=":", label=label)
     axis.set(title=name, xlabel="epoch")
     axis.set_ylim(bottom=0, top=1 if name == "accuracy" else None)
     axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -75,12 +85,12 @@ def draw_curve(
 
 
 def curves(
-    log: Mapping[str, Sequence[float]], best: int | None = None
+    log: Mapping[str, Sequence[float]], best: int | None = None, head: int = 0
 ) -> list[tuple[str, str]]:
     """Loss and accuracy over the epochs, see `draw_curve`: a title and a plot each."""
 
     def draw(figure: Any, name: str) -> None:
-        draw_curve(figure.subplots(), log, name, best)
+        draw_curve(figure.subplots(), log, name, best, head)
 
     return [
         (f"{name} over the epochs", _svg((4.6, 3.2), partial(draw, name=name)))
@@ -227,16 +237,24 @@ def square(photo: ArrayLike, side: int) -> NDArray[np.uint8]:
     return np.asarray(board)
 
 
-def read_log(path: Path) -> dict[str, list[float]]:
-    """The columns of a training log; empty if it has no rows."""
+def read_log(folder: Path) -> tuple[dict[str, list[float]], int]:
+    """The columns of a run's logs, and how many of their rows are of the head phase.
+
+    What a phase does not have is NaN there. Runs of before have no log of the head.
+    """
+    head, rest = (_rows(folder / name) for name in ("log_head.csv", "log.csv"))
+    rows = [*head, *rest]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name, np.nan) for row in rows] for name in names}, len(head)
+
+
+def _rows(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
-        return {}
+        return []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if not rows:
-            return {}
-        return {key: [float(row[key] or "nan") for row in rows] for key in rows[0]}
+            rows = csv.DictReader(file)
+            return [{k: float(v or "nan") for k, v in row.items()} for row in rows]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise APINetError(
             f"The training log {str(path)!r} cannot be read ({error}); remove it, or "

@@ -135,7 +135,7 @@ def _training_images(run: Run, judged: Judged, data_dir: str | None) -> "Split |
 
 def _plots(run: Run, judged: Judged) -> dict[str, Any]:
     seen, names = judged.seen, run.class_names
-    log = plots.read_log(run.folder / "log.csv")
+    log, head = plots.read_log(run.folder)
     order = plots.look_alike_order(seen.labels, seen.logits, seen.features)
     present = np.bincount(seen.labels, minlength=len(names)) > 0
     predicted = np.bincount(seen.predicted, minlength=len(names)) > 0
@@ -147,7 +147,7 @@ def _plots(run: Run, judged: Judged) -> dict[str, Any]:
         shown.append(("After calibration", cooled))
     best = (run.read("training.json") or {}).get("best_epoch")
     return {
-        "curves": plots.curves(log, best) if log else None,
+        "curves": plots.curves(log, best, head) if log else None,
         "reliability": [(t, plots.reliability_diagram(table, t)) for t, table in shown],
         "confusion": plots.confusion(
             confusion_matrix(seen.labels, seen.predicted, len(names)), names, order

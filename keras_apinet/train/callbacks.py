@@ -56,6 +56,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         self.run, self.recipe, self.writes = run, recipe, writes
         self.progress = progress
         self.reports: list[ReadingReport] = []
+        self.head_rows: list[dict[str, float]] = []
         self.values: list[Any] = []
         self.partial: list[Any] | None = None
         self.stop_asked = False
@@ -179,9 +180,10 @@ class RunCheckpoint(keras.callbacks.Callback):
                     save_atomically(self.model, folder / "best.keras", advice)
         finally:
             self.on_test_end()
-        if self.progress.rows and self.writes:
-            table = _table(self.progress.rows)
-            write_atomically(folder / "log.csv", table, advice=advice)
+        logs = {"log_head.csv": self.head_rows, "log.csv": self.progress.rows}
+        for name, rows in logs.items():
+            if rows and self.writes:
+                write_atomically(folder / name, _table(rows), advice=advice)
 
     def checkpoint(self) -> None:
         """Writes a checkpoint now."""
@@ -206,7 +208,9 @@ def _diverged(what: str) -> APINetError:
 
 def _table(rows: list[dict[str, float]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), extrasaction="ignore")
+    # Of the head phase, only the last epoch is validated.
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(names))
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -252,7 +252,8 @@ def _write(
     made.write("run.json", description)
     figures = {name: value for name, value in vars(change).items() if name != "run"}
     made.write("change.json", {"from": str(run.folder.absolute()), **figures})
-    if (run.folder / "log.csv").is_file():
-        shutil.copy(run.folder / "log.csv", folder / "log.csv")
+    for name in ("log_head.csv", "log.csv"):
+        if (run.folder / name).is_file():
+            shutil.copy(run.folder / name, folder / name)
     mark = features_fingerprint(made, model, there)
     write_features(folder / features_file("best"), mark, splits)

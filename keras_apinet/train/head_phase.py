@@ -32,8 +32,8 @@ def train_head(
     Args:
         setup: What to train.
         epochs: Passes over the training images.
-        run_checkpoint: Asked whether to stop, and told about unreadable images;
-            nothing is kept before the end.
+        run_checkpoint: Asked whether to stop, and told about unreadable images and each
+            epoch's figures; nothing is kept before the end.
         batches: `FeatureBatches` to learn from. Default: computed, if the recipe wants
             them.
     """
@@ -47,16 +47,19 @@ def train_head(
     policy, model.batch_norm = model.batch_norm, "inference"
     model.train_backbone(False)
     try:
-        steps = epochs * batches.plan.epoch_steps
-        # Keras runs whole groups of steps: what does not fill one is left out.
-        each = min(recipe.steps_per_execution, steps)
-        steps -= steps % each
-        rate = keras.optimizers.schedules.CosineDecay(recipe.head_learning_rate, steps)
+        steps, most = batches.plan.epoch_steps, recipe.steps_per_execution
+        # Keras runs whole groups of steps.
+        each = max(n for n in range(1, most + 1) if steps % n == 0)
+        rate = keras.optimizers.schedules.CosineDecay(
+            recipe.head_learning_rate, epochs * steps
+        )
         setup.compile(rate, head=True, steps_per_execution=each)
         size = batches.plan.batch_size
-        with report, phase("Training the head", steps * size, "images") as shown:
+        total = epochs * steps * size
+        with report, phase("Training the head", total, "images") as shown:
             model.fit(
                 batches,
+                epochs=epochs,
                 steps_per_epoch=steps,
                 shuffle=False,
                 verbose=0,
@@ -70,7 +73,10 @@ def train_head(
 
 
 class _Watch(keras.callbacks.Callback):
-    """Stops the head phase if asked to, or when its loss is NaN or infinite."""
+    """Stops the head phase if asked to, or when its loss is NaN or infinite.
+
+    And notes what each epoch came to.
+    """
 
     def __init__(
         self, run_checkpoint: "RunCheckpoint", shown: Phase, batch_size: int
@@ -78,13 +84,23 @@ class _Watch(keras.callbacks.Callback):
         super().__init__()
         self.run_checkpoint = run_checkpoint
         self.shown, self.batch_size = shown, batch_size
+        self.before = 0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the figures."""
+        self.before += self.params["steps"]
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        figures = {name: float(value) for name, value in (logs or {}).items()}
+        row = {"epoch": epoch + 1, **figures, "learning_rate": rate}
+        self.run_checkpoint.head_rows.append(row)
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Looks after every step."""
-        self.run_checkpoint.look(batch + 1, logs)
-        self.shown((batch + 1) * self.batch_size, lambda: running(logs))
+        done = self.before + batch + 1
+        self.run_checkpoint.look(done, logs)
+        self.shown(done * self.batch_size, lambda: running(logs))
         if self.run_checkpoint.stop_asked:
             # Nothing to keep yet: a run that goes on begins with the head phase.
             raise KeyboardInterrupt

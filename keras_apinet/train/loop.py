@@ -192,7 +192,9 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
                         scores = model.evaluate(validation, verbose=0, return_dict=True)
                     run_checkpoint.note(validation.report)
                     say(f"After the head phase: validation {scores['accuracy']:.1%}")
-                run_checkpoint.keep({f"val_{k}": float(v) for k, v in scores.items()})
+                scores = {f"val_{k}": float(v) for k, v in scores.items()}
+                run_checkpoint.head_rows[-1].update(scores)
+                run_checkpoint.keep(scores)
             progress.ended = not recipe.epochs
             run_checkpoint.checkpoint()
         else:
@@ -264,7 +266,7 @@ def _finish(setup: Setup, run: Run, run_checkpoint: RunCheckpoint) -> Run:
                 "unreadable": progress.failed,
             },
         )
-        if progress.rows and not draw_curves(progress.rows, run.folder):
+        if not draw_curves(run.folder, progress.best_epoch):
             say("For pictures of the curves: pip install 'keras-apinet[report]'")
         remove_views(run.folder)
     if best:

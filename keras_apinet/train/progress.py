@@ -3,7 +3,6 @@
 import importlib.util
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +135,13 @@ def loggers(recipe: Recipe, folder: Path) -> list[keras.callbacks.Callback]:
     return found
 
 
-def draw_curves(rows: Sequence[dict[str, float]], folder: Path) -> bool:
-    """Draws the rows of `log.csv` into `curves.png` and `curves.svg`, if it can."""
-    log = {name: [row[name] for row in rows] for name in rows[0]}
+def draw_curves(folder: Path, best: int) -> bool:
+    """Draws a run's logs into `curves.png` and `curves.svg`, if it can."""
+    log, head = plots.read_log(folder)
 
     def draw(figure: Any) -> None:
         for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            plots.draw_curve(axis, log, name)
+            plots.draw_curve(axis, log, name, best, head)
 
     for ending in ("png", "svg"):
         try:

@@ -102,6 +102,7 @@ class HeadPace(Pace):
     def __init__(self, limit: float, group: int) -> None:
         super().__init__(limit)
         self.group = group
+        self.head_rows: list[dict[str, float]] = []
 
     def look(self, step: int, logs: dict[str, Any] | None) -> None:
         """Waits for the step, notes it, and ends the phase when it is enough."""
