@@ -60,7 +60,7 @@ def main() -> None:
     backend = keras.backend.backend()
     batch = args.classes_per_batch * args.images_per_class
     where = "GPU" if accelerator() else "CPU"
-    rows, headline = [], {}
+    rows, ratios = [], []
     for backbone in args.backbones:
         found = measure(args, backbone)
         ratio = found["pairwise"] / found["baseline"]
@@ -77,8 +77,7 @@ def main() -> None:
             flush=True,
         )
         rows.append([backbone, *times, *rates, f"{ratio:.3f}", f"{single:.3f}"])
-        what = f"training step pairwise / baseline, {backbone} at {args.image_size} px"
-        headline[f"{what}, {backend}"] = f"{ratio:.2f}"
+        ratios.append(ratio)
     record(
         "step",
         "A training step with pairs against plain cross-entropy",
@@ -92,7 +91,10 @@ def main() -> None:
         f"{args.image_size} px, batch {batch}, {args.classes} classes, {where}, "
         f"{args.rounds} rounds; target on a CPU 1.05, on a GPU 1.03.",
         variant=f"{backend}_{args.image_size}px_{where.lower()}",
-        headline=headline,
+        headline={
+            f"training step pairwise / baseline at {args.image_size} px, largest of "
+            f"{len(ratios)}, {backend}": f"{max(ratios):.2f}"
+        },
     )
 
 
