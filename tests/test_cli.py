@@ -65,6 +65,18 @@ def test_what_needs_no_backend_is_checked_before_it_starts(tmp_path):
     assert result.stderr.count("'photoz'; did you mean 'photos'?") == 2
 
 
+def test_a_card_needs_no_scipy():
+    """Which would be most of the second that a card takes."""
+    code = (
+        "import sys, keras_apinet.evaluate.pages\n"
+        "print(sorted({'keras', 'scipy', 'tensorflow'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"
+
+
 @pytest.mark.parametrize(
     "name",
     ["caltech_birds2011", "cars196", "stanford_dogs", "oxford_iiit_pet", "cifar10"],

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
 
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.predictions import known_images, predict_split, run_options
@@ -33,6 +32,8 @@ _PRIOR = 0.25
 
 def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     """Logarithms of the probabilities at a temperature, `[n, C]` float64."""
+    from scipy import special
+
     scores = np.asarray(logits, np.float64) / temperature
     return np.asarray(special.log_softmax(scores, axis=1))
 
@@ -161,6 +162,9 @@ def explained_temperature(
     Returns:
         A number in 0.5..10, and, where it is 1, a sentence that says why.
     """
+    # Half a second to import; what only reads results does without.
+    from scipy import optimize, special
+
     truth = np.asarray(labels, np.int64)
     scores = np.asarray(logits, np.float64)
     n = len(truth)
@@ -198,6 +202,8 @@ def _surer(
     truth: NDArray[np.int64], scores: NDArray[np.float64], wanted: float
 ) -> tuple[float, str | None]:
     """As much of a temperature below 1 as the images can answer for."""
+    from scipy import optimize
+
     n = len(truth)
     right = int((scores.argmax(axis=1) == truth).sum())
     if n - right < FEWEST_ERRORS:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from keras_apinet.errors import APINetError
 from keras_apinet.progress import phase
@@ -43,6 +42,8 @@ class Predictions:
 
     def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
         """`[n, C]`, each row adding up to 1."""
+        from scipy.special import softmax
+
         return np.asarray(softmax(self.logits.astype(np.float64) / temperature, axis=1))
 
     @property

@@ -141,10 +141,10 @@ def _plots(run: Run, judged: Judged) -> dict[str, Any]:
     predicted = np.bincount(seen.predicted, minlength=len(names)) > 0
     order = order[(present | predicted)[order]]
     pair = (seen.labels, seen.logits)
-    shown = [("Before calibration", reliability(*pair))]
+    shown = [("Accuracy by confidence", reliability(*pair))]
     if judged.temperature != 1:
         cooled = reliability(*pair, temperature=judged.temperature)
-        shown.append(("After calibration", cooled))
+        shown = [("Before calibration", shown[0][1]), ("After calibration", cooled)]
     best = (run.read("training.json") or {}).get("best_epoch")
     return {
         "curves": plots.curves(log, best, head) if log else None,
