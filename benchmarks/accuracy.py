@@ -27,13 +27,13 @@ from benchmarks.trainings import (
     spread,
     variant_of,
 )
-from benchmarks.tuning import PLAIN
+from benchmarks.tuning import PLAIN, RATE
 from keras_apinet.evaluate.calibration import log_softmax
 from keras_apinet.evaluate.run_comparison import Answers, differences, mcnemar
 from keras_apinet.runs import Run
 
 # The recipe is what won for pairs; what won for the baseline is here. See `tuning`.
-ARMS = [Arm("pairs"), Arm("baseline", PLAIN)]
+ARMS = [Arm("pairs"), Arm("baseline", PLAIN | RATE)]
 FIGURES = {
     "top1": ("top-1, %", 100),
     "mean_per_class_accuracy": ("per class, %", 100),

@@ -12,7 +12,9 @@ def without_gates() -> None:
     """All four features of a pair are the images' own; pairs still fill the batch."""
     from keras_apinet.layers import interaction
 
-    def ungated(x1: Any, x2: Any, mutual: Any) -> tuple[Any, Any, Any, Any]:
+    def ungated(
+        x1: Any, x2: Any, mutual: Any, _: float = 1.0
+    ) -> tuple[Any, Any, Any, Any]:
         nothing = 0.0 * mutual  # the MLP keeps a gradient, of zero
         return x1 + nothing, x1 + nothing, x2 + nothing, x2 + nothing
 
@@ -71,7 +73,9 @@ def gates_before_pooling() -> None:
         features = ops.mean(maps, axis=1)
         anchors, partners, _ = self.miner(features, labels)
 
-        def interact(x1: Any, x2: Any, mutual: Any) -> tuple[Any, Any, Any, Any]:
+        def interact(
+            x1: Any, x2: Any, mutual: Any, _: float
+        ) -> tuple[Any, Any, Any, Any]:
             gated, means = [], []
             for images in (anchors, partners):
                 found = ops.take(maps, images, axis=0)
@@ -105,19 +109,6 @@ def temperature(divisor: float) -> Callable[[], None]:
         PairwiseLoss.terms = terms  # type: ignore[method-assign]
 
     return divided
-
-
-def gates_around_one() -> None:
-    """Features are gated by `1/2 + g`, which is one on average: a test's own scale."""
-    from keras_apinet.layers import interaction
-
-    plain = interaction.interact
-
-    def scaled(x1: Any, x2: Any, mutual: Any) -> tuple[Any, Any, Any, Any]:
-        own1, other1, own2, other2 = plain(x1, x2, mutual)
-        return own1 - x1 / 2, other1 - x1 / 2, own2 - x2 / 2, other2 - x2 / 2
-
-    interaction.interact = scaled
 
 
 def look_alikes_meet() -> None:
@@ -183,7 +174,6 @@ VARIANTS: dict[str, Callable[[], None]] = {
     "self_only": self_only,
     "nonlinear_mutual": nonlinear_mutual,
     "gates_before_pooling": gates_before_pooling,
-    "gates_around_one": gates_around_one,
     "temperature_2": temperature(2.0),
     "temperature_half": temperature(0.5),
     "look_alikes_meet": look_alikes_meet,

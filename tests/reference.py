@@ -40,8 +40,11 @@ def sigmoid(z):
     return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
 
 
-def interact(x1, x2, w1, b1, w2, b2):
-    """Eq. 1 to 6 for each pair; `w1` is [2D, H], `w2` [H, D]. No dropout."""
+def interact(x1, x2, w1, b1, w2, b2, r=1.0):
+    """Eq. 1 to 6 for each pair; `w1` is [2D, H], `w2` [H, D]. No dropout.
+
+    `r` is what the feature itself counts, 1 in the paper.
+    """
     x1, x2 = np.asarray(x1, "float64"), np.asarray(x2, "float64")
     outputs = [np.zeros_like(x1) for _ in range(4)]
     for p in range(len(x1)):
@@ -53,10 +56,10 @@ def interact(x1, x2, w1, b1, w2, b2):
         for d in range(x1.shape[1]):
             mutual = sum(hidden[h] * w2[h, d] for h in range(len(hidden))) + b2[d]
             g1, g2 = sigmoid(mutual * x1[p, d]), sigmoid(mutual * x2[p, d])
-            outputs[0][p, d] = x1[p, d] + x1[p, d] * g1
-            outputs[1][p, d] = x1[p, d] + x1[p, d] * g2
-            outputs[2][p, d] = x2[p, d] + x2[p, d] * g2
-            outputs[3][p, d] = x2[p, d] + x2[p, d] * g1
+            outputs[0][p, d] = x1[p, d] * (r + g1)
+            outputs[1][p, d] = x1[p, d] * (r + g2)
+            outputs[2][p, d] = x2[p, d] * (r + g2)
+            outputs[3][p, d] = x2[p, d] * (r + g1)
     return outputs
 
 

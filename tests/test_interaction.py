@@ -18,10 +18,11 @@ def layer_and_weights(rng, channels=5, units=3, **options):
     return layer, (w1, b1, w2, b2)
 
 
-def test_features_equal_the_paper(rng):
-    layer, weights = layer_and_weights(rng)
+@pytest.mark.parametrize("residual", [1.0, 0.5, 0.0])
+def test_features_equal_the_paper(rng, residual):
+    layer, weights = layer_and_weights(rng, residual_weight=residual)
     x1, x2 = rng.normal(size=(2, 6, 5)).astype("float32")
-    for ours, theirs in zip(layer(x1, x2), interact(x1, x2, *weights)):
+    for ours, theirs in zip(layer(x1, x2), interact(x1, x2, *weights, residual)):
         np.testing.assert_allclose(ops.convert_to_numpy(ours), theirs, atol=1e-5)
 
 
@@ -105,7 +106,9 @@ def test_bad_shapes_are_named(call, value):
         call(AttentivePairwiseInteraction())
 
 
-@pytest.mark.parametrize("options", [{"mutual_units": 0}, {"dropout_rate": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{"mutual_units": 0}, {"dropout_rate": 1.0}, {"residual_weight": -0.1}]
+)
 def test_bad_options_are_named(options):
     (name,) = options
     with pytest.raises(APINetError, match=name):

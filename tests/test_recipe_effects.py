@@ -132,6 +132,7 @@ TABLE = {
     "memory_size": (16, lambda s: s.model.memory.size, 16),
     "mutual_units": (9, lambda s: s.model.interaction.mutual_units, 9),
     "dropout_rate": (0.3, lambda s: s.model.dropout.rate, 0.3),
+    "residual_weight": (0.5, lambda s: s.model.interaction.residual_weight, 0.5),
     "margin": (0.2, lambda s: s.loss["margin"], 0.2),
     "ranking_weight": (2.0, lambda s: s.loss["ranking_weight"], 2.0),
     "single_image_weight": (0.5, lambda s: s.loss["single_image_weight"], 0.5),

@@ -56,6 +56,8 @@ class APINet(BackboneModel, PairwiseTraining):
         mutual_units: Width of the mutual MLP. Default 512.
         dropout_rate: Dropout inside the mutual MLP and before the classifier.
             Default 0.5.
+        residual_weight: What features count beside their gates, see the interaction.
+            Default 1, the paper's.
         freeze_fraction: Share of the backbone's layers, from the images on, that stay
             unchanged: they get no gradient and their batch-norm keeps its statistics.
             The cut is at the last place up to there that everything flows through.
@@ -116,6 +118,7 @@ class APINet(BackboneModel, PairwiseTraining):
         memory_size: int = 0,
         mutual_units: int = 512,
         dropout_rate: float = 0.5,
+        residual_weight: float = 1.0,
         freeze_fraction: float = 0.0,
         batch_norm: str = "train",
         batch_norm_momentum: float | None = 0.9,
@@ -160,7 +163,9 @@ class APINet(BackboneModel, PairwiseTraining):
         self.pool = pooling_layer(backbone, pooling)
         self.miner = PairMiner(mining, num_partners, seed, distance, name="miner")
         self.interaction = AttentivePairwiseInteraction(
-            mutual_units, dropout_rate, seed=seed, dtype=dtype, name="interaction"
+            *(mutual_units, dropout_rate, seed, residual_weight),
+            dtype=dtype,
+            name="interaction",
         )
         self.dropout = keras.layers.Dropout(
             dropout_rate, seed=seed, dtype=dtype, name="dropout"
@@ -258,6 +263,7 @@ class APINet(BackboneModel, PairwiseTraining):
             "memory_size": 0 if self.memory is None else self.memory.size,
             "mutual_units": self.interaction.mutual_units,
             "dropout_rate": self.interaction.dropout_rate,
+            "residual_weight": self.interaction.residual_weight,
             "freeze_fraction": self.freeze_fraction,
             "batch_norm": self.batch_norm,
             "batch_norm_momentum": self.batch_norm_momentum,

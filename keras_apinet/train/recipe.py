@@ -177,6 +177,13 @@ class Recipe:
     dropout_rate: float = setting(
         0.5, "dropout in the mutual MLP and before the classifier", low=0, below=1
     )
+    residual_weight: float = setting(
+        1.0,
+        "what a feature counts beside its gates: 1, or 0.5 for gated features as large "
+        "as a test's",
+        low=0,
+        high=10,
+    )
     margin: float = setting(
         0.05, "margin of the ranking loss, in probability", low=0, high=10
     )

@@ -274,6 +274,7 @@ def _model(recipe: Recipe, images: data.ImageData) -> APINet:
         memory_size=recipe.memory_size,
         mutual_units=recipe.mutual_units,
         dropout_rate=recipe.dropout_rate,
+        residual_weight=recipe.residual_weight,
         freeze_fraction=recipe.freeze_fraction,
         batch_norm=recipe.batch_norm,
         batch_norm_momentum=recipe.batch_norm_momentum,
