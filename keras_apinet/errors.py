@@ -40,6 +40,12 @@ def printable(text: object, keep: str = "") -> str:
     )
 
 
+def short(name: object, length: int = 30) -> str:
+    """A name that fits a plot or a column."""
+    text = printable(name)
+    return text if len(text) <= length else text[: length - 1] + "\u2026"
+
+
 def distinct_names(names: Iterable[object]) -> tuple[str, ...]:
     """The names of classes as they are shown; two of one name are an error."""
     shown = tuple(printable(name) for name in names)

@@ -7,6 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# What figures are called.
+TITLES = {
+    "top1": "Top-1 accuracy",
+    "top5": "Top-5 accuracy",
+    "mean_per_class_accuracy": "Mean per-class accuracy",
+    "macro_precision": "Macro precision",
+    "macro_recall": "Macro recall",
+    "macro_f1": "Macro F1",
+    "nll": "Negative log-likelihood",
+    "ece": "Expected calibration error",
+    "recall@1": "Retrieval recall@1",
+    "recall@5": "Retrieval recall@5",
+    "map@r": "Retrieval MAP@R",
+}
 # Under so many images a share says little, and that is said beside it.
 FEW_IMAGES = 100
 
@@ -93,6 +107,19 @@ def interval(
     if ends[0] == ends[1]:  # of very many images
         ends = (f"{low:.4%}", f"{high:.4%}") if form is percent else (f"{low:.2g}",) * 2
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def cells(name: str, figure: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Value, interval and images of a figure of that name, as they are shown.
+
+    >>> cells("top1", {"value": 0.5, "low": 0.4, "high": 0.6, "images": 1000})
+    ('50.0%', '40.0% to 60.0%', '1,000')
+    """
+    form = decimal if name in ("nll", "ece") else percent
+    if figure["value"] is None:
+        return "-", "", ""
+    ends = interval(figure["low"], figure["high"], form)
+    return form(figure["value"]), ends, f"{figure['images']:,}"
 
 
 def spread_points(images: int) -> str:

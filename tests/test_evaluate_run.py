@@ -241,7 +241,7 @@ def test_data_that_moved(run, folder, tmp_path, capsys):
     assert str(tmp_path / "gone") in message
     assert "--data" in message
     assert main(["evaluate", str(run), "--data", str(folder), "--bootstrap", "0"]) == 0
-    assert "top-1 accuracy" in capsys.readouterr().out
+    assert "Top-1 accuracy" in capsys.readouterr().out
 
 
 @pytest.mark.one_backend
@@ -259,8 +259,8 @@ def test_tables_for_people_and_json_for_machines(run, capsys):
     assert main(["evaluate", str(run), *options]) == 0
     shown = capsys.readouterr().out
     for words in (
-        *("9 images", "mean per-class accuracy", "(flip)", "95 % interval"),
-        *("Only 9 images", "±27 points", "top-1 accuracy", "too few to fit"),
+        *("9 images", "Mean per-class accuracy", "(flip)", "95 % interval"),
+        *("Only 9 images", "±27 points", "Top-1 accuracy", "too few to fit"),
     ):
         assert words in shown
     assert main(["evaluate", str(run), *options, "--json"]) == 0

@@ -2,7 +2,7 @@
 
 import argparse
 
-from keras_apinet.cli.evaluate import add_data_arguments
+from keras_apinet.cli.options import add_run
 from keras_apinet.errors import printable
 from keras_apinet.files.bounds import PHOTOS
 from keras_apinet.files.schema import to_json
@@ -12,7 +12,7 @@ HELP = "say which classes to photograph next, and what that should gain"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run and how many photos are to be taken."""
-    add_data_arguments(parser)
+    add_run(parser, "--json")
     parser.add_argument(
         "--photos",
         type=PHOTOS,
@@ -20,7 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="photos that can be taken (default: 60)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:

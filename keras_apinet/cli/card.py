@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from keras_apinet.cli.options import add_options
 from keras_apinet.errors import APINetError, printable, reason
 
 HELP = "write a Markdown model card from an evaluated run"
@@ -26,11 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also upload the card and best.keras to a model repository of the Hugging "
         "Face hub, which is made if needed; it asks the network",
     )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace what this package wrote there; nothing else is replaced",
-    )
+    add_options(parser, "--force")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from keras_apinet.cli.options import add_options
 from keras_apinet.errors import printable
 
 HELP = "show what tells two photos apart, for a trained model"
@@ -13,9 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photo_a", metavar="A", help="image file")
     parser.add_argument("photo_b", metavar="B", help="image file")
     parser.add_argument("--model", required=True, metavar="RUN", help="run folder")
-    parser.add_argument(
-        "--which", choices=("best", "last"), default="best", help="model of the run"
-    )
     parser.add_argument(
         "--classes",
         nargs=2,
@@ -29,17 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="picture (.png, .jpg, .svg, .pdf) or page (.html); default compare.png",
     )
     parser.add_argument("--data", help="where the training data is now, if it moved")
-    parser.add_argument("--data-dir", help="where TensorFlow Datasets data is now")
     parser.add_argument(
         "--no-patches",
         action="store_true",
         help="leave out the training patches (needs no training data)",
     )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace what this package wrote there; nothing else is replaced",
-    )
+    add_options(parser, "--which", "--data-dir", "--force")
 
 
 def prepare(args: argparse.Namespace) -> bool:

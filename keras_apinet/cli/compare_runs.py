@@ -3,8 +3,8 @@
 import argparse
 from typing import Any
 
+from keras_apinet.cli.options import add_options
 from keras_apinet.errors import printable
-from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP
 from keras_apinet.files.schema import to_json
 
 HELP = "compare the finished runs of two methods on the same test photos"
@@ -30,33 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="runs of the second method; `--` alone means the same",
     )
-    parser.add_argument(
-        "--which", choices=("best", "last"), default="best", help="model of each run"
-    )
-    parser.add_argument(
-        "--data", help="where the data set is now, or another one to test on"
-    )
-    parser.add_argument("--data-dir", help="where TensorFlow Datasets data is now")
-    parser.add_argument(
-        "--split", help="split to compare on (default: test, or val if there is none)"
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=BATCH_SIZE,
-        default=64,
-        metavar="N",
-        help="images at a time",
-    )
-    parser.add_argument(
-        "--bootstrap",
-        type=BOOTSTRAP,
-        default=1000,
-        metavar="N",
-        help="samples for the 95 %% intervals (default: 1000)",
+    add_options(
+        parser,
+        *("--which", "--data", "--data-dir", "--split", "--batch-size", "--bootstrap"),
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--latex", action="store_true", help="print a LaTeX table")
-    form.add_argument("--json", action="store_true", help="print JSON")
+    add_options(form, "--json")
 
 
 def prepare(args: argparse.Namespace) -> bool:

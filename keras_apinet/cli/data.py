@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from keras_apinet.cli.options import add_options
 from keras_apinet.errors import printable
 from keras_apinet.files.bounds import FRACTION, IMAGE_SIZE, SEED, SHEET
 from keras_apinet.files.schema import to_json
@@ -89,12 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="where that page goes, the CSV beside it (default: %(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace what this package wrote there; nothing else is replaced",
-    )
+    add_options(parser, "--json", "--force")
 
 
 def prepare(args: argparse.Namespace) -> bool:

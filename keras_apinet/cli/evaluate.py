@@ -3,71 +3,23 @@
 import argparse
 from typing import Any
 
-from keras_apinet.errors import printable
-from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP, SHARE
+from keras_apinet.cli.options import add_run, check_run
+from keras_apinet.errors import printable, short
+from keras_apinet.files.bounds import SHARE
 from keras_apinet.files.schema import to_json
 
 HELP = "measure a trained model: accuracy, calibration, retrieval, confused pairs"
 
-_TITLES = {
-    "top1": "top-1 accuracy",
-    "top5": "top-5 accuracy",
-    "mean_per_class_accuracy": "mean per-class accuracy",
-    "macro_precision": "macro precision",
-    "macro_recall": "macro recall",
-    "macro_f1": "macro F1",
-    "nll": "negative log-likelihood",
-    "ece": "expected calibration error",
-    "recall@1": "retrieval recall@1",
-    "recall@5": "retrieval recall@5",
-    "map@r": "retrieval MAP@R",
-}
-
-
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the run, which of its models, and where its data is now."""
-    parser.add_argument("run_folder", metavar="RUN", help="run folder written by train")
-    parser.add_argument(
-        "--which", choices=("best", "last"), default="best", help="model of the run"
-    )
-    parser.add_argument(
-        "--data",
-        help="where the data set is now, if it moved; or another one to test on: its "
-        "test split, or all of its images if it has no splits",
-    )
-    parser.add_argument("--data-dir", help="where TensorFlow Datasets data is now")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    add_data_arguments(parser)
-    parser.add_argument(
-        "--split", help="split to evaluate (default: test, or val if there is none)"
+    add_run(
+        parser, "--split", "--batch-size", "--bootstrap", "--ignore-unknown", "--json"
     )
     parser.add_argument(
         "--tta",
         choices=("flip", "five_crop"),
         help="also report the mean over several views of each image",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=BATCH_SIZE,
-        default=64,
-        metavar="N",
-        help="images at a time",
-    )
-    parser.add_argument(
-        "--bootstrap",
-        type=BOOTSTRAP,
-        default=1000,
-        metavar="N",
-        help="samples for the 95 %% intervals of figures other than shares of images; "
-        "0 for none (default: 1000)",
-    )
-    parser.add_argument(
-        "--ignore-unknown",
-        action="store_true",
-        help="leave out images of classes that the model does not know",
     )
     parser.add_argument(
         "--foreign",
@@ -87,20 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="CSV file with the columns class and family, kept in the run (default: of "
         "the data set, or clusters of confusions)",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print JSON instead of tables"
-    )
 
 
-def prepare(args: argparse.Namespace) -> bool:
-    """Checks run and data before the backend starts."""
-    from keras_apinet.data.loading import check_source
-    from keras_apinet.runs import Run
-
-    Run.open(args.run_folder)
-    if args.data:
-        check_source(args.data, args.data_dir)
-    return False
+prepare = check_run
 
 
 def run(args: argparse.Namespace) -> int:
@@ -144,16 +85,9 @@ def show(result: dict[str, Any]) -> None:
     from rich.text import Text
 
     from keras_apinet.evaluate.measures import calibration_words
-    from keras_apinet.shares import decimal, interval, percent
+    from keras_apinet.shares import TITLES, cells, interval, percent
 
     console = Console(highlight=False)
-
-    def cells(name: str, figure: dict[str, Any]) -> tuple[str, str, str]:
-        form = decimal if name in ("nll", "ece") else percent
-        if figure["value"] is None:
-            return "-", "", ""
-        ends = interval(figure["low"], figure["high"], form)
-        return form(figure["value"]), ends, f"{figure['images']:,}"
 
     of = f"{result['split']} split"
     if result["given"]:
@@ -180,13 +114,13 @@ def show(result: dict[str, Any]) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     for prefix, metrics in columns:
         for name, figure in metrics.items():
-            title = f"{_TITLES[name]} ({prefix})" if prefix else _TITLES[name]
+            title = f"{TITLES[name]} ({prefix})" if prefix else TITLES[name]
             table.add_row(title, *cells(name, figure))
     calibrated = result["calibrated"]
     if calibrated and calibrated["temperature"] != 1:
         at = f" at temperature {calibrated['temperature']:.2f}"
         for name in ("nll", "ece"):
-            table.add_row(_TITLES[name] + at, *cells(name, calibrated[name]))
+            table.add_row(TITLES[name] + at, *cells(name, calibrated[name]))
     console.print(table)
 
     if result["confused_pairs"]:
@@ -195,7 +129,7 @@ def show(result: dict[str, Any]) -> None:
             pairs.add_column(title)
         pairs.add_column("errors", justify="right", no_wrap=True)
         for pair in result["confused_pairs"][:5]:
-            first, second = (Text(_short(name)) for name in pair["classes"])
+            first, second = (Text(short(name)) for name in pair["classes"])
             pairs.add_row(first, second, f"{pair['errors']} of {pair['of']}")
         console.print("", pairs)
     for level, figures in result["groups"].items():
@@ -216,8 +150,3 @@ def show(result: dict[str, Any]) -> None:
         console.print(Text(f"\n{printable(sentence)}"))
     for sentence in result["warnings"]:
         console.print(Text(f"\nBeware: {sentence}"))
-
-
-def _short(name: str, length: int = 30) -> str:
-    name = printable(name)
-    return name if len(name) <= length else name[: length - 1] + "…"

@@ -4,6 +4,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from keras_apinet.cli.options import add_options
 from keras_apinet.errors import printable
 from keras_apinet.files.bounds import IMAGE_SIZE, SHARE
 
@@ -87,11 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest difference of a logit, as a share of the largest logit (default: "
         "1e-3 for float32, 5e-2 for float16)",
     )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace what this package wrote there; nothing else is replaced",
-    )
+    add_options(parser, "--force")
 
 
 def prepare(args: argparse.Namespace) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from keras_apinet.cli.options import add_options
 from keras_apinet.errors import APINetError, printable
 
 HELP = "list the runs in a folder: backbone, data, figures, date"
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where to look, with all below it (default: here)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_options(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_apinet.cli.options import add_options
 from keras_apinet.errors import APINetError, printable
 from keras_apinet.files.bounds import SHARE, TOP
 from keras_apinet.files.schema import to_json
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "is the family of classes that has (default: 0)",
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON")
+    add_options(form, "--json")
     form.add_argument(
         "--csv", action="store_true", help="print CSV, one line for each class shown"
     )
@@ -63,11 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write the features of each photo, .npz or .csv (for a run folder or "
         ".keras file)",
     )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace what this package wrote there; nothing else is replaced",
-    )
+    add_options(parser, "--force")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from keras_apinet.cli.evaluate import add_data_arguments
+from keras_apinet.cli.options import add_run, check_run
 from keras_apinet.errors import printable
 
 HELP = "write one self-contained HTML report about a run"
@@ -10,30 +10,13 @@ HELP = "write one self-contained HTML report about a run"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run, the split and where to write."""
-    add_data_arguments(parser)
-    parser.add_argument(
-        "--split", help="split to evaluate (default: test, or val if there is none)"
-    )
+    add_run(parser, "--split", "--ignore-unknown", "--force")
     parser.add_argument(
         "--out", metavar="FILE", help="where to write (default: RUN/report.html)"
     )
-    parser.add_argument(
-        "--ignore-unknown",
-        action="store_true",
-        help="leave out images of classes that the model does not know",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace what this package wrote there; nothing else is replaced",
-    )
 
 
-def prepare(args: argparse.Namespace) -> bool:
-    """Checks run and data before the backend starts."""
-    from keras_apinet.cli import evaluate
-
-    return evaluate.prepare(args)
+prepare = check_run
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,13 @@ from keras_apinet.errors import APINetError, printable
 from keras_apinet.evaluate.measures import calibration_words
 from keras_apinet.files.outputs import MARKDOWN_MARK, check_output, write_output
 from keras_apinet.runs import Run
-from keras_apinet.shares import decimal, interval, percent, probability
+from keras_apinet.shares import (
+    TITLES,
+    cells,
+    interval,
+    percent,
+    probability,
+)
 
 _NONE = "\N{EN DASH}"
 
@@ -33,8 +39,8 @@ def _known(form: Callable[[float], str], value: float | None) -> str:
     return _NONE if value is None else form(value)
 
 
-def _ends(figure: dict[str, Any], plain: bool = False) -> str:
-    return interval(figure["low"], figure["high"], decimal if plain else percent)
+def _ends(figure: dict[str, Any]) -> str:
+    return interval(figure["low"], figure["high"])
 
 
 def _shown(value: Any) -> Any:
@@ -56,24 +62,15 @@ def templates() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for form in (percent, probability, decimal):
+    for form in (percent, probability):
         environment.filters[form.__name__] = functools.partial(_known, form)
     environment.filters["ends"] = _ends
+    environment.globals |= {"titles": TITLES, "cells": cells}
     return environment
 
 
-_TITLES = {
-    "top1": "Top-1 accuracy",
-    "top5": "Top-5 accuracy",
-    "mean_per_class_accuracy": "Mean per-class accuracy",
-    "macro_f1": "Macro F1",
-    "nll": "Negative log-likelihood",
-    "ece": "Expected calibration error",
-    "recall@1": "Retrieval recall@1",
-    "map@r": "Retrieval MAP@R",
-}
-
-
+# What the card leaves out.
+_DETAILS = ("macro_precision", "macro_recall", "recall@5")
 # Names of licenses that model hubs know; others are written as "other" with a name.
 _KNOWN_LICENSES = (
     "agpl-3.0",
@@ -154,9 +151,9 @@ def write_card(
         data=Path(result["data"]).name,
         result=result,
         figures=[
-            (title, _row(key, result["metrics"][key]))
-            for key, title in _TITLES.items()
-            if key in result["metrics"]
+            (title, cells(key, result["metrics"][key]))
+            for key, title in TITLES.items()
+            if key in result["metrics"] and key not in _DETAILS
         ],
         settings={k: public(v) for k, v in run.settings.items() if v is not None},
         images=run.description.get("data", {}).get("images", {}),
@@ -252,11 +249,3 @@ def as_text(value: Any) -> str:
     """A name as Markdown that shows it and nothing else."""
     plain = html.escape(printable(" ".join(str(value).split())), quote=False)
     return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", plain)
-
-
-def _row(key: str, figure: dict[str, Any]) -> tuple[str, str, str]:
-    form = decimal if key in ("nll", "ece") else percent
-    if figure["value"] is None:
-        return "-", "", ""
-    ends = interval(figure["low"], figure["high"], form)
-    return form(figure["value"]), ends, f"{figure['images']:,}"

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.special import softmax
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, short
 
 _GREY, _ACCENT, _WARM, _SOFT = "#808894", "#3f87dd", "#d97000", "#80889450"
 _STYLE: dict[Any, Any] = {
@@ -153,11 +153,6 @@ def confusion(
         axis.spines[["top", "right"]].set_visible(True)
 
     return _svg((side, side), draw)
-
-
-def short(name: str, length: int = 30) -> str:
-    """A name that fits a plot."""
-    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def look_alike_order(
