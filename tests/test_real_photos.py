@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_apinet.cli import main
 
@@ -14,9 +15,9 @@ CLASSES = ("Banana", "Granny-Smith", "Golden-Delicious", "Arla-Standard-Milk", "
 
 @pytest.fixture(scope="module")
 def photos(shared, tmp_path_factory):
-    """Five classes of the Grocery Store photos, official splits."""
+    """Five classes of the Grocery Store photos, official training and test photos."""
     root = tmp_path_factory.mktemp("grocery")
-    for split in ("train", "val", "test"):
+    for split in ("train", "test"):
         for name in CLASSES:
             source = shared / "data/grocery_store" / split / name
             if source.is_dir():
@@ -24,23 +25,41 @@ def photos(shared, tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def run(photos, shared, tmp_path_factory):
+    """A run on them, in less than a minute."""
+    weights = shared / "weights/efficientnet_lite0_imagenet_notop.weights.h5"
+    run = tmp_path_factory.mktemp("runs") / "run"
+    trained = main(
+        [
+            *("train", "--data", str(photos), "--out", str(run), "--image-size", "96"),
+            *("--backbone", "efficientnet_lite0", "--weights", str(weights), "--quiet"),
+            *("--classes-per-batch", "5", "--images-per-class", "4"),
+            *(
+                "--validation",
+                "0.3",
+                "--group-by",
+                "none",
+                "--head-epochs",
+                "40",
+                "--epochs",
+                "1",
+                "--steps-per-epoch",
+                "4",
+            ),
+        ]
+    )
+    assert trained == 0
+    return run
+
+
 @pytest.mark.slow
-def test_it_learns_real_classes_and_the_phone_agrees(photos, shared, tmp_path, capsys):
+def test_it_learns_real_classes_and_the_phone_agrees(photos, run, tmp_path, capsys):
     import keras_apinet
     from keras_apinet import data
     from keras_apinet.runs import Run
 
-    weights = shared / "weights/mobilenet_v2_imagenet_notop.weights.h5"
-    run, file = tmp_path / "run", tmp_path / "grocery.tflite"
-    trained = main(
-        [
-            *("train", "--data", str(photos), "--out", str(run), "--image-size", "96"),
-            *("--backbone", "mobilenet_v2", "--weights", str(weights), "--quiet"),
-            *("--classes-per-batch", "5", "--images-per-class", "4"),
-            *("--head-epochs", "40", "--epochs", "1", "--steps-per-epoch", "4"),
-        ]
-    )
-    assert trained == 0
+    file = tmp_path / "grocery.tflite"
     capsys.readouterr()
     assert main(["evaluate", str(run), "--bootstrap", "0", "--json"]) == 0
     assert main(["export", str(run), "--format", "tflite", "--out", str(file)]) == 0
@@ -62,3 +81,45 @@ def test_it_learns_real_classes_and_the_phone_agrees(photos, shared, tmp_path, c
     answers = phone.predict([test.reference(i) for i in range(5)], top=1)
     names = [answer[0][0] for answer in answers]
     assert names == [phone.class_names[i] for i in theirs[:5].argmax(-1)]
+
+
+@pytest.mark.slow
+def test_eight_bits_decide_as_python_does_on_what_is_unknown(
+    photos, run, shared, tmp_path
+):
+    mediapipe = pytest.importorskip("mediapipe")
+    import keras_apinet
+    from keras_apinet import data
+
+    path = tmp_path / "unknown.tflite"
+    asked = ["--format", "tflite", "--precision", "int8", "--unknown"]
+    assert main(["export", str(run), *asked, "--out", str(path)]) == 0
+    files = [p for name in CLASSES for p in (photos / "test" / name).glob("*.jpg")]
+    foreign = shared / "data/grocery_store/test"
+    for name in ("Mango", "Leek", "Ginger", "Bravo-Apple-Juice", "Zucchini"):
+        files += list((foreign / name).glob("*.jpg"))
+    opened = (np.asarray(Image.open(file).convert("RGB")) for file in files)
+    images = np.stack([data.prepare(pixels, 96) for pixels in opened])
+    python = keras_apinet.load_classifier(run)
+    expected = python.probabilities(images).argmax(axis=1)
+    unknown = len(CLASSES)
+    assert 0.1 < (expected == unknown).mean() < 0.9
+    phone = keras_apinet.load_classifier(path)
+    found = phone.probabilities(images).argmax(axis=1)
+    assert np.mean(found == expected) >= 0.97
+    tasks = mediapipe.tasks
+    options = tasks.vision.ImageClassifierOptions(
+        base_options=tasks.BaseOptions(model_asset_path=str(path)), max_results=1
+    )
+    with tasks.vision.ImageClassifier.create_from_options(options) as classifier:
+        best = [
+            classifier.classify(
+                mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=image)
+            )
+            .classifications[0]
+            .categories[0]
+            .category_name
+            for image in images
+        ]
+    theirs = np.array([phone.class_names.index(name) for name in best])
+    assert np.mean(theirs == expected) >= 0.97
