@@ -27,10 +27,22 @@ README = HERE.parent / "README.md"
 MARKS = ("<!-- results -->", "<!-- /results -->")
 
 # The order of the page; what is not named here comes after.
-ORDER = ("accuracy", "ablation", "head", "step", "mining", "inference", "pipeline")
+ORDER = (
+    "accuracy",
+    "tuning",
+    "ablation",
+    "head",
+    "step",
+    "mining",
+    "inference",
+    "pipeline",
+)
 # Records without a figure in the README that the documentation rests on; the tables of
 # the others are in `results/` only.
-SHOWN = (("ablation", "grocery_store_mobilenet_v2_3_seeds"),)
+SHOWN = (
+    ("tuning", "CUB_200_2011_efficientnet_lite0"),
+    ("ablation", "grocery_store_mobilenet_v2_3_seeds"),
+)
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "onnxruntime")
 INTRODUCTION = """\
 # Results
