@@ -166,7 +166,7 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
     from keras import ops
 
     from keras_apinet.data import balanced_batches
-    from keras_apinet.data.contact_sheet import (
+    from keras_apinet.data.inspection import (
         colour_features,
         contact_sheet,
         with_pixels,
