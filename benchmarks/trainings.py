@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks import variants
 from keras_apinet.runs import Run
 from keras_apinet.train import Recipe
+from keras_apinet.train.recipe import BEFORE
 from keras_apinet.train.recipe_files import parse_assignments, read_settings
 
 RECIPE = Path(__file__).parent.parent / "training" / "grocery_mobilenet_v2.toml"
@@ -137,9 +138,8 @@ def figures_of(
     `which="untested"` looks at no test photo.
     """
     settings = Recipe.of(settings).asdict()
-    # A run of before a setting was made has its default.
     began = (folder / "run.json").exists() and Run.open(folder).settings
-    if began and Recipe.of(began).asdict() != settings:
+    if began and Recipe.of({**BEFORE, **began}).asdict() != settings:
         sys.exit(
             f"The run in {str(folder)!r} has other settings; give another --out, or "
             "remove it."

@@ -342,6 +342,20 @@ def test_what_has_changed_is_listed_and_needs_force(ended):
 
 
 @pytest.mark.one_backend
+def test_a_run_of_before_a_setting_goes_on_as_it_began(ended):
+    """Of a run without these settings, which had the paper's pairs."""
+    description = Run.open(ended).description
+    for name in ("distance", "single_image_weight", "residual_weight"):
+        del description["settings"][name]
+    Run.open(ended).write("run.json", description)
+    with pytest.raises(APINetError, match=r"residual_weight was 1\.0, is 0\.5"):
+        resume(ended, {"residual_weight": 0.5}, verbose="quiet")
+    with pytest.raises(APINetError) as refused:
+        resume(ended, {"epochs": 4}, verbose="quiet")
+    assert "began differently: epochs was 3, is 4." in str(refused.value)
+
+
+@pytest.mark.one_backend
 def test_another_model_is_refused_even_with_force(ended):
     with pytest.raises(APINetError, match="differ in shape"):
         resume(ended, {"mutual_units": 9, "epochs": 4}, verbose="quiet", force=True)

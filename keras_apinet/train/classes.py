@@ -45,7 +45,7 @@ from keras_apinet.train import checkpoints
 from keras_apinet.train.devices import Devices, place
 from keras_apinet.train.optimization import peak_rate, schedule
 from keras_apinet.train.progress import Console
-from keras_apinet.train.recipe import Recipe
+from keras_apinet.train.recipe import BEFORE, Recipe
 from keras_apinet.train.setup import Setup
 
 TABLE = "photos.csv"
@@ -221,7 +221,7 @@ def _write(
                 Image.fromarray(found[name]()).save(folder / path)
             table.writerow((path, names[part.labels[i]], split))
     (folder / TABLE).write_text(text.getvalue(), "utf-8")
-    settings = {**run.settings, "data": str(out / TABLE), "group_by": "none"}
+    settings = {**BEFORE, **run.settings, "data": str(out / TABLE), "group_by": "none"}
     recipe = Recipe.of({**settings, **dict.fromkeys(_SOURCE)}, "the run")
     load: dict[str, Any] = {
         "name": str(folder / TABLE),

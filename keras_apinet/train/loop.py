@@ -25,7 +25,7 @@ from keras_apinet.train.progress import (
     draw_curves,
     loggers,
 )
-from keras_apinet.train.recipe import Recipe
+from keras_apinet.train.recipe import BEFORE, Recipe
 from keras_apinet.train.recipe_files import differences
 from keras_apinet.train.setup import Setup, own_globals, prepare
 
@@ -106,7 +106,7 @@ def resume(
             another process trains there or no checkpoint can be read.
     """
     run = Run.open(folder)
-    settings = {"group_by": "none", **run.settings, **(changes or {})}
+    settings = {**BEFORE, **run.settings, **(changes or {})}
     recipe = Recipe.of(settings, str(run.folder))
     with contextlib.ExitStack() as stack:
         stack.enter_context(own_globals())

@@ -20,6 +20,13 @@ from keras_apinet.files.schema import NEW_NAMES
 
 # Pairs are sought among all images of a batch: the table of distances grows squarely.
 LARGEST_BATCH = 16_384
+# Of runs that began before there was such a setting, or with another default.
+BEFORE = {
+    "group_by": "none",
+    "distance": "euclidean",
+    "single_image_weight": 0.0,
+    "residual_weight": 1.0,
+}
 
 
 def setting(
@@ -163,8 +170,9 @@ class Recipe:
         choices=("nearest", "farthest", "random", "none"),
     )
     distance: str = setting(
-        "euclidean",
-        "what near and far mean for partners: euclidean, or cosine: the angle alone",
+        "cosine",
+        "what near and far mean for partners: cosine: the angle alone, or euclidean, "
+        "as in the paper",
         choices=("euclidean", "cosine"),
     )
     memory_size: int = setting(
@@ -178,9 +186,9 @@ class Recipe:
         0.5, "dropout in the mutual MLP and before the classifier", low=0, below=1
     )
     residual_weight: float = setting(
-        1.0,
-        "what a feature counts beside its gates: 1, or 0.5 for gated features as large "
-        "as a test's",
+        0.5,
+        "what a feature counts beside its gates: 1 in the paper; 0.5 makes gated "
+        "features as large as a test's",
         low=0,
         high=10,
     )
@@ -189,8 +197,9 @@ class Recipe:
     )
     ranking_weight: float = setting(1.0, "weight of the ranking loss", low=0, high=1e6)
     single_image_weight: float = setting(
-        0.0,
-        "weight of the images' own cross-entropy, without gates, beside the pairs'",
+        1.0,
+        "weight of the images' own cross-entropy, without gates, beside the pairs'; 0 "
+        "in the paper",
         low=0,
         high=1e6,
     )

@@ -10,7 +10,7 @@ from typing import Any
 from keras_apinet.errors import APINetError, printable
 from keras_apinet.files.bounds import shown
 from keras_apinet.files.schema import read_toml
-from keras_apinet.train.recipe import Recipe, check_names, kind_of
+from keras_apinet.train.recipe import BEFORE, Recipe, check_names, kind_of
 
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -79,7 +79,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two descriptions of a run, in words."""
     found = []
-    defaults = {**Recipe().asdict(), "group_by": "none"}
+    defaults = {**Recipe().asdict(), **BEFORE}
     for what, old, new in (
         ("", {**defaults, **before["settings"]}, now["settings"]),
         ("data ", before["data"], now["data"]),
