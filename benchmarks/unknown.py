@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--choices", type=int, default=3)
     args = parser.parse_args()
 
-    from keras_apinet.open_world.features import Features
+    from keras_apinet.files.features import Features
     from keras_apinet.open_world.unknown import Unknown, detection
 
     store = frozen_maps(args)

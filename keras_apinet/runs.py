@@ -127,6 +127,19 @@ def weights_fingerprint(model: "APINet", head: bool = True) -> str:
     return digest.hexdigest()[:16]
 
 
+def features_fingerprint(run: "Run", model: "APINet", images: "ImageData") -> str:
+    """Changes with backbone, photos (also one replaced), preparation and classes."""
+    settings = run.settings
+    parts = (
+        weights_fingerprint(model, head=False),
+        images.fingerprint(),
+        images.stamps(),
+        (run.image_size, settings.get("resize", "fit"), settings.get("box_crop")),
+        run.class_names,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Run:
     """One training's folder.

@@ -1,6 +1,7 @@
 import base64
 import itertools
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -28,7 +29,10 @@ from keras_apinet.evaluate.pages import (
     write_card,
 )
 from keras_apinet.evaluate.plots import projection, read_log, spread, square
+from keras_apinet.evaluate.predictions import predict_split
 from keras_apinet.evaluate.report import write_report
+from keras_apinet.open_world.features import run_features
+from keras_apinet.runs import Run
 
 pytestmark = pytest.mark.one_backend
 needs_chromium = pytest.mark.skipif(chromium() is None, reason="there is no Chromium")
@@ -253,6 +257,30 @@ def test_the_card(run, report):
     for heading in ("Figures", "Data", "Recipe", "Limits", "License", "Method"):
         assert f"\n## {heading}\n" in body
     assert "None was stated" in write_card(run).read_text("utf-8")
+
+
+def test_a_report_takes_the_features_that_the_run_has(run, tmp_path, monkeypatch):
+    """Those of the evaluation and of the training, until a photo is replaced."""
+    made = Run.open(shutil.copytree(run, tmp_path / "run"))
+    passes = []
+
+    def counted(model, split, **options):
+        passes.append(len(split))
+        return predict_split(model, split, **options)
+
+    for place in ("evaluation", "report"):
+        monkeypatch.setattr(f"keras_apinet.evaluate.{place}.predict_split", counted)
+    told = evaluate_run(made, bootstrap=0)
+    run_features(made, made.model(), splits=("train",))
+    assert passes == [9]
+    write_report(made, bootstrap=0)
+    assert passes == [9]
+    again = made.read("evaluation_test.json")
+    for name, figure in told["metrics"].items():
+        assert again["metrics"][name]["value"] == pytest.approx(figure["value"])
+    os.utime(made.data().splits["test"].reference(0), (0, 0))
+    write_report(made, bootstrap=0)
+    assert passes == [9, 9, 12]
 
 
 def test_pages_of_a_temperature_written_by_hand(run, report, tmp_path):

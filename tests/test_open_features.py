@@ -1,13 +1,16 @@
 """The features of a run's photos, and the file that keeps them."""
 
+import os
+
 import numpy as np
 import pytest
 from evaluate_runs import NAMES, make_run, photos
 
 from keras_apinet.data import prepare
 from keras_apinet.evaluate import predictions
+from keras_apinet.files.features import features_file
 from keras_apinet.open_world import features as room
-from keras_apinet.open_world.features import features_file, run_features
+from keras_apinet.open_world.features import run_features
 from keras_apinet.runs import Run
 
 
@@ -57,6 +60,15 @@ def test_one_pass_for_each_split_until_model_or_file_change(run, passes):
     changed = run_features(run, model, images, splits=("val",))
     assert passes == [12, 6, 9, 6]
     assert np.abs(changed["val"].features - first["val"].features).max() > 1e-3
+
+
+def test_a_photo_that_was_replaced_is_looked_at_again(run, passes):
+    model, images = run.model(), run.data()
+    run_features(run, model, images)
+    passes.clear()
+    os.utime(images.splits["train"].reference(3), (0, 0))
+    run_features(run, model, images, splits=("val",))
+    assert passes == [6]
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "pickle", "narrow"])

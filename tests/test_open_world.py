@@ -16,9 +16,9 @@ from keras_apinet.evaluate import write_card, write_report
 from keras_apinet.export import Exporter, load_classifier
 from keras_apinet.export.formats import Target
 from keras_apinet.export.runtime.classifier_info import ClassifierInfo
+from keras_apinet.files.features import Features
 from keras_apinet.open_world import fitting
 from keras_apinet.open_world.families import answer, confused_families, family_figures
-from keras_apinet.open_world.features import Features
 from keras_apinet.open_world.fitting import (
     fit_after_training,
     fit_unknown,

@@ -1,6 +1,7 @@
 """What every source gives: images, integer labels and class names, per split."""
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -214,6 +215,26 @@ class ImageData:
                 end = end_of(split.reference(i))
                 digest.update(end.encode("utf-8", "surrogateescape") + b"\0")
         return digest.hexdigest()[:16]
+
+    def stamps(self) -> str:
+        """16 hexadecimal digits that change when the file of any photo does.
+
+        What counts is its size and when it was written, not what is in it.
+        """
+        digest = hashlib.sha256()
+        for split in self.splits.values():
+            if split.reader.kind == "file":
+                for i in range(len(split)):
+                    digest.update(_stamp(split.reference(i)))
+        return digest.hexdigest()[:16]
+
+
+def _stamp(path: str) -> bytes:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return b"none"
+    return f"{found.st_size}:{found.st_mtime_ns};".encode()
 
 
 def end_of(reference: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from keras import ops
 
 from keras_apinet import data as sources
 from keras_apinet.errors import APINetError
@@ -18,8 +19,9 @@ from keras_apinet.evaluate.predictions import (
     predict_split,
     run_options,
 )
+from keras_apinet.files import features as files
 from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP
-from keras_apinet.runs import Run
+from keras_apinet.runs import Run, features_fingerprint
 from keras_apinet.shares import disagreement, few_images
 
 if TYPE_CHECKING:
@@ -126,8 +128,12 @@ def judge(
     batch_size: int = 64,
     bootstrap: int = 1000,
     ignore_unknown: bool = False,
+    stored: bool = False,
 ) -> Judged:
-    """What `evaluate_run` does, with all that a report needs; writes no evaluation."""
+    """What `evaluate_run` does, with all that a report needs; writes no evaluation.
+
+    With `stored`, features that lie in the run's folder spare the pass over the photos.
+    """
     BATCH_SIZE.check("batch_size", batch_size)
     BOOTSTRAP.check("bootstrap", bootstrap)
     images, given = open_judged_data(run, data, data_dir)
@@ -137,8 +143,16 @@ def judge(
     calibration = calibrate_run(
         run, model, None if given else images, which=which, batch_size=batch_size
     )
-    options: dict[str, Any] = run_options(run, batch_size)
-    seen = predict_split(model, part, what="Evaluating", **options)
+    seen = None
+    if stored:
+        seen = stored_predictions(run, model, images, split, which, slice(None))
+    if seen is None:
+        options: dict[str, Any] = run_options(run, batch_size)
+        seen = predict_split(model, part, what="Evaluating", **options)
+        if not given and not seen.unreadable:
+            mark = features_fingerprint(run, model, images)
+            kept = {split: files.Features(seen.features, seen.labels, seen.positions)}
+            files.keep_features(run.folder / files.features_file(which), mark, kept)
     result = {
         "data": images.name,
         "split": split,
@@ -162,6 +176,22 @@ def judge(
         result["calibrated"]["reason"] = calibration.get("reason")
     result["warnings"] = _warnings(result, calibration)
     return Judged(model, images, part, seen, calibration, result)
+
+
+def stored_predictions(
+    run: Run, model: "APINet", images: "ImageData", split: str, which: str, rows: Any
+) -> Predictions | None:
+    """What a model says of rows of a split, by the features in the run's folder."""
+    part = known_images(images, split, run.class_names, ignore_unknown=True)
+    mark = features_fingerprint(run, model, images)
+    path = run.folder / files.features_file(which)
+    kept = files.read_features(path, mark, model.feature_size).get(split)
+    # Where photos could not be read, nobody would hear of it.
+    if kept is None or not np.array_equal(kept.labels, part.labels):
+        return None
+    features, labels = kept.features[rows], kept.labels[rows]
+    logits = ops.convert_to_numpy(ops.cast(model.classifier(features), "float32"))
+    return Predictions(labels, np.asarray(logits), features, np.arange(len(labels)))
 
 
 def _warnings(result: dict[str, Any], calibration: dict[str, Any] | None) -> list[str]:

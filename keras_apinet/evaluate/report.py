@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate import plots
+from keras_apinet.evaluate import evaluation, plots
 from keras_apinet.evaluate.calibration import reliability
 from keras_apinet.evaluate.contrast_maps import contrast, data_uri, with_heat
-from keras_apinet.evaluate.evaluation import Judged, judge, open_data
 from keras_apinet.evaluate.feature_maps import FeatureMaps, evenly
 from keras_apinet.evaluate.measures import calibration_words, confusion_matrix
 from keras_apinet.evaluate.pages import need, templates, unknown_words
@@ -31,10 +30,8 @@ if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
 
 _PAIRS, _ERRORS, _NEAREST = 6, 12, 3
-# Training images to look for neighbours in.
-_TRAINING_IMAGES = 4000
-# Images on the map of features, each with its photo.
-_DOTS = 600
+# Training images to look for neighbours in, and images on the map of features.
+_TRAINING_IMAGES, _DOTS = 4000, 600
 
 
 def write_report(
@@ -80,7 +77,7 @@ def write_report(
     path = run.folder / "report.html" if out is None else Path(out)
     force = force or out is None
     check_output(path, "page", force)
-    judged = judge(
+    judged = evaluation.judge(
         run,
         split,
         which=which,
@@ -88,14 +85,12 @@ def write_report(
         data_dir=data_dir,
         bootstrap=bootstrap,
         ignore_unknown=ignore_unknown,
+        stored=True,
     )
     result, seen = judged.result, judged.seen
     run.write(f"evaluation_{result['split']}.json", result)
-    train = _training_images(run, judged, data_dir)
+    train, known = _training_images(run, judged, data_dir)
     gallery = Gallery(run, judged.model, judged.split, seen, train, judged.temperature)
-    known = None
-    if train is not None and seen.wrong.any():
-        known = predict_split(judged.model, train, **run_options(run))
     html = (
         templates()
         .get_template("report.html")
@@ -119,21 +114,26 @@ def write_report(
     return path
 
 
-def _training_images(run: Run, judged: Judged, data_dir: str | None) -> "Split | None":
-    """Training images to look for neighbours in, if the run's own data is there."""
-    images = judged.images
+def _training_images(
+    run: Run, judged: evaluation.Judged, data_dir: str | None
+) -> tuple["Split", Predictions] | tuple[None, None]:
+    """Training images to look for neighbours of errors in, and what the model says."""
+    images, model = judged.images, judged.model
     if judged.result["given"]:
         try:
-            images = open_data(run, data_dir=data_dir)
+            images = evaluation.open_data(run, data_dir=data_dir)
         except APINetError:
-            return None
-    if "train" not in images.splits:
-        return None
+            return None, None
+    if "train" not in images.splits or not judged.seen.wrong.any():
+        return None, None
     train = known_images(images, "train", run.class_names, ignore_unknown=True)
-    return train.take(evenly(train, _TRAINING_IMAGES))
+    rows = evenly(train, _TRAINING_IMAGES)
+    near, which = train.take(rows), judged.result["model"]
+    known = evaluation.stored_predictions(run, model, images, "train", which, rows)
+    return near, known or predict_split(model, near, **run_options(run))
 
 
-def _plots(run: Run, judged: Judged) -> dict[str, Any]:
+def _plots(run: Run, judged: evaluation.Judged) -> dict[str, Any]:
     seen, names = judged.seen, run.class_names
     log, head = plots.read_log(run.folder)
     order = plots.look_alike_order(seen.labels, seen.logits, seen.features)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from keras_apinet import data
 from keras_apinet.errors import APINetError, printable
-from keras_apinet.open_world.features import Features
+from keras_apinet.files.features import Features
 from keras_apinet.runs import Run
 
 # Share of new photos that may be unreadable.

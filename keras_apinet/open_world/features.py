@@ -1,18 +1,10 @@
-"""The pooled features of a run's photos, kept in the run: one pass serves all.
-
-`features.npz` (`features_last.npz` of the last model) holds, for each split, `features`
-`[n, D]` float32, `labels` and `positions` `[n]` int64, and the `fingerprint` of what
-they were computed from. It is a cache: what does not fit is computed again.
-"""
+"""Pooled features of photos: those of a run, from its folder, and of any others."""
 
 import csv
-import hashlib
 import io
-import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,47 +12,18 @@ from numpy.typing import NDArray
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.evaluation import open_data
 from keras_apinet.evaluate.predictions import known_images, predict_split, run_options
-from keras_apinet.files.io import replacing
+from keras_apinet.files.features import (
+    Features,
+    features_file,
+    read_features,
+    write_features,
+)
 from keras_apinet.files.outputs import check_output, write_output
-from keras_apinet.runs import Run, weights_fingerprint
+from keras_apinet.runs import Run, features_fingerprint
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData, Split
     from keras_apinet.model.apinet import APINet
-
-_ARRAYS = ("features", "labels", "positions")
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Pooled features of the readable photos of a split, in its order.
-
-    Attributes:
-        features: `[n, D]` float32.
-        labels: `[n]` int64, positions in the model's classes.
-        positions: `[n]` int64, the place of each photo in the split, without photos of
-            classes that the model does not know.
-        names: `[n]`, what each photo is called: its path, if it is a file.
-    """
-
-    features: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def logits(self, model: "APINet") -> NDArray[np.float32]:
-        """`[n, C]`, what a model's classifier makes of them."""
-        kernel, bias = (np.asarray(w) for w in model.classifier.get_weights())
-        logits: NDArray[np.float32] = self.features @ kernel + bias
-        return logits
-
-
-def features_file(which: str) -> str:
-    """Where a run keeps the features of its `"best"` or `"last"` model."""
-    return "features.npz" if which == "best" else f"features_{which}.npz"
 
 
 def run_features(
@@ -86,7 +49,7 @@ def run_features(
     path = run.folder / features_file(which)
     mark = features_fingerprint(run, model, images)
     width = model.feature_size
-    stored = _read(path, mark, width)
+    stored = read_features(path, mark, width)
     found, new = {}, False
     for name in splits:
         if name not in images.splits:
@@ -110,28 +73,6 @@ def photo_features(
     seen = predict_split(model, split, **run_options(run, batch_size))
     names = tuple(split.reference(int(i)) for i in seen.positions)
     return Features(seen.features, seen.labels, seen.positions, names)
-
-
-def features_fingerprint(run: Run, model: "APINet", images: "ImageData") -> str:
-    """16 hexadecimal digits of backbone, photos, their preparation and the classes."""
-    parts = (
-        weights_fingerprint(model, head=False),
-        images.fingerprint(),
-        sorted(run_options(run, 1).items()),
-        run.class_names,
-    )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def write_features(path: Path, mark: str, splits: Mapping[str, Features]) -> None:
-    """Writes features under their fingerprint, in place of earlier ones."""
-    arrays: dict[str, Any] = {
-        f"{split}.{name}": getattr(found, name)
-        for split, found in splits.items()
-        for name in _ARRAYS
-    }
-    with replacing(path) as temporary:
-        np.savez(temporary, fingerprint=np.array(mark), **arrays)
 
 
 def check_features_file(path: str | Path, force: bool = False) -> None:
@@ -167,27 +108,3 @@ def write_photo_features(
     named = {"photos": np.array(photos, str), "keras-apinet": np.array("features")}
     np.savez(content, features=features, **named)  # type: ignore[arg-type]
     write_output(path, content.getvalue(), force)
-
-
-def _read(path: Path, mark: str, width: int) -> dict[str, Features]:
-    """The splits in a file, if it is whole and of this fingerprint."""
-    try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            if str(file["fingerprint"]) != mark:
-                return {}
-            names = {key.rpartition(".")[0] for key in file.files} - {""}
-            found = {s: Features(*(file[f"{s}.{a}"] for a in _ARRAYS)) for s in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return {}
-    return found if all(_is_whole(kept, width) for kept in found.values()) else {}
-
-
-def _is_whole(kept: Features, width: int) -> bool:
-    count = (len(kept.features),)
-    return (
-        kept.features.shape == (*count, width)
-        and kept.labels.shape == kept.positions.shape == count
-        and kept.features.dtype == np.float32
-        and kept.labels.dtype == kept.positions.dtype == np.int64
-        and bool(np.isfinite(kept.features).all())
-    )

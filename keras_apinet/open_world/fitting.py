@@ -11,6 +11,7 @@ from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import calibrate_run, log_softmax, too_few
 from keras_apinet.evaluate.evaluation import default_split, open_data
 from keras_apinet.evaluate.predictions import data_groups
+from keras_apinet.files.features import Features
 from keras_apinet.open_world.families import (
     FILE,
     confused_families,
@@ -18,7 +19,7 @@ from keras_apinet.open_world.families import (
     family_figures,
     read_families,
 )
-from keras_apinet.open_world.features import Features, photo_features, run_features
+from keras_apinet.open_world.features import photo_features, run_features
 from keras_apinet.open_world.unknown import (
     FEWEST_IMAGES,
     Unknown,

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.files.bounds import KEEP
+from keras_apinet.files.features import Features
 from keras_apinet.files.io import digest_of, replacing
-from keras_apinet.open_world.features import Features
 from keras_apinet.runs import Run, weights_fingerprint
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from keras_apinet import data
 from keras_apinet.data.holdout import hold_out
 from keras_apinet.errors import APINetError, did_you_mean
 from keras_apinet.evaluate.evaluation import open_data
+from keras_apinet.files.features import Features, features_file, write_features
 from keras_apinet.files.io import hand_over, partial_folder, unwritable
 from keras_apinet.open_world.changes import (
     Change,
@@ -31,16 +32,9 @@ from keras_apinet.open_world.changes import (
     readable,
     relabelled,
 )
-from keras_apinet.open_world.features import (
-    Features,
-    features_file,
-    features_fingerprint,
-    photo_features,
-    run_features,
-    write_features,
-)
+from keras_apinet.open_world.features import photo_features, run_features
 from keras_apinet.open_world.heads import with_classes
-from keras_apinet.runs import Run, check_new
+from keras_apinet.runs import Run, check_new, features_fingerprint
 from keras_apinet.train import checkpoints
 from keras_apinet.train.devices import Devices, place
 from keras_apinet.train.optimization import peak_rate, schedule
