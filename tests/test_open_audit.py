@@ -10,7 +10,7 @@ from PIL import Image
 from keras_apinet import data
 from keras_apinet.cli import main
 from keras_apinet.errors import APINetError
-from keras_apinet.open_world.advice import advise, sentence
+from keras_apinet.open_world.advice import Advice, advise, sentence, sentences
 from keras_apinet.open_world.audit import sharpness
 from keras_apinet.open_world.confident import doubtful_labels, out_of_fold, outliers
 
@@ -79,6 +79,18 @@ def test_advice_goes_to_classes_with_few_photos_and_errors_come_first():
         assert f"{advice.more} more" in sentence(advice)
     with pytest.raises(APINetError, match="'e' has 0 photos"):
         advise(x, labels, [*names, "e"], 4)
+
+
+def test_advice_that_promises_nothing_is_one_line():
+    def advice(name, gain):
+        return Advice(name, 3, 20, None, False, 0.9, gain, 0.0, 2 * gain)
+
+    told = sentences([advice("a", 0.012), advice("b", 0.0004), advice("c", 0.0)])
+    assert told[0].startswith("a: 3 more")
+    rest = "more photos are expected to gain less than 0.1 points."
+    assert told[1:] == [f"2 other classes: {rest}"]
+    assert sentences([advice("b", 0.0)]) == [f"All classes: {rest}"]
+    assert sentences([]) == []
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the advice."""
     from dataclasses import asdict
 
-    from keras_apinet.open_world.advice import advise_run, sentence
+    from keras_apinet.open_world.advice import advise_run, sentences
 
     found = advise_run(
         args.run_folder,
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.json:
         print(to_json({"advice": [asdict(advice) for advice in found]}))
-    for advice in () if args.json else found:
-        print(printable(sentence(advice)))
+    for told in () if args.json else sentences(found):
+        print(printable(told))
     if not found and not args.json:
         print("No class makes errors that more photos would help with.")
     return 0

@@ -72,6 +72,16 @@ def sentence(advice: Advice) -> str:
     )
 
 
+def sentences(given: Sequence[Advice]) -> list[str]:
+    """The advice that promises something, and one line on the rest."""
+    told = [sentence(advice) for advice in given if round(1000 * advice.gain) > 0]
+    rest = len(given) - len(told)
+    if not rest:
+        return told
+    whose = f"{rest} other classes" if told else "All classes"
+    return [*told, f"{whose}: more photos are expected to gain less than 0.1 points."]
+
+
 def advise_run(
     run: Run | str | Path,
     photos: int = 60,
@@ -106,7 +116,7 @@ def advise_run(
     labels = np.concatenate([part.labels for part in parts])
     given = advise(features, labels, run.class_names, photos, judged=judged)
     # Report and card tell it.
-    run.write("advice.json", {"advice": [sentence(advice) for advice in given]})
+    run.write("advice.json", {"advice": sentences(given)})
     return given
 
 
