@@ -83,7 +83,7 @@ def test_advice_goes_to_classes_with_few_photos_and_errors_come_first():
 
 def test_advice_that_promises_nothing_is_one_line():
     def advice(name, gain):
-        return Advice(name, 3, 20, None, False, 0.9, gain, 0.0, 2 * gain)
+        return Advice(name, 20, 3, None, False, 0.9, gain, 0.0, 2 * gain)
 
     told = sentences([advice("a", 0.012), advice("b", 0.0004), advice("c", 0.0)])
     assert told[0].startswith("a: 3 more")
