@@ -5,6 +5,7 @@
 they were computed from. It is a cache: what does not fit is computed again.
 """
 
+import contextlib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.errors import APINetError
 from keras_apinet.files.io import replacing
 
 if TYPE_CHECKING:
@@ -66,9 +68,13 @@ def write_features(path: Path, mark: str, splits: Mapping[str, Features]) -> Non
 
 
 def keep_features(path: Path, mark: str, splits: Mapping[str, Features]) -> None:
-    """Writes features beside those of other splits that have the same fingerprint."""
+    """Writes features beside those of other splits that have the same fingerprint.
+
+    Nobody asked for them: where they cannot be written, they are computed again.
+    """
     width = next(iter(splits.values())).features.shape[1]
-    write_features(path, mark, {**read_features(path, mark, width), **splits})
+    with contextlib.suppress(APINetError):
+        write_features(path, mark, {**read_features(path, mark, width), **splits})
 
 
 def read_features(path: Path, mark: str, width: int) -> dict[str, Features]:
