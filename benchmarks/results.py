@@ -55,8 +55,7 @@ were at work, and the figure is a try-out.
 
 ```
 make benchmarks              # the quick ones anew, within 15 minutes on two cores
-python -m benchmarks         # all in full, hours; --list shows the commands
-python -m benchmarks --data FOLDER --weights FILE     # with accuracy and ablation
+python -m benchmarks         # all in full, hours; --list shows them, --data adds photos
 ```
 """
 
