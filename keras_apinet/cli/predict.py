@@ -145,7 +145,8 @@ def run(args: argparse.Namespace) -> int:
             for name, probability in answers[i]:
                 print(f"  {as_shown(probability):>6}  {printable(name)}")
     if sys.stderr.isatty():
-        print(f"{len(photos):,} photos, {1000 * each:,.0f} ms each", file=sys.stderr)
+        photo = "photo," if len(photos) == 1 else "photos, each"
+        print(f"{len(photos):,} {photo} {1000 * each:,.0f} ms", file=sys.stderr)
     if failed:
         total = len(photos)
         print(
