@@ -177,6 +177,7 @@ def test_views_of_another_run_take_no_time(settings, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.one_backend
 def test_a_run_in_a_time_is_the_run_of_the_recipe_it_chose(
     settings, tmp_path, monkeypatch, capsys
 ):
