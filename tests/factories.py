@@ -54,3 +54,31 @@ def class_folders(root, classes, count, pixels_of):
         for i in range(count):
             save(root / name / f"{i}.png", pixels_of(label, i).astype("uint8"))
     return root
+
+
+def photos_and_weights(root, rng):
+    """Settings of a recipe: three classes of 40 photos, weights of a tiny backbone."""
+    class_folders(
+        root / "photos", "abc", 40, lambda *_: rng.integers(0, 256, (40, 40, 3))
+    )
+    weights = root / "tiny.weights.h5"
+    keras_apinet.build("tiny", 3, 32, None).backbone.save_weights(weights)
+    return {"data": str(root / "photos"), "weights": str(weights)}
+
+
+def media_pipe_names(mediapipe, path, images):
+    """What MediaPipe calls `[n, s, s, 3]` uint8 images by a `.tflite` file."""
+    tasks = mediapipe.tasks
+    options = tasks.vision.ImageClassifierOptions(
+        base_options=tasks.BaseOptions(model_asset_path=str(path)), max_results=1
+    )
+    with tasks.vision.ImageClassifier.create_from_options(options) as classifier:
+        return [
+            classifier.classify(
+                mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=image)
+            )
+            .classifications[0]
+            .categories[0]
+            .category_name
+            for image in images
+        ]

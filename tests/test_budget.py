@@ -5,9 +5,8 @@ import itertools
 
 import numpy as np
 import pytest
-from factories import class_folders
+from factories import photos_and_weights
 
-import keras_apinet
 from keras_apinet import APINetError
 from keras_apinet.cli import main
 from keras_apinet.runs import Run
@@ -128,14 +127,8 @@ def test_a_pace_counts_batches_once_they_are_used():
 
 @pytest.fixture
 def settings(tmp_path, rng):
-    """Three classes of 40 photos, and weights of the tiny backbone."""
-    class_folders(
-        tmp_path / "photos", "abc", 40, lambda *_: rng.integers(0, 256, (40, 40, 3))
-    )
-    weights = tmp_path / "tiny.weights.h5"
-    keras_apinet.build("tiny", 3, 32, None).backbone.save_weights(weights)
     return {
-        **{"data": str(tmp_path / "photos"), "weights": str(weights)},
+        **photos_and_weights(tmp_path, rng),
         **{"group_by": "none", "image_size": 32, "validation": 0.3, "head_epochs": 2},
         **{"classes_per_batch": 3, "images_per_class": 2, "mutual_units": 8},
         **{"memory_size": 8, "ema_momentum": 0.9},

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from factories import class_folders
+from factories import photos_and_weights
 
 import keras_apinet
 from keras_apinet import APINetError
@@ -208,13 +208,7 @@ QUICK = {
 
 @pytest.fixture
 def settings(tmp_path, rng):
-    """Three classes of 40 photos, and weights of the tiny backbone."""
-    class_folders(
-        tmp_path / "photos", "abc", 40, lambda *_: rng.integers(0, 256, (40, 40, 3))
-    )
-    weights = tmp_path / "tiny.weights.h5"
-    keras_apinet.build("tiny", 3, 32, None).backbone.save_weights(weights)
-    return {**QUICK, "data": str(tmp_path / "photos"), "weights": str(weights)}
+    return {**QUICK, **photos_and_weights(tmp_path, rng)}
 
 
 def all_weights(run, which="last"):

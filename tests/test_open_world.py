@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from factories import clear_classifier, patterns, save
+from factories import clear_classifier, media_pipe_names, patterns, save
 
 from keras_apinet import APINetError
 from keras_apinet.cli import main
@@ -175,21 +175,9 @@ def test_files_decide_as_python_does(made, tmp_path):
 
 
 def _media_pipe(mediapipe, path, images):
-    tasks = mediapipe.tasks
-    options = tasks.vision.ImageClassifierOptions(
-        base_options=tasks.BaseOptions(model_asset_path=str(path)), max_results=1
-    )
-    with tasks.vision.ImageClassifier.create_from_options(options) as classifier:
-        best = [
-            classifier.classify(
-                mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=image)
-            )
-            .classifications[0]
-            .categories[0]
-            for image in images
-        ]
     names = [*NAMES, "unknown"]
-    return np.array([names.index(category.category_name) for category in best])
+    best = media_pipe_names(mediapipe, path, images)
+    return np.array([names.index(name) for name in best])
 
 
 def test_files_are_plain_unless_asked(made):

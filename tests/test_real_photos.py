@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from factories import media_pipe_names
 from PIL import Image
 
 from keras_apinet.cli import main
@@ -107,19 +108,6 @@ def test_eight_bits_decide_as_python_does_on_what_is_unknown(
     phone = keras_apinet.load_classifier(path)
     found = phone.probabilities(images).argmax(axis=1)
     assert np.mean(found == expected) >= 0.97
-    tasks = mediapipe.tasks
-    options = tasks.vision.ImageClassifierOptions(
-        base_options=tasks.BaseOptions(model_asset_path=str(path)), max_results=1
-    )
-    with tasks.vision.ImageClassifier.create_from_options(options) as classifier:
-        best = [
-            classifier.classify(
-                mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=image)
-            )
-            .classifications[0]
-            .categories[0]
-            .category_name
-            for image in images
-        ]
+    best = media_pipe_names(mediapipe, path, images)
     theirs = np.array([phone.class_names.index(name) for name in best])
     assert np.mean(theirs == expected) >= 0.97

@@ -103,11 +103,12 @@ def stored_validation(setup: "Setup", batches: Any) -> Any:
     model, count = setup.model.frozen_model(), len(setup.images.splits["val"])
     if count * int(np.prod(model.output_shape[1:])) * 4 > 2**30:
         return batches
-    frozen_of, found = predictor(setup, model, 64), []
+    frozen_of, found, done = predictor(setup, model, 64), [], 0
     with batches.report, phase("Preparing the validation", count, "images") as shown:
         for images, labels in batches:
             found.append(({"frozen": frozen_of(images)}, np.asarray(labels)))
-            shown(sum(len(labels) for _, labels in found))
+            done += len(labels)
+            shown(done)
     return _InMemory(found, batches.report)
 
 
