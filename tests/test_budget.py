@@ -13,7 +13,7 @@ from keras_apinet.runs import Run
 from keras_apinet.train import Budget, Recipe, resume, train
 from keras_apinet.train.budget import choice
 from keras_apinet.train.budget.pace import Pace
-from keras_apinet.train.budget.trial import Costs, measured
+from keras_apinet.train.budget.trial import Costs, Trial, measured
 from keras_apinet.train.devices import Devices, place
 from keras_apinet.train.progress import Console
 from keras_apinet.train.setup import own_globals, prepare
@@ -156,6 +156,21 @@ def test_measuring_leaves_the_model_as_it_was(settings, changes, tmp_path):
     assert min(costs.head_start, costs.head_epoch) > 0
     assert (costs.view > 0) == (recipe.cached_views > 0)
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "tiny.weights.h5"}
+
+
+@pytest.mark.slow
+@pytest.mark.one_backend
+def test_steps_are_measured_on_photos_that_wereread_before():
+    """Of all classes, the rarest too; the second reading draws nothing anew."""
+    recipe = Recipe(data="synthetic_birds", image_size=32)
+    with own_globals(), place(Devices()) as placement:
+        setup = prepare(recipe, placement, Console("quiet"))
+        known, _ = Trial(setup, 1e-3).read_before()
+        split = known.images.splits["train"]
+        assert set(split.labels) == set(range(18))
+        assert 256 <= len(split) < 300
+        assert len(split.reader.pictures) == len(split)
+        assert known.images.splits["val"] is setup.images.splits["val"]
 
 
 @pytest.mark.slow

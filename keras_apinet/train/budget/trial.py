@@ -6,6 +6,7 @@ are put back afterwards.
 
 import contextlib
 import dataclasses
+import math
 import time
 import warnings
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 
 from keras_apinet.data import ImageData
 from keras_apinet.evaluate.calibration import too_few
+from keras_apinet.evaluate.feature_maps import evenly
 from keras_apinet.progress import phase
 from keras_apinet.runs import Run
 from keras_apinet.train import cached_views, checkpoints, head_phase
@@ -29,7 +31,7 @@ from keras_apinet.train.setup import Setup, own_globals
 
 # Reading the best model's figures, fitting what predictions use, drawing the curves.
 _FINISHING_S = 3.0
-# Of the validation.
+# Of the validation, or of those to train on.
 _PHOTOS = 256
 # More than any part is looked at for.
 _EPOCHS = 10_000
@@ -81,13 +83,13 @@ def measured(setup: Setup, limit: float) -> Costs:
     trial = dataclasses.replace(setup, recipe=plain)
     with own_globals(), phase("Measuring what a step takes"):
         try:
-            return _Trial(trial, limit).all()
+            return Trial(trial, limit).all()
         finally:
             for variable, value in zip(model.variables, values, strict=True):
                 variable.assign(value)
 
 
-class _Trial:
+class Trial:
     """Runs every part of a training for a moment."""
 
     def __init__(self, setup: Setup, limit: float) -> None:
@@ -99,9 +101,12 @@ class _Trial:
 
     def all(self) -> Costs:
         """Of the parts that the recipe has."""
-        source, compiling, view = self._views()
-        costs = self._epochs(source)
-        found: dict[str, Any] = {"once": costs.once + compiling, "view": view}
+        source, begun, view = self._views()
+        measured_on = source
+        if source is self.setup:
+            measured_on, begun = self.read_before()
+        costs = self._epochs(measured_on, source.batches().plan.epoch_steps)
+        found: dict[str, Any] = {"once": costs.once + begun, "view": view}
         if self.setup.recipe.head_phase_epochs:
             start, found["head_epoch"] = self._head()
             # The model is validated and saved after the head phase, too.
@@ -133,8 +138,29 @@ class _Trial:
             return source, 0.0, 0.0
         return source, pace.first, pace.each / size / count * len(self.train)
 
-    def _epochs(self, source: Any) -> Costs:
-        """What there is once, and in each epoch in which all layers learn."""
+    def read_before(self) -> tuple[Setup, float]:
+        """A training on some photos that have been read, and what reading all adds.
+
+        A first reading comes from the disk, or draws the photo; epochs repeat others.
+        """
+        setup, images = self.setup, self.setup.images
+        each_class = np.unique(self.train.labels, return_index=True)[1]
+        some = self.train.take(np.union1d(evenly(self.train, _PHOTOS), each_class))
+        batches, size = setup.in_order(some, 16, on_error="skip")
+        first, again = Pace(math.inf), Pace(math.inf)
+        for pace in (first, again):
+            pace.marks = [(time.monotonic(), 0)]
+            with batches.report:
+                for _ in pace.over(batches):
+                    pass
+        added = max(0.0, first.each - again.each) / size * len(self.train)
+        if setup.recipe.head_phase_epochs and setup.recipe.cached_head_features:
+            added = 0.0  # the head's features are what reads them first
+        known = dataclasses.replace(images, splits={**images.splits, "train": some})
+        return dataclasses.replace(setup, images=known), added
+
+    def _epochs(self, source: Any, steps: int) -> Costs:
+        """What there is once, and in each epoch, of `steps`, of all layers."""
         setup, recipe, model = self.setup, self.setup.recipe, self.setup.model
         # A rate at which the weights stay what they are, and finite.
         setup.compile(schedule(recipe, 1e-9, 1000))
@@ -184,7 +210,6 @@ class _Trial:
                 photos = 2 * whole + len(self.train) * bool(recipe.unknown_keep)
                 photo = test.each / size + preparing / part
                 once += loading + 2 * first.first + photos * photo
-        steps = batches.plan.epoch_steps
         return Costs(once, pace.each, steps, max(0.0, epoch_end))
 
     def _held_out(self) -> ImageData:
