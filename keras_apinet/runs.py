@@ -30,7 +30,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,17 @@ def check_new(folder: str | Path) -> None:
             f"The folder {str(folder)!r} is not empty and no run ({others[0]!r} is in "
             "it); give a new or an empty folder as --out."
         )
+
+
+def check_classes(runs: Sequence["Run"]) -> None:
+    """Checks that runs have the same classes in the same order."""
+    for run in runs[1:]:
+        if tuple(run.class_names) != tuple(runs[0].class_names):
+            raise APINetError(
+                f"The runs {str(runs[0].folder)!r} and {str(run.folder)!r} have "
+                f"different classes ({len(runs[0].class_names)} and "
+                f"{len(run.class_names)}); compare runs of one data set."
+            )
 
 
 @contextlib.contextmanager

@@ -50,7 +50,8 @@ def test_what_needs_no_backend_is_checked_before_it_starts(tmp_path):
         "for line in ('train --data photoz --out run', 'data photoz',\n"
         "    'train --data photos/nowhere --out run', 'evaluate nope', 'report nope',\n"
         "    'compare --model nope a.jpg b.jpg', 'export nope --format tflit',\n"
-        "    'export nope --format tflite', 'export nope.txt --format onnx'):\n"
+        "    'export nope --format tflite', 'export nope.txt --format onnx',\n"
+        "    'compare-runs nope -- nope'):\n"
         "    assert main(line.split()) == 2\n"
         "print('loaded', sorted({'keras', 'tensorflow'} & set(sys.modules)))"
     )

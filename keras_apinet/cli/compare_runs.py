@@ -43,8 +43,7 @@ def prepare(args: argparse.Namespace) -> bool:
     """Checks runs and data before the backend starts."""
     from keras_apinet.data.loading import check_source
     from keras_apinet.errors import APINetError
-    from keras_apinet.evaluate.run_comparison import check_classes
-    from keras_apinet.runs import Run
+    from keras_apinet.runs import Run, check_classes
 
     check_classes([Run.open(folder) for folder in (*args.first, *args.against)])
     if args.bootstrap < 1:

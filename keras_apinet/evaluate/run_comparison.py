@@ -13,7 +13,7 @@ from keras_apinet.data.image_data import end_of
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import BINS, confidence_bins, log_softmax
 from keras_apinet.evaluate.evaluation import judge
-from keras_apinet.runs import Run
+from keras_apinet.runs import Run, check_classes
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData
@@ -204,14 +204,3 @@ def compare_runs(
             for one, other, x, y in zip(*names, a.right, b.right, strict=False)
         ],
     }
-
-
-def check_classes(runs: Sequence[Run]) -> None:
-    """Checks that runs have the same classes in the same order."""
-    for run in runs[1:]:
-        if tuple(run.class_names) != tuple(runs[0].class_names):
-            raise APINetError(
-                f"The runs {str(runs[0].folder)!r} and {str(run.folder)!r} have "
-                f"different classes ({len(runs[0].class_names)} and "
-                f"{len(run.class_names)}); compare runs of one data set."
-            )
