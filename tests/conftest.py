@@ -13,6 +13,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+# Tests and their child processes compile the same functions again and again.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / "build" / "jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 with contextlib.suppress(ImportError):  # torch has to come before TensorFlow
     import torch  # noqa: F401
 

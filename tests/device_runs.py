@@ -47,6 +47,7 @@ RECIPE = Recipe(
     images_per_class=4,
     memory_size=16,
     single_image_weight=0.5,
+    unknown_keep=0,
     optimizer="sgd",
     learning_rate=1e-3,
 )

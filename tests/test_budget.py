@@ -160,7 +160,7 @@ def test_measuring_leaves_the_model_as_it_was(settings, changes, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.one_backend
-def test_steps_are_measured_on_photos_that_wereread_before():
+def test_steps_are_measured_on_photos_that_were_read_before():
     """Of all classes, the rarest too; the second reading draws nothing anew."""
     recipe = Recipe(data="synthetic_birds", image_size=32)
     with own_globals(), place(Devices()) as placement:
