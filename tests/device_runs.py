@@ -2,6 +2,8 @@
 
     python device_runs.py FOLDER DEVICES[:MODEL] ... [PORT INDEX]
 
+The photos are in FOLDER/photos.
+
 JAX's and TensorFlow's devices have to be split before the first one is used, and so in
 a process of their own.
 """
@@ -34,6 +36,9 @@ from keras_apinet.train.devices import start_processes  # noqa: E402
 
 # What differs between replicas by construction is off: dropout, batch statistics.
 RECIPE = Recipe(
+    data=str(Path(folder, "photos")),
+    backbone="tiny",
+    group_by="none",
     image_size=32,
     epochs=2,
     steps_per_epoch=3,
@@ -55,7 +60,7 @@ RECIPE = Recipe(
 if "--cached-views" in os.environ.get("RUNS", ""):
     weights = Path(folder, "tiny.weights.h5")
     keras.utils.set_random_seed(0)
-    keras_apinet.build("tiny", 18, 32, None).backbone.save_weights(weights)
+    keras_apinet.build("tiny", 8, 32, None).backbone.save_weights(weights)
     settings = {"weights": str(weights), "freeze_fraction": 0.5, "cached_views": 2}
     RECIPE = dataclasses.replace(RECIPE, **settings)
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import BACKEND
+from factories import pattern_folders
 
 from keras_apinet import APINetError
 from keras_apinet.train.devices import Devices, out_of_memory, place
@@ -26,6 +27,13 @@ def start(*arguments, **environment):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where runs go, with the photos that they are trained on."""
+    pattern_folders(tmp_path / "photos", 80, 8)
+    return tmp_path
 
 
 def finish(*processes):
@@ -50,31 +58,31 @@ def same(folder, other):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "torch", reason="torch trains on one device")
-def test_many_devices_train_as_one(tmp_path):
+def test_many_devices_train_as_one(folder):
     # Two processes, below, train on two devices of JAX.
     runs = ["1", "4", "2:2"] if BACKEND == "jax" else ["1", "2"]
-    finish(start(tmp_path, *runs))
+    finish(start(folder, *runs))
     for name in runs[1:]:
-        same(tmp_path / "1", tmp_path / name)
+        same(folder / "1", folder / name)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "torch", reason="torch trains on one device")
-def test_many_devices_train_as_one_on_stored_views(tmp_path):
-    finish(start(tmp_path, 1, 2, RUNS="--cached-views"))
-    same(tmp_path / "1", tmp_path / "2")
+def test_many_devices_train_as_one_on_stored_views(folder):
+    finish(start(folder, 1, 2, RUNS="--cached-views"))
+    same(folder / "1", folder / "2")
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="several processes are JAX's")
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one(folder):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     finish(
-        start(tmp_path, 1, RUNS="--uncached"),
-        *(start(tmp_path, port, index) for index in (0, 1)),
+        start(folder, 1, RUNS="--uncached"),
+        *(start(folder, port, index) for index in (0, 1)),
     )
-    same(tmp_path / "1", tmp_path / "joined")
+    same(folder / "1", folder / "joined")
 
 
 @pytest.mark.parametrize(
