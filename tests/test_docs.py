@@ -175,15 +175,14 @@ def test_the_notebook_runs(few_birds, monkeypatch, capsys):
     code = code.replace("few.read(20 * species)", "few.read(5 * species)")
     exec(compile(code, "tour.ipynb", "exec"), {"__name__": "tour"})
     said = capsys.readouterr().out
-    shown = "".join(
-        line for cell in cells for out in cell["outputs"] for line in out.get("text", [])
-    )
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    shown = "".join(line for output in outputs for line in output.get("text", []))
     # The figures are those of another machine, the words and numbers of images are not.
     assert shown.splitlines()[0] == "{'train': 1800, 'val': 360, 'test': 540}"
     for words in ("(36, 64, 64, 3)", "(72,) True", "| same top-1 class "):
         assert words in said
         assert words in shown
-    pictures = [out for cell in cells for out in cell["outputs"] if "data" in out]
+    pictures = [output for output in outputs if "data" in output]
     assert len(pictures) == len(re.findall(r"plt\.subplots", code)) == 2
     assert "%" in said.splitlines()[-1]
     assert "%" in shown.splitlines()[-1]
