@@ -13,12 +13,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
-# Tests and their child processes compile the same functions again and again.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / "build" / "jax")
+# Tests on JAX and their child processes compile the same functions again and again.
+# Each worker keeps them in its own folder: JAX does not write for two at a time.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(__file__).parent.parent
+    / "build"
+    / "jax"
+    / os.environ.get("PYTEST_XDIST_WORKER", "alone")
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 with contextlib.suppress(ImportError):  # torch has to come before TensorFlow
     import torch  # noqa: F401
@@ -28,6 +32,7 @@ import numpy as np
 import pytest
 
 BACKEND = keras.backend.backend()
+shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_configure(config):
