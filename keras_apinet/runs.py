@@ -5,6 +5,7 @@ run.json      settings, class names, data set, versions
 best.keras    the model of the highest validation accuracy
 last.keras    the model after the last epoch
 log.csv       one line for each epoch in which all layers learn
+training.json best epoch and its validation accuracy, once the training has ended
 log_head.csv  one line for each epoch of the head phase, if there is one
 checkpoints/  what a training goes on from, see `train.checkpoints`
 run.lock      locked while a training writes here
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
 
 DESCRIPTION, LOCK = "run.json", "run.lock"
+# Best epoch and validation accuracy; written when a training has ended.
+FIGURES = "training.json"
 __all__ = ["Run", "check_new", "only_writer", "write_atomically"]
 
 
@@ -199,6 +202,8 @@ class Run:
         path = folder / DESCRIPTION
         description = schema.read_json(path, shape_of(DESCRIPTION))
         description["settings"] = with_new_names(description["settings"])
+        for name in ("data", "versions"):  # a file that says neither has them empty
+            description.setdefault(name, {})
         return cls(folder, description)
 
     @property
@@ -229,14 +234,14 @@ class Run:
         # Runs that do not say how they grouped drew each image by itself.
         stored = self.description.get("data", {}).get("load", {})
         options = {"group_by": "none", **stored}
-        if "name" not in options:
+        recorded = options.pop("name", None)
+        if name is None and recorded is None:
             raise APINetError(
                 f"{str(self.folder / DESCRIPTION)!r} does not say where the data of "
                 "this run is (data.load.name is missing); it is damaged."
             )
         if data_dir:
             options["data_dir"] = data_dir
-        recorded = options.pop("name")
         return data.load(name or recorded, **options)
 
     def read(self, name: str) -> Any:

@@ -41,13 +41,30 @@ WITH_HEAD = dataclasses.replace(COSTS, head_start=10, head_epoch=0.5, view=8)
             {"epochs": 4, "steps_per_epoch": 5},
             "In 4 minutes: 4 epochs of 5 batches, 58 s each",
         ),
-        # Of 4 batches, if batches go in pairs; as the recipe says, if it does.
+        # One more validation would cost more than the rest holds: 38 s are 3 epochs
+        # of 11 s, and 4 epochs would have no time for any batch.
+        (
+            {},
+            Costs(once=0, step=0.1, steps=10, epoch_end=10),
+            38,
+            {"epochs": 3},
+            "In 4 minutes: 3 epochs, 11 s each",
+        ),
+        # No recipe has more epochs than a million.
+        (
+            {},
+            Costs(once=0, step=1e-5, steps=1, epoch_end=0),
+            200,
+            {"epochs": 1_000_000},
+            "1000000 epochs",
+        ),
+        # Of 10 batches, not 11, if batches go in pairs; as the recipe says, if it does.
         (
             {"steps_per_execution": 2},
-            Costs(once=60, step=10, steps=6, epoch_end=7.5),
-            290,
-            {"epochs": 4, "steps_per_epoch": 4},
-            "In 4 minutes: 4 epochs of 4 batches, 48 s each",
+            Costs(once=60, step=5, steps=12, epoch_end=7.5),
+            312,
+            {"epochs": 4, "steps_per_epoch": 10},
+            "In 4 minutes: 4 epochs of 10 batches, 58 s each",
         ),
         (
             {"steps_per_epoch": 6},

@@ -70,6 +70,23 @@ def test_seeds_widen_the_interval_and_one_run_has_none():
     assert (top1["difference"], top1["low"], top1["high"]) == (0, 0, 0)
 
 
+def test_many_samples_are_drawn_in_parts_of_a_thousand(rng):
+    right = [(rng.random((2, 40)) < 0.7).astype(float) for _ in range(2)]
+    methods = [Answers(np.zeros(40, int), one, one, one) for one in right]
+    drawn = []
+    rng_weights = np.random.default_rng(3)
+    for count in (1000, 500):
+        weights = rng_weights.multinomial(40, np.full(40, 1 / 40), size=count)
+        means = []
+        for one in right:  # of two runs, one is drawn
+            picked = rng_weights.multinomial(1, [0.5, 0.5], size=count)
+            means.append((weights @ one.T / 40 * picked).sum(axis=1))
+        drawn.append(means[0] - means[1])
+    ends = np.percentile(np.concatenate(drawn), (2.5, 97.5))
+    found = differences(*methods, repeats=1500, seed=3)["top1"]
+    assert (found["low"], found["high"]) == pytest.approx(tuple(ends))
+
+
 def test_mcnemar_by_hand():
     """1 against 8 of 9: 2 (1 + 9) / 2^9."""
     assert mcnemar([1, *[0] * 8], [0, *[1] * 8])["p"] == pytest.approx(20 / 512)
@@ -112,6 +129,8 @@ def test_runs_that_cannot_be_compared(runs, tmp_path, capsys):
     (other / "run.json").write_text(json.dumps(description), "utf-8")
     assert main(["compare-runs", str(first), "--", str(other)]) == 2
     assert "different classes" in capsys.readouterr().err
+    with pytest.raises(APINetError, match=r"bootstrap=0 must be .* at least 1"):
+        compare_runs([first], [second], bootstrap=0)
     with pytest.raises(SystemExit, match="2"):
         main(["compare-runs", str(first)])
     assert "--against" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from keras_apinet.evaluate.pages import write_card
 from keras_apinet.evaluate.predictions import Predictions, five_crop, predict_split
 from keras_apinet.evaluate.report import surest, write_report
 from keras_apinet.runs import Run
+from keras_apinet.train.recipe_files import differences
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +243,22 @@ def test_data_that_moved(run, folder, tmp_path, capsys):
     assert "--data" in message
     assert main(["evaluate", str(run), "--data", str(folder), "--bootstrap", "0"]) == 0
     assert "Top-1 accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.one_backend
+def test_a_run_that_says_nothing_of_its_data(run, folder, capsys):
+    """Data and versions may be absent from `run.json`."""
+    description = json.loads((run / "run.json").read_text("utf-8"))
+    del description["versions"], description["data"]["load"]
+    for _ in range(2):
+        (run / "run.json").write_text(json.dumps(description), "utf-8")
+        assert main(["evaluate", str(run)]) == 2
+        assert "does not say where the data" in capsys.readouterr().err
+        result = evaluate_run(run, data=str(folder), bootstrap=0)
+        assert (result["images"], result["split"]) == (9, "test")
+        description.pop("data", None)
+    both = [Run.open(run).description] * 2
+    assert not any(told.startswith("version") for told in differences(*both))
 
 
 @pytest.mark.one_backend

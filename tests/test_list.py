@@ -31,6 +31,16 @@ def runs(tmp_path):
     )
     (tmp_path / "runs/bad").mkdir()
     (tmp_path / "runs/bad/run.json").write_text("{}")
+    # A link to a run that is gone, and figures that are none.
+    (tmp_path / "runs/gone").mkdir()
+    (tmp_path / "runs/gone/run.json").symlink_to(tmp_path / "nowhere.json")
+    odd = tmp_path / "runs/odd"
+    odd.mkdir()
+    (odd / "run.json").write_text(json.dumps(description))
+    (odd / "training.json").write_text('{"val_accuracy": "high"}')
+    for folder in ("bad", "gone", "odd"):
+        path = tmp_path / "runs" / folder / "run.json"
+        os.utime(path, (1_800_000_000,) * 2, follow_symlinks=False)
     (tmp_path / "runs/.hidden").mkdir()
     (tmp_path / "runs/.hidden/run.json").write_text("{}")
     return tmp_path / "runs"
@@ -47,14 +57,15 @@ def test_each_run_is_a_line_the_newest_last(runs, capsys):
     assert cells[0][:5] == ["deep/old", "resnet50", "birds", "3", "-"]
     assert cells[1][:5] == ["new", "tiny", "birds", "3", "81.2%"]
     assert cells[1][5].startswith("2023-11-1")
-    assert cells[2] == ["bad", "cannot", "be", "read"]
+    for folder, row in zip(("bad", "gone", "odd"), cells[2:], strict=True):
+        assert row == [folder, "cannot", "be", "read"]
     assert max(map(len, lines)) <= 80
 
 
 def test_runs_as_json(runs, capsys):
     assert main(["list", str(runs), "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [one["run"] for one in listed] == ["deep/old", "new", "bad"]
+    assert [one["run"] for one in listed] == ["deep/old", "new", "bad", "gone", "odd"]
     assert listed[1]["validation"] == 0.8125
     assert "run.json" in listed[2]["error"]
 

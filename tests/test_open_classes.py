@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,15 +19,20 @@ from keras_apinet.train import resume
 from keras_apinet.train.classes import add_classes, merge_classes, remove_classes
 
 
+def with_known_settings(folder):
+    """The drawn run has a setting that no recipe knows."""
+    description = json.loads((folder / "run.json").read_text("utf-8"))
+    description["settings"] |= {"image_size": 32}
+    del description["settings"]["note"]
+    (folder / "run.json").write_text(json.dumps(description), "utf-8")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A run of three classes, and photos of a fourth, which is blue."""
     root = tmp_path_factory.mktemp("classes")
     folder = make_run(root / "run", photos(root), NAMES)
-    description = json.loads((folder / "run.json").read_text())
-    description["settings"] |= {"note": "", "image_size": 32}
-    description["settings"].pop("note")
-    (folder / "run.json").write_text(json.dumps(description))
+    with_known_settings(folder)
     rng = np.random.default_rng(1)
     (root / "new" / "sky").mkdir(parents=True)
     for i in range(10):
@@ -124,6 +131,75 @@ def test_classes_are_removed_and_merged(place, added):
     assert one.run.class_names == sorted(["fruit", NAMES[2], "sky"])
     labels = one.run.data().splits["train"].labels
     assert np.bincount(labels)[one.run.class_names.index("fruit")] == 8
+
+
+@pytest.mark.one_backend
+def test_names_are_those_that_the_new_runs_table_gives_back(place, tmp_path):
+    """Quotes and blanks: a table keeps some and drops some, and orders what is left."""
+    names = ["'Gala'", "Malus 'Gala'", "zebra"]
+    with (place / "photos.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    images = {}
+    for row in rows:
+        part = images.setdefault(row["split"], ([], []))
+        part[0].append(str(place / row["path"]))
+        part[1].append(names[NAMES.index(row["label"])])
+    for split, (paths, labels) in images.items():  # folders keep any name
+        for path, label in zip(paths, labels, strict=True):
+            to = tmp_path / "own" / split / label / Path(path).name
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, to)
+    run = make_run(tmp_path / "run", tmp_path / "own", names)
+    with_known_settings(run)
+    photo = str(place / "new/sky/0.png")
+    added = add_classes(run, {" 'sky": [photo] * 3}, tmp_path / "more", refit=False)
+    new = added.run
+    assert new.class_names == ["Gala", "Malus 'Gala'", "sky", "zebra"]
+    assert list(new.data().class_names) == new.model().class_names == new.class_names
+    kernels = [
+        Run.open(r).model().classifier.get_weights()[0] for r in (run, new.folder)
+    ]
+    np.testing.assert_array_equal(kernels[1][:, [0, 1, 3]], kernels[0])
+    test = new.data().splits["test"]
+    for i, label in enumerate(test.labels):
+        folder = Path(test.reference(i)).parent.name
+        assert new.class_names[label] == {"'Gala'": "Gala"}.get(folder, folder)
+
+
+@pytest.mark.one_backend
+def test_merged_photos_are_judged_before_and_after(place, tmp_path):
+    """Into a name of theirs: the same six photos are counted on both sides."""
+    run = Run.open(place / "run")
+    one = merge_classes(run, NAMES[:2], NAMES[0], tmp_path / "one", refit=False)
+    assert one.images == (6, 0)
+    held_out = run.data().splits["val"]
+    answers = load_classifier(run.folder).predict(
+        [held_out.reference(i) for i in range(6)]
+    )
+    merged = {NAMES[1]: NAMES[0]}
+    said = [merged.get(a[0][0], a[0][0]) for a in answers]
+    true = [run.class_names[label] for label in held_out.labels]
+    right = [s == merged.get(t, t) for s, t in zip(said, true, strict=True)]
+    assert one.before == pytest.approx(np.mean(right))
+    other = merge_classes(run, NAMES[:2], "fruit", tmp_path / "other", refit=False)
+    assert (other.before, other.after, other.new) == (one.before, one.after, None)
+
+
+@pytest.mark.one_backend
+def test_data_that_moved_is_named(place, tmp_path, capsys):
+    run = shutil.copytree(place / "run", tmp_path / "run")
+    description = json.loads((run / "run.json").read_text("utf-8"))
+    where = description["data"]["load"]["name"]
+    description["data"]["load"]["name"] = str(tmp_path / "gone.csv")
+    (run / "run.json").write_text(json.dumps(description), "utf-8")
+    for name, more in (
+        ("remove", [NAMES[0]]),
+        ("merge", [*NAMES[:2], "--into", "fruit"]),
+    ):
+        command = [name, str(run), "--out", str(tmp_path / name), "--class", *more]
+        assert main(command) == 2
+        assert "--data" in capsys.readouterr().err
+        assert main([*command, "--data", where]) == 0
 
 
 @pytest.mark.one_backend

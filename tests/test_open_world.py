@@ -244,6 +244,50 @@ FAMILIES = ("fruit", "fruit", "milk", "milk")
 
 
 @pytest.mark.one_backend
+def test_another_set_is_judged_by_the_runs_own_threshold(made, tmp_path, capsys):
+    """Folders without splits: a test set, which no threshold may be fitted on."""
+    root, run, _, _ = made
+    copy = Run.open(shutil.copytree(run.folder, tmp_path / "run"))
+    (copy.folder / "unknown.json").unlink()
+    features = (copy.folder / "features.npz").read_bytes()
+    given = shutil.copytree(root / "data" / "test", tmp_path / "given")
+    odd = next(path for path in (given / "ant").iterdir())
+    save(odd, np.full((40, 40, 3), 7, "uint8"))  # not the run's own photos again
+    others = ["--data", str(given), "--foreign", str(root / "foreign")]
+    assert main(["evaluate", str(copy.folder), *others, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["given"]
+    assert found["foreign"]["known"] == 80
+    assert (copy.folder / "features.npz").read_bytes() == features
+    model = run.model()
+    expected = fit_unknown(Run.open(run.folder), model, run.data(), keep=0.95)
+    np.testing.assert_allclose(
+        open_unknown(copy, model).thresholds, expected.thresholds, atol=1e-6
+    )
+    fit_unknown(run, model, run.data(), keep=0.9)  # as the other tests want it
+
+
+@pytest.mark.one_backend
+def test_one_measurement_leaves_the_other_in_the_run(made, tmp_path):
+    root, run, _, _ = made
+    copy = Run.open(shutil.copytree(run.folder, tmp_path / "run"))
+    table = tmp_path / "families.csv"
+    table.write_text("class,family\nant,a\nbee,a\ncod,b\ndoe,b\n")
+    measure_open(copy, foreign=root / "foreign")
+    measure_open(copy, families=table)
+    measure_open(copy, confidence=0.8)
+    told = copy.read("open_test.json")["sentences"]
+    assert told["foreign"].startswith("Foreign photos: 120 against 80 known")
+    assert told["families"].startswith("At a confidence of 80%")
+    before = copy.read("families.json")
+    other = tmp_path / "other.csv"
+    other.write_text(table.read_text().replace(",b", ",c"))
+    with pytest.raises(APINetError, match="no split 'holdout'"):
+        measure_open(copy, split="holdout", families=other)
+    assert copy.read("families.json") == before
+
+
+@pytest.mark.one_backend
 def test_families_by_hand():
     p = np.array(
         [

@@ -364,12 +364,13 @@ def test_rates_are_tried_from_small_to_where_the_loss_explodes():
 
     class Batches(keras.utils.PyDataset):
         report = contextlib.nullcontext()
+        scale = 1.0
 
         def __len__(self):
             return 100
 
         def __getitem__(self, i):
-            return x, 0 * x
+            return self.scale * x, 0 * x
 
     setup = SimpleNamespace(
         recipe=recipe,
@@ -385,3 +386,6 @@ def test_rates_are_tried_from_small_to_where_the_loss_explodes():
     # Momentum carries it on a little; the lowest is near the edge, the end beyond it.
     assert 0.01 < tried[np.argmin(losses)] < 0.2
     assert tried[-1] > 0.0625
+    Batches.scale = np.nan
+    with pytest.raises(APINetError, match="no number even at a learning rate of 1e-06"):
+        try_rates(setup)

@@ -74,6 +74,26 @@ def test_a_run_tells_everything(photos, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_training_killed_before_its_last_words_says_them(photos, tmp_path, capsys):
+    """After the last checkpoint: figures and curves are missing, views are left."""
+    run = train(Recipe(data=str(photos), **QUICK), tmp_path / "run", verbose="plain")
+    figures = run.read("training.json")
+    for name in ("training.json", "curves.png", "curves.svg"):
+        (run.folder / name).unlink()
+    views = run.folder / f"views-{'0' * 16}.npy"
+    views.touch()
+    notes = {"sha256": "", "failed": {}, "rows": []}
+    views.with_suffix(".json").write_text(json.dumps(notes))
+    capsys.readouterr()
+    resume(run.folder, verbose="plain")
+    said = capsys.readouterr().out
+    assert "ended already" in said
+    assert "Best validation accuracy" in said
+    assert run.read("training.json") == figures
+    assert (run.folder / "curves.png").is_file()
+    assert not views.exists()
+
+
 def test_the_temperature_is_there_when_the_training_ends(photos, tmp_path, capsys):
     """Prediction uses it without `evaluate`, which keeps it; resuming fits it anew."""
     recipe = Recipe(data=str(photos), validation=0.99, **QUICK)

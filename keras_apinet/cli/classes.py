@@ -4,6 +4,7 @@ import argparse
 from types import SimpleNamespace
 from typing import Any
 
+from keras_apinet.cli.options import add_options
 from keras_apinet.errors import APINetError, printable
 
 
@@ -25,7 +26,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="a folder of class folders, one for each new class",
     )
-    parser.add_argument("--data", help="where the run's data set is now, if it moved")
 
 
 def _remove_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def _merge_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the run, where the new one goes, and whether the head is fitted again."""
+    """Adds the run and its data, where the new one goes, and how the head is made."""
     parser.add_argument("run_folder", metavar="RUN", help="run folder; it stays")
     parser.add_argument(
         "--out", required=True, metavar="FOLDER", help="where the new run goes"
@@ -51,6 +51,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="leave the old classes' weights exactly as they are",
     )
+    parser.add_argument("--data", help="where the run's data set is now, if it moved")
+    add_options(parser, "--data-dir")
 
 
 def _add_class_names(parser: argparse.ArgumentParser, text: str) -> None:
@@ -74,29 +76,26 @@ def _add(args: argparse.Namespace) -> int:
                 "them after the name."
             )
     photos = args.source or {name: rest for name, *rest in args.classes}
-    return _tell(
-        add_classes(
-            args.run_folder, photos, args.out, refit=args.refit, moved=args.data
-        )
-    )
+    return _tell(add_classes(args.run_folder, photos, args.out, **_options(args)))
 
 
 def _remove(args: argparse.Namespace) -> int:
     from keras_apinet.train.classes import remove_classes
 
     return _tell(
-        remove_classes(args.run_folder, args.classes, args.out, refit=args.refit)
+        remove_classes(args.run_folder, args.classes, args.out, **_options(args))
     )
 
 
 def _merge(args: argparse.Namespace) -> int:
     from keras_apinet.train.classes import merge_classes
 
-    return _tell(
-        merge_classes(
-            args.run_folder, args.classes, args.into, args.out, refit=args.refit
-        )
-    )
+    found = (args.run_folder, args.classes, args.into, args.out)
+    return _tell(merge_classes(*found, **_options(args)))
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {"refit": args.refit, "moved": args.data, "data_dir": args.data_dir}
 
 
 def _tell(change: Any) -> int:

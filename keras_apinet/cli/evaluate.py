@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
             split=result["split"],
             which=args.which,
             data=args.data,
+            data_dir=args.data_dir,
+            ignore_unknown=args.ignore_unknown,
             foreign=args.foreign,
             confidence=args.confidence,
             families=args.families,

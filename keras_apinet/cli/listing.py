@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _runs_below(folder: str) -> Iterator[dict[str, Any]]:
-    from keras_apinet.runs import DESCRIPTION, Run
+    from keras_apinet.runs import DESCRIPTION, FIGURES, Run
 
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -80,12 +80,12 @@ def _runs_below(folder: str) -> Iterator[dict[str, Any]]:
             continue
         folders.clear()  # a run holds no runs
         name = os.path.relpath(place, folder)
-        seconds = os.path.getmtime(os.path.join(place, DESCRIPTION))
+        seconds = os.lstat(os.path.join(place, DESCRIPTION)).st_mtime
         began = datetime.datetime.fromtimestamp(seconds)
         date = began.isoformat(" ", "minutes")
         try:
             opened = Run.open(place)
-            trained = opened.read("training.json") or {}
+            trained = opened.read(FIGURES) or {}
             tested = opened.read("evaluation_test.json") or {}
         except APINetError as error:
             yield {"run": name, "date": date, "error": str(error)}

@@ -255,7 +255,7 @@ def open_judged_data(
         return open_data(run, data, data_dir), False
     if _is_own(run, data, data_dir):
         return open_data(run, data, data_dir), False
-    load = run.description["data"]["load"]
+    load = run.description["data"].get("load", {})
     options = {key: load[key] for key in ("level", "seed") if key in load}
     images = sources.load(str(data), data_dir=data_dir, validation=None, **options)
     if set(images.splits) == {"train"}:
@@ -266,7 +266,7 @@ def open_judged_data(
 def _is_own(run: Run, data: str | Path, data_dir: str | None) -> bool:
     """Whether the data at a place is what the run was trained on, or a copy of it."""
     recorded = run.description["data"]
-    was = str(recorded["load"]["name"])
+    was = str(recorded.get("load", {}).get("name", ""))
     if str(data) == was:
         return True
     if Path(data).exists() and Path(data).resolve() == Path(was).resolve():

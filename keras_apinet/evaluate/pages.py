@@ -196,7 +196,8 @@ def unknown_words(run: Run, result: dict[str, Any]) -> list[str]:
             f"{fitted.get('images', 0):,} held-out photos."
         )
     if told is not None and told["model"] == which:
-        words += told["sentences"]
+        sentences = told["sentences"]
+        words += sentences.values() if isinstance(sentences, dict) else sentences
     return words
 
 

@@ -23,7 +23,7 @@ from keras_apinet.evaluate.predictions import (
 )
 from keras_apinet.files.outputs import check_output, write_output
 from keras_apinet.progress import counted
-from keras_apinet.runs import Run
+from keras_apinet.runs import FIGURES, Run
 
 if TYPE_CHECKING:
     from keras_apinet.data import Split
@@ -145,7 +145,7 @@ def _plots(run: Run, judged: evaluation.Judged) -> dict[str, Any]:
     if judged.temperature != 1:
         cooled = reliability(*pair, temperature=judged.temperature)
         shown = [("Before calibration", shown[0][1]), ("After calibration", cooled)]
-    best = (run.read("training.json") or {}).get("best_epoch")
+    best = (run.read(FIGURES) or {}).get("best_epoch")
     return {
         "curves": plots.curves(log, best, head) if log else None,
         "reliability": [(t, plots.reliability_diagram(table, t)) for t, table in shown],

@@ -13,10 +13,16 @@ from keras_apinet.data.image_data import end_of
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import BINS, confidence_bins, log_softmax
 from keras_apinet.evaluate.evaluation import judge
+from keras_apinet.files.bounds import BOOTSTRAP, Number
 from keras_apinet.runs import Run, check_classes
 
 if TYPE_CHECKING:
     from keras_apinet.data import ImageData
+
+# An interval needs samples.
+_SAMPLES = Number(int, 1, BOOTSTRAP.high)
+# Of them, whose weights lie in memory.
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,22 +89,26 @@ def differences(
         `{figure: {"first", "second", "difference", "low", "high"}}`: the mean over the
         runs of each method, and `first - second` with the ends of its interval.
     """
+    _SAMPLES.check("repeats", repeats)
     rng = np.random.default_rng(seed)
     n = len(first.labels)
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=repeats).astype(float)
-    drawn, whole = [], []
-    for answers in (first, second):
-        runs = len(answers.right)
-        chance = np.full(runs, 1 / runs)
-        picked = rng.multinomial(max(1, runs - 1), chance, size=repeats)
-        share = picked / picked.sum(axis=1, keepdims=True)
-        found = answers.figures(weights)
-        drawn.append({name: (share * each).sum(axis=1) for name, each in found.items()})
-        found = answers.figures(np.ones((1, n)))
-        whole.append({name: float(each.mean()) for name, each in found.items()})
+    drawn: list[dict[str, Any]] = []
+    for done in range(0, repeats, _AT_ONCE):
+        count = min(_AT_ONCE, repeats - done)
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=count).astype(float)
+        each = [_drawn(answers, weights, rng) for answers in (first, second)]
+        drawn.append({name: each[0][name] - each[1][name] for name in each[0]})
+    whole = [
+        {
+            name: float(each.mean())
+            for name, each in one.figures(np.ones((1, n))).items()
+        }
+        for one in (first, second)
+    ]
     result = {}
     for name, value in whole[0].items():
-        ends = np.percentile(drawn[0][name] - drawn[1][name], (2.5, 97.5))
+        found = np.concatenate([one[name] for one in drawn])
+        ends = np.percentile(found, (2.5, 97.5))
         result[name] = {
             "first": value,
             "second": whole[1][name],
@@ -107,6 +117,20 @@ def differences(
             "high": float(ends[1]),
         }
     return result
+
+
+def _drawn(
+    answers: Answers, weights: NDArray[np.float64], rng: np.random.Generator
+) -> dict[str, NDArray[np.float64]]:
+    """Figures `[r]` of one method for `[r, n]` weights, each with runs drawn anew."""
+    runs = len(answers.right)
+    chance = np.full(runs, 1 / runs)
+    picked = rng.multinomial(max(1, runs - 1), chance, size=len(weights))
+    share = picked / picked.sum(axis=1, keepdims=True)
+    return {
+        name: (share * each).sum(axis=1)
+        for name, each in answers.figures(weights).items()
+    }
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> dict[str, Any]:
@@ -149,7 +173,7 @@ def compare_runs(
         data: Default: where each run's training found its data.
         data_dir: Where TensorFlow Datasets data is now, if it moved.
         batch_size: Images at a time. Default 64.
-        bootstrap: Bootstrap samples. Default 1000.
+        bootstrap: Bootstrap samples, at least 1. Default 1000.
 
     Returns:
         `images`, `classes`, `first` and `second` (names of the run folders), `figures`
@@ -160,6 +184,7 @@ def compare_runs(
         APINetError: If the runs have other classes or were judged on other photos, or
             as `evaluate_run`.
     """
+    _SAMPLES.check("bootstrap", bootstrap)
     methods = [[r if isinstance(r, Run) else Run.open(r) for r in first]]
     methods.append([r if isinstance(r, Run) else Run.open(r) for r in second])
     check_classes([run for runs in methods for run in runs])

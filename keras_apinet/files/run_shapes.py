@@ -55,6 +55,11 @@ UNKNOWN: Shape = {
     "weights": str,
     "arrays": str,
 }
+TRAINING: Shape = {
+    "best_epoch?": COUNT,
+    "val_accuracy?": (None, SHARE),
+    "unreadable?": {...: str},
+}
 FAMILIES: Shape = {"families": {...: str}, "source?": str}
 RUN: Shape = {
     "settings": {"resize?": ("fit", "squash"), "backbone?": str, ...: _PLAIN},
@@ -157,10 +162,13 @@ def shape_of(name: str) -> Shape:
         return UNKNOWN
     if name == "families.json":
         return FAMILIES
+    if name == "training.json":
+        return TRAINING
     if name == "advice.json":
         return {"advice": [str]}
     if name.startswith("open_"):
-        return {"model": str, "sentences": [str]}
+        # What was measured -> a sentence; earlier versions had sentences alone.
+        return {"model": str, "sentences": ([str], {...: str})}
     return RUN if name == "run.json" else {}
 
 

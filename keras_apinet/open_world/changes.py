@@ -19,7 +19,7 @@ _MOST_BROKEN = 0.1
 
 def listed(photos: Mapping[str, Sequence[str]]) -> data.ImageData:
     """Photos that were named one by one."""
-    names = tuple(sorted(printable(name) for name in photos))
+    names = tuple(printable(name) for name in sorted(photos))
     for name in photos:
         if not photos[name] or not name.strip():
             raise APINetError(f"The class {name!r} needs a name and photos; give both.")
@@ -107,6 +107,14 @@ class Change:
     new: float | None
     images: tuple[int, int]
 
+    @property
+    def accuracy(self) -> float | None:
+        """Of the new run, on all its validation photos; `None` without any."""
+        parts = list(zip((self.after, self.new), self.images, strict=True))
+        total = sum(self.images)
+        right = sum(share * count for share, count in parts if share is not None)
+        return right / total if total else None
+
 
 def judged(
     run: Run,
@@ -114,20 +122,23 @@ def judged(
     changed: Any,
     had: Features | None,
     has: Features | None,
-    names: Sequence[str],
+    old_to_new: NDArray[np.int64],
 ) -> Change:
-    """Validation accuracies before and after, on features."""
+    """Validation accuracies before and after, on features.
+
+    `old_to_new` is the new label of each old class, -1 for one that is gone; what is
+    one class afterwards counts as one before.
+    """
     if had is None or has is None or not len(has):
         return Change(run, 0, None, None, None, (0, 0))
-
-    def right(judge: Any, seen: Features) -> Any:
-        return seen.logits(judge).argmax(axis=1) == seen.labels
 
     def share(values: Any) -> float | None:
         return float(values.mean()) if len(values) else None
 
-    kept = np.isin(np.array(run.class_names)[had.labels], names)
-    old = np.isin(np.array(names)[has.labels], run.class_names)
-    after, counts = right(changed, has), (int(old.sum()), int((~old).sum()))
-    before = share(right(model, had)[kept])
-    return Change(run, 0, before, share(after[old]), share(after[~old]), counts)
+    truth = old_to_new[had.labels]
+    before = old_to_new[had.logits(model).argmax(axis=1)] == truth
+    after = has.logits(changed).argmax(axis=1) == has.labels
+    old = np.isin(has.labels, old_to_new)
+    counts = (int(old.sum()), int((~old).sum()))
+    figures = share(before[truth >= 0]), share(after[old]), share(after[~old])
+    return Change(run, 0, *figures, counts)

@@ -9,8 +9,12 @@ import numpy as np
 from keras_apinet import data as sources
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import calibrate_run, log_softmax, too_few
-from keras_apinet.evaluate.evaluation import default_split, open_data
-from keras_apinet.evaluate.predictions import data_groups
+from keras_apinet.evaluate.evaluation import (
+    default_split,
+    open_data,
+    open_judged_data,
+)
+from keras_apinet.evaluate.predictions import data_groups, known_images
 from keras_apinet.files.features import Features
 from keras_apinet.open_world.families import (
     FILE,
@@ -139,6 +143,8 @@ def measure_open(
     split: str = "test",
     which: str = "best",
     data: "str | ImageData | None" = None,
+    data_dir: str | None = None,
+    ignore_unknown: bool = False,
     foreign: str | Path | None = None,
     confidence: float | None = None,
     families: str | Path | None = None,
@@ -149,7 +155,9 @@ def measure_open(
         run: A run, or its folder.
         split: The split of known photos.
         which: The `"best"` model (default) or the `"last"`.
-        data: Where the run's data set is now.
+        data: Where the run's data set is now, or another set to judge it on.
+        data_dir: Where TensorFlow Datasets data is now, if it moved.
+        ignore_unknown: Leave images of classes out that the model does not know.
         foreign: Photos of classes that the model does not know, in folders of classes.
         confidence: The probability that an answer must have.
         families: A CSV file with the columns `class` and `family`, kept in the run.
@@ -166,19 +174,25 @@ def measure_open(
     """
     run = run if isinstance(run, Run) else Run.open(run)
     names = run.class_names
-    if families is not None:
-        content = dict(zip(names, read_families(families, names), strict=True))
-        run.write(FILE, {"families": content, "source": str(families)})
+    own = None if families is None else read_families(families, names)
     others = None if foreign is None else _foreign_data(foreign, names)
-    images = open_data(run, data)
+    images, given = open_judged_data(run, data, data_dir)
+    part = known_images(images, split, names, ignore_unknown)
+    if own is not None:
+        content = dict(zip(names, own, strict=True))
+        run.write(FILE, {"families": content, "source": str(families)})
     model = run.model(which)
-    known = run_features(run, model, images, which=which, splits=(split,))[split]
+    if given:  # the run keeps the features of its own photos
+        known = photo_features(run, model, part)
+    else:
+        known = run_features(run, model, images, which=which, splits=(split,))[split]
     result: dict[str, Any] = {}
     if others is not None:
         unknown = open_unknown(run, model, which)
         if unknown is None:
             keep = run.settings.get("unknown_keep") or 0.95
-            unknown = fit_unknown(run, model, images, which=which, keep=keep)
+            fitted_on = None if given else images
+            unknown = fit_unknown(run, model, fitted_on, which=which, keep=keep)
         strange = photo_features(run, model, others)
         right = known.logits(model).argmax(axis=1) == known.labels
         result["foreign"] = _told_apart(unknown, known, right, strange.features)
@@ -191,12 +205,18 @@ def measure_open(
             )
         p = _probabilities(run, model, known, which)
         result["families"] = family_figures(known.labels, p, own, confidence)
-    result["open"] = _sentences(result)
-    run.write(f"open_{split}.json", {"model": which, "sentences": result["open"]})
+    told = _sentences(result)
+    result["open"] = [*told.values()]
+    if told:
+        name = f"open_{split}.json"
+        before = run.read(name) or {"model": which, "sentences": {}}
+        if before["model"] == which and isinstance(before["sentences"], dict):
+            told = {**before["sentences"], **told}
+        run.write(name, {"model": which, "sentences": told})
     return result
 
 
-def _sentences(result: dict[str, Any]) -> list[str]:
+def _sentences(result: dict[str, Any]) -> dict[str, str]:
     """What was measured, for people."""
 
     def share(figure: dict[str, Any]) -> str:
@@ -205,10 +225,10 @@ def _sentences(result: dict[str, Any]) -> list[str]:
         ends = interval(figure["low"], figure["high"])
         return f"{percent(figure['value'])} ({ends})"
 
-    found = []
+    found = {}
     if told := result.get("foreign"):
         auroc = told["auroc"]
-        found.append(
+        found["foreign"] = (
             f"Foreign photos: {told['foreign']:,} against {told['known']:,} "
             f"known: AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to "
             f"{auroc['high']:.3f}); with {told['keep']:.0%} of the known kept, "
@@ -219,7 +239,7 @@ def _sentences(result: dict[str, Any]) -> list[str]:
             f"{share(told['top1_kept'])}."
         )
     if families := result.get("families"):
-        found.append(
+        found["families"] = (
             f"At a confidence of {families['confidence']:.0%}: "
             f"{share(families['accuracy'])} of the answers are right, depth "
             f"{families['depth']:.2f}; a class for {share(families['class'])} of the "

@@ -19,7 +19,8 @@ from PIL import Image
 
 from keras_apinet import data
 from keras_apinet.data.holdout import hold_out
-from keras_apinet.errors import APINetError, did_you_mean
+from keras_apinet.data.sources.tables import cell, in_order
+from keras_apinet.errors import APINetError, did_you_mean, distinct_names
 from keras_apinet.evaluate.evaluation import open_data
 from keras_apinet.files.features import Features, features_file, write_features
 from keras_apinet.files.io import hand_over, partial_folder, unwritable
@@ -34,7 +35,7 @@ from keras_apinet.open_world.changes import (
 )
 from keras_apinet.open_world.features import photo_features, run_features
 from keras_apinet.open_world.heads import with_classes
-from keras_apinet.runs import Run, check_new, features_fingerprint
+from keras_apinet.runs import FIGURES, Run, check_new, features_fingerprint
 from keras_apinet.train import checkpoints
 from keras_apinet.train.devices import Devices, place
 from keras_apinet.train.optimization import peak_rate, schedule
@@ -99,14 +100,21 @@ def add_classes(
 
 
 def remove_classes(
-    run: Run | str | Path, names: Sequence[str], out: str | Path, *, refit: bool = True
+    run: Run | str | Path,
+    names: Sequence[str],
+    out: str | Path,
+    *,
+    refit: bool = True,
+    data_dir: str | None = None,
+    moved: str | None = None,
 ) -> Change:
     """Removes classes from a run; see `add_classes`."""
     run = run if isinstance(run, Run) else Run.open(run)
     check_new(out)
     _check_known(run, names)
     wanted = {name: (name,) for name in run.class_names if name not in names}
-    return _changed(run, open_data(run), None, wanted, out, refit)
+    images = open_data(run, moved, data_dir)
+    return _changed(run, images, None, wanted, out, refit)
 
 
 def merge_classes(
@@ -116,6 +124,8 @@ def merge_classes(
     out: str | Path,
     *,
     refit: bool = True,
+    data_dir: str | None = None,
+    moved: str | None = None,
 ) -> Change:
     """Makes one class of several of a run, called `into`; see `add_classes`."""
     run = run if isinstance(run, Run) else Run.open(run)
@@ -132,7 +142,7 @@ def merge_classes(
         n: (n,) for n in run.class_names if n not in names
     }
     wanted[into] = tuple(dict.fromkeys(names))
-    return _changed(run, open_data(run), None, wanted, out, refit)
+    return _changed(run, open_data(run, moved, data_dir), None, wanted, out, refit)
 
 
 def _check_known(run: Run, names: Sequence[str]) -> None:
@@ -162,15 +172,18 @@ def _changed(
     stored = run_features(run, model, images, splits=("train", "val", "test"))
     parts = {} if more is None else more.splits
     new = {name: photo_features(run, model, part) for name, part in parts.items()}
-    # As a table of these photos orders them.
-    names = [*wanted, *(more.class_names if more else ())]
-    numbers = all(name.isdecimal() for name in names)
-    names = sorted(names, key=int) if numbers else sorted(names)
+    # As the table of these photos will name and order them.
+    kept, added = (
+        [cell(name) for name in group]
+        for group in (wanted, more.class_names if more else ())
+    )
+    names = in_order(distinct_names([*kept, *added]))
+    wanted = dict(zip(kept, wanted.values(), strict=True))
     place_of = {part: names.index(n) for n, parts in wanted.items() for part in parts}
     old_to_new = np.array([place_of.get(n, -1) for n in run.class_names])
     splits = {split: relabelled(had, old_to_new) for split, had in stored.items()}
     if more is not None:
-        to = np.array([names.index(name) for name in more.class_names])
+        to = np.array([names.index(name) for name in added])
         for split, part in new.items():
             splits[split] = joined(splits.get(split), part, to)
     train = splits["train"]
@@ -178,7 +191,8 @@ def _changed(
     changed = with_classes(
         model, names, train.features, train.labels, merged=merged, refit=refit
     )
-    change = judged(run, model, changed, stored.get("val"), splits.get("val"), names)
+    held_out = (stored.get("val"), splits.get("val"))
+    change = judged(run, model, changed, *held_out, old_to_new)
     change = replace(change, photos=len(new["train"]) if new else 0)
     with unwritable(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -225,6 +239,12 @@ def _write(
     }
     recipe = replace(recipe, validation=load["validation"])
     there = data.load(**load)
+    if list(there.class_names) != list(names):
+        lost = sorted({*names} - {*there.class_names})
+        raise APINetError(
+            f"The new run's table of photos cannot hold the classes {lost}: they have "
+            "no photos, or names that a table does not keep; rename or remove them."
+        )
     load["name"] = str(out / TABLE)
     with place(Devices()) as placement:
         setup = Setup(
@@ -238,12 +258,14 @@ def _write(
             model.save(folder / f"{name}.keras")
         setup.compile(rate)
         progress = checkpoints.Progress(epoch=recipe.epochs, ended=True)
-        if change.after is not None:
-            progress.best, progress.best_epoch = (change.after, -1e9), recipe.epochs
+        if change.accuracy is not None:
+            progress.best, progress.best_epoch = (change.accuracy, -1e9), recipe.epochs
         checkpoints.save(folder, checkpoints.values_of(model), progress, 1)
         description = setup.description()
     made = Run(folder, description)
     made.write("run.json", description)
+    figures = {"best_epoch": recipe.epochs, "val_accuracy": change.accuracy}
+    made.write(FIGURES, figures)
     figures = {name: value for name, value in vars(change).items() if name != "run"}
     made.write("change.json", {"from": str(run.folder.absolute()), **figures})
     for name in ("log_head.csv", "log.csv"):

@@ -9,7 +9,7 @@ from typing import Any
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import sweep
 from keras_apinet.progress import lines_shown, phase
-from keras_apinet.runs import Run, check_new, only_writer
+from keras_apinet.runs import FIGURES, Run, check_new, only_writer
 from keras_apinet.shares import interval, percent, spread_points, wilson
 from keras_apinet.train import checkpoints
 from keras_apinet.train.budget.choice import Budget, fitted
@@ -156,6 +156,9 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
     progress = stored[0] if stored else checkpoints.Progress()
     if progress.ended:
         say(f"This training has ended already, after epoch {progress.epoch}.")
+        if run.read(FIGURES) is None:  # it was killed before it could tell
+            writes = setup.placement.is_first
+            _finish(setup, run, RunCheckpoint(run, recipe, progress, writes))
         return run
     validation = setup.validation()
     if recipe.patience and validation is None:
@@ -258,17 +261,18 @@ def _finish(setup: Setup, run: Run, run_checkpoint: RunCheckpoint) -> Run:
     validated = "val" in setup.images.splits
     best = progress.best if validated else None
     if run_checkpoint.writes:
+        if not draw_curves(run.folder, progress.best_epoch):
+            say("For pictures of the curves: pip install 'keras-apinet[report]'")
+        remove_views(run.folder)
+        # Last: a run without it is finished when it goes on.
         run.write(
-            "training.json",
+            FIGURES,
             {
                 "best_epoch": progress.best_epoch,
                 "val_accuracy": best[0] if best else None,
                 "unreadable": progress.failed,
             },
         )
-        if not draw_curves(run.folder, progress.best_epoch):
-            say("For pictures of the curves: pip install 'keras-apinet[report]'")
-        remove_views(run.folder)
     if best:
         where = (
             f"epoch {progress.best_epoch}" if progress.best_epoch else "the head phase"

@@ -110,6 +110,11 @@ def try_rates(setup: "Setup", steps: int = 100) -> tuple[Values, Values]:
             setup.model.fit(
                 batches, steps_per_epoch=steps, verbose=0, callbacks=[rising]
             )
+    if not rising.smooth:
+        raise APINetError(
+            f"The loss is no number even at a learning rate of {rates[0]:.0e}; look at "
+            "the weights and the images, or train with --dtype float32."
+        )
     return rates[: len(rising.smooth)], np.array(rising.smooth)
 
 

@@ -13,8 +13,8 @@ from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.data.sources.folders import split_name
 from keras_apinet.errors import APINetError
 
-# Spreadsheets leave these around a cell: spaces of all kinds, marks, stray quotes.
-_AROUND = "\ufeff\u200b\u200c\u200d\u2060\"'"
+# Spreadsheets leave these around a cell, besides spaces of all kinds and quotes.
+_INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 
 
 def load_table(path: Path, column: str | None = None) -> ImageData:
@@ -31,13 +31,13 @@ def load_table(path: Path, column: str | None = None) -> ImageData:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file, delimiter=separator)
-            names = [_cell(name) for name in table.fieldnames or ()]
+            names = [cell(name) for name in table.fieldnames or ()]
             lower = [n.lower() if n.lower() in _OURS else n for n in names]
             table.fieldnames = lower
             _check_columns(path, separator, names, lower, column)
             for row in table:
-                image, label = _cell(row["path"]), _cell(row["label"])
-                given = _cell(row.get("split")) or "train"
+                image, label = cell(row["path"]), cell(row["label"])
+                given = cell(row.get("split")) or "train"
                 split = split_name(given)
                 if not image or not label or not split:
                     raise APINetError(
@@ -49,7 +49,7 @@ def load_table(path: Path, column: str | None = None) -> ImageData:
                 if _is_special(image):
                     special += 1
                     continue
-                key = _cell(row.get(column)) if column else ""
+                key = cell(row.get(column)) if column else ""
                 rows.setdefault(split, []).append((image, label, key))
     except UnicodeDecodeError as error:
         raise APINetError(
@@ -62,8 +62,7 @@ def load_table(path: Path, column: str | None = None) -> ImageData:
             "CSV or TSV."
         ) from error
     found = {label for part in rows.values() for _, label, _ in part}
-    numbers = all(label.isdecimal() for label in found)
-    ordered = sorted(found, key=int) if numbers else sorted(found)
+    ordered = in_order(found)
     place = {name: i for i, name in enumerate(ordered)}
     notes = (
         (f"{special:,} rows that name no regular file are left out.",)
@@ -116,10 +115,37 @@ def _check_columns(
         )
 
 
-def _cell(text: str | None) -> str:
-    while text and text != (less := text.strip().strip(_AROUND)):
-        text = less
-    return text or ""
+def in_order(labels: Iterable[str]) -> list[str]:
+    """The classes of a table: by number if all are numbers, else by name.
+
+    >>> in_order(["10", "9", "09"]), in_order(["10", "9", "a"])
+    (['09', '9', '10'], ['10', '9', 'a'])
+    """
+    found = sorted(labels)
+    return sorted(found, key=int) if all(map(str.isdecimal, found)) else found
+
+
+def cell(text: str | None) -> str:
+    """What a cell says, without spaces, invisible marks and quotes around it.
+
+    A quote at one end belongs to the text if another one inside matches it.
+
+    >>> cell(" 'Gala' "), cell("Malus 'Gala'"), cell("Gala'")
+    ('Gala', "Malus 'Gala'", 'Gala')
+    """
+    text, before = text or "", None
+    while text != before:
+        before = text
+        text = text.strip().strip(_INVISIBLE)
+        for mark in "\"'":
+            inner = text[1:-1]
+            if text.count(mark) == 1:
+                text = text.strip(mark)
+            elif text[:1] == mark == text[-1:] and (
+                mark not in inner or inner[0] == mark == inner[-1]
+            ):
+                text = inner
+    return text
 
 
 def _is_special(path: str) -> bool:

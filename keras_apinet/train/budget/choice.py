@@ -19,6 +19,8 @@ from keras_apinet.train.setup import Setup
 
 # The smallest training that is worth its time.
 _FEWEST_EPOCHS, _FEWEST_HEAD_EPOCHS, _FEWEST_VIEWS = 3, 5, 2
+# As many as a recipe may have.
+_MOST_EPOCHS = 1_000_000
 # Where an epoch takes long, a shorter one more fills the rest of the time.
 _LEFT_OVER = 0.04
 
@@ -107,12 +109,14 @@ def chosen(
                 "least so many, fewer images or a smaller --image-size."
             )
     left -= costs.before_epochs(views, head)
-    epochs, steps = int(left / costs.epoch), recipe.steps_per_epoch
+    epochs, steps = min(int(left / costs.epoch), _MOST_EPOCHS), recipe.steps_per_epoch
     over = left - epochs * costs.epoch
-    if over > _LEFT_OVER * 60 * minutes and steps is None:
-        epochs, group = epochs + 1, recipe.steps_per_execution
-        steps = int((left / epochs - costs.epoch_end) / costs.step)
-        steps = max(group, steps - steps % group)
+    if over > _LEFT_OVER * 60 * minutes and steps is None and epochs < _MOST_EPOCHS:
+        fewer = int((left / (epochs + 1) - costs.epoch_end) / costs.step)
+        fewer -= fewer % recipe.steps_per_execution
+        # One more costs one more validation, which may be more than the rest holds.
+        if (epochs + 1) * fewer > epochs * costs.steps:
+            epochs, steps = epochs + 1, fewer
     changes: dict[str, Any] = {"epochs": epochs, "steps_per_epoch": steps}
     batches = f" of {steps} batches" if steps != recipe.steps_per_epoch else ""
     seconds = (steps or costs.steps) * costs.step + costs.epoch_end
