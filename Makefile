@@ -40,21 +40,28 @@ benchmarks: $(VENV)/.installed
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
+# What each command says is in a file; what matters of it fits on one screen. The line of
+# progress is on standard error.
+DEMO_COMMAND = @echo '$$ keras-apinet $(1)'; $(DEMO)/venv/bin/keras-apinet $(1) >$(DEMO)/$(2).txt
 demo:
-	rm -rf $(DEMO)
-	$(PYTHON) -m venv $(DEMO)/venv
-	$(DEMO)/venv/bin/python -m pip install --quiet .
-	$(DEMO)/venv/bin/keras-apinet train --data synthetic_birds --out $(DEMO)/birds
-	$(DEMO)/venv/bin/keras-apinet evaluate $(DEMO)/birds
-	$(DEMO)/venv/bin/keras-apinet export $(DEMO)/birds --format tflite \
-	  --out $(DEMO)/birds.tflite
-	$(DEMO)/venv/bin/python -c "from PIL import Image; \
+	@rm -rf $(DEMO)
+	@echo "Installing into $(DEMO)/venv ..."
+	@$(PYTHON) -m venv $(DEMO)/venv
+	@$(DEMO)/venv/bin/python -m pip install --quiet .
+	$(call DEMO_COMMAND,train --data synthetic_birds --out $(DEMO)/birds,train)
+	@grep '^Best' $(DEMO)/train.txt
+	$(call DEMO_COMMAND,evaluate $(DEMO)/birds,evaluate)
+	@sed -n '1,3p;/^most confused/,+2p' $(DEMO)/evaluate.txt
+	$(call DEMO_COMMAND,export $(DEMO)/birds --out $(DEMO)/birds.tflite,export)
+	@grep -E '^.{1,2}(size|same top-1|median)' $(DEMO)/export.txt
+	@$(DEMO)/venv/bin/python -c "from PIL import Image; \
 	from keras_apinet.data.birds import SPECIES, draw; \
 	print('A new drawing of a', SPECIES[0].name); \
 	Image.fromarray(draw(0, 123456).pixels).save('$(DEMO)/bird.png')"
-	$(DEMO)/venv/bin/keras-apinet predict $(DEMO)/birds.tflite $(DEMO)/bird.png
-	@echo "Everything lies in $(DEMO): the run in birds/, the phone's file in birds.tflite,"
-	@echo "the photo in bird.png, the environment in venv/."
+	$(call DEMO_COMMAND,predict $(DEMO)/birds.tflite $(DEMO)/bird.png --top 3,predict)
+	@cat $(DEMO)/predict.txt
+	@echo "All is in $(DEMO): the run in birds/, the file for phones in birds.tflite, the"
+	@echo "photo in bird.png, all that the commands said in *.txt, the environment in venv/."
 
 clean:
 	rm -rf build dist *.egg-info

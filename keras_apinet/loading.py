@@ -10,6 +10,7 @@ import keras
 
 from keras_apinet import backbones, layers, losses, optimizers
 from keras_apinet.errors import APINetError, reason
+from keras_apinet.files.bounds import CLASSES
 from keras_apinet.files.sealing import check_model
 from keras_apinet.model import APINet
 
@@ -48,10 +49,7 @@ def build(
     """
     if isinstance(name, keras.Model):
         return APINet(name, num_classes, **options)
-    if not isinstance(num_classes, int) or num_classes < 2:
-        raise APINetError(
-            f"num_classes={num_classes!r} must be a whole number of at least 2."
-        )
+    CLASSES.check("num_classes", num_classes)
     backbone = backbones.create(name, image_size, weights)
     return APINet(backbone.model, num_classes, scaling=backbone.scaling, **options)
 

@@ -206,6 +206,15 @@ class Run:
             description.setdefault(name, {})
         return cls(folder, description)
 
+    @classmethod
+    def of_model(cls, file: str | Path) -> "tuple[Run, str] | None":
+        """The run that a model's file lies in, and which of its models that is."""
+        path = Path(file)
+        is_model = path.suffix == ".keras" and path.stem in ("best", "last")
+        if not is_model or not (path.parent / DESCRIPTION).is_file():
+            return None
+        return cls.open(path.parent), path.stem
+
     @property
     def settings(self) -> dict[str, Any]:
         """What the training was told."""
@@ -257,12 +266,6 @@ class Run:
         known = self.read(name)
         if known is None:
             return None
-        value = known.get("temperature") if isinstance(known, dict) else None
-        if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            raise APINetError(
-                f"temperature={value!r} in {str(self.folder / name)!r} must be above "
-                "0; remove the file, and `keras-apinet evaluate` fits it again."
-            )
         # Without a fingerprint somebody wrote it by hand, and means it.
         if known.get("weights") not in (None, weights_fingerprint(model)):
             return None

@@ -267,6 +267,13 @@ def test_a_time_goes_with_nothing_that_knows_its_epochs(arguments, said, capsys)
 
 
 @pytest.mark.one_backend
+@pytest.mark.parametrize("other", [["--find-rate", "a.svg"], ["--print-recipe"]])
+def test_a_run_that_goes_on_does_nothing_else(other, capsys):
+    assert main(["train", "--resume", "run", *other]) == 2
+    assert f"--resume and {other[0]} do not fit; omit" in capsys.readouterr().err
+
+
+@pytest.mark.one_backend
 def test_a_time_that_is_too_short_leaves_nothing(settings, tmp_path, capsys):
     options = [
         word

@@ -313,3 +313,15 @@ def test_a_damaged_tfds_set_is_told(harm, prepare, tmp_path):
         shard.write_bytes(shard.read_bytes()[:-30])
     with pytest.raises(APINetError, match=r"tfrecord.*prepare it again"):
         load("tfds:oxford_iiit_pet", data_dir=tmp_path / "tfds")
+
+
+@pytest.mark.parametrize("name", ["imagelabels.mat", "setid.mat"])
+def test_a_damaged_archive_is_one_sentence(name, tmp_path):
+    (tmp_path / "jpg").mkdir()
+    for file in ("imagelabels.mat", "setid.mat"):
+        (tmp_path / file).write_bytes(b"")
+    # MATLAB's own newest kind, which SciPy does not read.
+    head = b"MATLAB 7.3 MAT-file".ljust(124)
+    (tmp_path / name).write_bytes(head + b"\0\2IM" + b"\0" * 99)
+    with pytest.raises(APINetError, match=r"cannot be understood .*unpack it again"):
+        load(tmp_path)

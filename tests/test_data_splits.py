@@ -6,10 +6,12 @@ import socket
 
 import numpy as np
 import pytest
+from photo_files import photos as files
 from PIL import Image, ImageEnhance
 
 from keras_apinet.cli import main
 from keras_apinet.data import load
+from keras_apinet.data.marks import read_marks
 from keras_apinet.errors import APINetError
 
 pytestmark = pytest.mark.one_backend
@@ -260,3 +262,53 @@ def test_cells_of_tables_are_stripped(tmp_path):
     data = load(tmp_path / "t.csv", validation=0)
     assert data.class_names == ("apple",)
     assert names_of(data.splits["train"]) == ["0.png", "1.png", "2.png"]
+
+
+def test_photos_of_16_bits_are_told_apart(tmp_path):
+    """As they are read for training: white to a reader of 8 bits, they were all alike."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            small = rng.integers(0, 2**16, (6, 6)).astype(np.uint16)
+            large = Image.fromarray(small.repeat(8, 0).repeat(8, 1))
+            large.save(tmp_path / name / f"{i}.png")
+    assert len(load(tmp_path).splits["val"]) >= 2
+
+
+def test_files_that_are_refused_are_not_unpacked(tmp_path):
+    for i, content in enumerate([files()["PNG, 30,000 x 30,000"]] * 2):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / f"{i}.png").write_bytes(content)
+    # PostScript, which Pillow would give to another program.
+    drawing = (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
+    (tmp_path / "a/2.png").write_bytes(drawing)
+    train = load(tmp_path, validation=None).splits["train"]
+    assert not read_marks(train)["seen"].any()
+
+
+def test_damaged_notes_on_photos_are_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    for i in range(3):
+        photo(tmp_path / "set/a" / f"{i}.png", i)
+    train = load(tmp_path / "set", validation=None).splits["train"]
+    first = read_marks(train)
+    (store,) = (tmp_path / "home").rglob("marks_*.npy")
+    whole = store.read_bytes()
+    store.write_bytes(whole.replace(b"{'descr'", b"{('descr"))
+    np.testing.assert_array_equal(read_marks(train)["hash"], first["hash"])
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("path,label,Label\n0.png,1,cat\n")
+    with pytest.raises(APINetError, match="2 columns 'label'"):
+        load(tmp_path / "t.csv", validation=0)
+
+
+def test_labels_of_thousands_of_digits_are_names(tmp_path):
+    photo(tmp_path / "0.png", 1)
+    long = "9" * 5000
+    (tmp_path / "t.csv").write_text(f"path,label\n0.png,{long}\n0.png,10\n")
+    assert load(tmp_path / "t.csv", validation=0).class_names == ("10", long)

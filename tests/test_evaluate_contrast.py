@@ -76,6 +76,19 @@ def test_shapes_and_ranges(rng):
     assert found.classes[0] != found.classes[1]
 
 
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_gates_are_those_of_the_interaction(weight, rng):
+    """sigmoid(m * x_i), m of both photos' features, whatever the residual weight."""
+    model = build("tiny", 4, image_size=64, residual_weight=weight, dropout_rate=0.0)
+    a, b = rng.integers(0, 256, (2, 64, 64, 3)).astype("uint8")
+    found = contrast(model, a, b)
+    x = keras.ops.convert_to_numpy(model.features(np.stack([a, b]))).astype(float)
+    w1, b1, w2, b2 = model.interaction.get_weights()
+    mutual = (np.concatenate(x)[None] @ w1 + b1) @ w2 + b2
+    expected = 1 / (1 + np.exp(-mutual * x))
+    np.testing.assert_allclose(found.gates, expected, atol=1e-3)
+
+
 def test_evidence_adds_up_to_the_score_difference(rng):
     """On the last map, and the channels' parts too: as the pairwise model says."""
     model = build("tiny", 4, image_size=64)

@@ -198,6 +198,8 @@ def test_a_comparison_names_what_it_compares(comparison, run, table):
     assert chosen.patches == {}
     with pytest.raises(APINetError, match="no class 'kiwi'"):
         compare(run, test.reference(0), test.reference(1), classes=("kiwi", "apple"))
+    with pytest.raises(APINetError, match="are one class"):
+        compare(run, test.reference(0), test.reference(1), classes=("apple", "apple"))
 
 
 def test_predict_writes_a_map_of_each_photo(run, table, tmp_path, capsys):
@@ -257,6 +259,22 @@ def test_the_card(run, report):
     for heading in ("Figures", "Data", "Recipe", "Limits", "License", "Method"):
         assert f"\n## {heading}\n" in body
     assert "None was stated" in write_card(run).read_text("utf-8")
+
+
+def test_a_card_of_other_photos_says_so(run, report, tmp_path):
+    """What was judged is not what it learned from; nothing in it becomes HTML."""
+    copy = Run.open(shutil.copytree(run, tmp_path / "run"))
+    copy.description["data"]["fingerprint"] = "<script>1</script>"
+    (copy.folder / "run.json").write_text(json.dumps(copy.description), "utf-8")
+    result = copy.read("evaluation_test.json")
+    result |= {"data": "/elsewhere/others", "given": True, "model": "last"}
+    result["calibrated"] |= {"reason": "<img src=x>"}
+    copy.write("evaluation_test.json", result)
+    card = write_card(copy).read_text("utf-8")
+    assert "Of the last model, on 9 images of the test split of others" in card
+    assert "Trained on photos" in card
+    for tag in ("<script>", "<img"):
+        assert tag not in card
 
 
 def test_a_report_takes_the_features_that_the_run_has(run, tmp_path, monkeypatch):

@@ -109,3 +109,22 @@ def test_one_command_writes_several_and_predict_reads_them(run, capsys):
     (answer,) = json.loads(capsys.readouterr().out)
     first, _ = answer["top"]
     assert first["class"] == "d"
+
+
+def test_the_file_of_a_runs_model_answers_as_the_run_does(run, rng):
+    description = json.loads((run / "run.json").read_text())
+    description["settings"]["resize"] = "squash"
+    (run / "run.json").write_text(json.dumps(description))
+    wide = rng.integers(0, 256, (40, 90, 3), np.uint8)
+    of_run, of_file = (load_classifier(p) for p in (run, run / "best.keras"))
+    assert (of_file.info.resize, of_file.info.temperature) == ("squash", 2.5)
+    assert of_file.predict(wide) == of_run.predict(wide)
+
+
+def test_files_tell_no_paths_of_photos_that_cannot_be_read(run):
+    broken = sorted((run.parent / "data/val").rglob("*.png"))[0]
+    broken.write_bytes(b"no image")
+    report = export_classifier(run, run / "x.tflite")
+    assert report.photos == 19
+    info = load_classifier(run / "x.tflite").info
+    assert info.accuracy["of"] == "19 of the 'val' split of data (1 could not be read)"

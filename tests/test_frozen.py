@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from factories import photos_and_weights
+from PIL import Image
 
 import keras_apinet
 from keras_apinet import APINetError
@@ -244,11 +245,15 @@ def test_a_training_on_views(settings, tmp_path, monkeypatch, capsys):
     again = train(recipe, tmp_path / "again", "quiet")
     for a, b in zip(all_weights(run), all_weights(again), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    # What the views depend on makes another file.
+    # What the views depend on makes another file, be it one photo.
     with pytest.raises(TypeError):
         train(
             Recipe(**{**settings, "freeze_fraction": 0.7}), tmp_path / "other", "quiet"
         )
+    photo = run.data().splits["train"].reference(0)
+    Image.fromarray(np.full((40, 40, 3), 9, "uint8")).save(photo)
+    with pytest.raises(TypeError):
+        train(recipe, tmp_path / "replaced", "quiet")
 
 
 def test_validation_sees_what_the_frozen_layers_give(settings):

@@ -1,18 +1,24 @@
 """Wrong labels, outliers and poor photos; the tables that a training reads; advice."""
 
 import csv
+import json
+import shutil
 
 import numpy as np
 import pytest
 from evaluate_runs import NAMES, make_run, photos
+from factories import class_folders
 from PIL import Image
 
 from keras_apinet import data
 from keras_apinet.cli import main
 from keras_apinet.errors import APINetError
+from keras_apinet.evaluate.evaluation import open_judged_data
+from keras_apinet.evaluate.pages import advice_words
 from keras_apinet.open_world.advice import Advice, advise, sentence, sentences
-from keras_apinet.open_world.audit import sharpness
+from keras_apinet.open_world.audit import audit, sharpness
 from keras_apinet.open_world.confident import doubtful_labels, out_of_fold, outliers
+from keras_apinet.runs import Run
 
 pytestmark = pytest.mark.one_backend
 
@@ -174,3 +180,90 @@ def test_training_reads_the_table(audited, tmp_path, capsys):
         == 2
     )
     assert "none.csv" in capsys.readouterr().err
+
+
+def test_a_table_still_fits_when_the_data_moved(audited, tmp_path, monkeypatch):
+    root, _ = audited
+    table = tmp_path / "table.csv"
+    for path in (root / "set/blue/3.png", "set/blue/3.png"):  # from anywhere, too
+        table.write_text(f"path\n{path}\n")
+        moved = shutil.copytree(root / "set", tmp_path / "moved", dirs_exist_ok=True)
+        less = data.load(moved, validation=0, exclude=table).splits["train"]
+        names = [less.reference(i) for i in range(len(less))]
+        assert len(names) == len(list(moved.rglob("*.png"))) - 1
+        assert str(moved / "blue/3.png") not in names
+
+
+def test_a_run_knows_its_moved_photos_by_the_table(tmp_path, rng):
+    """Its own data, without splits: judged as another set, training photos were in."""
+    colours = [(200, 40, 40), (40, 40, 200)]
+    photos = class_folders(
+        tmp_path / "set",
+        "ab",
+        20,
+        lambda c, i: rng.normal(colours[c], 30, (40, 40, 3)).clip(0, 255),
+    )
+    table = tmp_path / "table.csv"
+    table.write_text(f"path\n{photos / 'a/0.png'}\n")
+    load = {"name": str(photos), "exclude": str(table), "group_by": "none"}
+    own = data.load(load["name"], exclude=table, group_by="none")
+    run = make_run(tmp_path / "run", photos, own.class_names)
+    description = json.loads((run / "run.json").read_text("utf-8"))
+    description["data"] = {"load": load, "fingerprint": own.fingerprint()}
+    (run / "run.json").write_text(json.dumps(description), "utf-8")
+    photos.rename(tmp_path / "moved")
+    images, given = open_judged_data(Run.open(run), str(tmp_path / "moved"))
+    assert not given
+    assert {n: len(s) for n, s in images.splits.items()} == {"train": 35, "val": 4}
+    table.unlink()
+    with pytest.raises(APINetError, match=r"table.csv' .exclude., which is gone"):
+        open_judged_data(Run.open(run), str(tmp_path / "moved"))
+
+
+def test_findings_stay_with_their_photos_if_one_is_gone_meanwhile(
+    tmp_path, monkeypatch
+):
+    root = tmp_path / "set"
+    folder = make_run(tmp_path / "run", photos(tmp_path), NAMES)
+    rng = np.random.default_rng(3)
+    for name, colour in (("red", (220, 30, 30)), ("blue", (30, 30, 220))):
+        (root / name).mkdir(parents=True)
+        for i in range(60):
+            noise = rng.normal(colour, 30, (40, 48, 3)).clip(0, 255).astype("uint8")
+            Image.fromarray(noise).save(root / name / f"{i:02}.png")
+    (root / "red/30.png").rename(root / "blue/wrong.png")
+    images = data.load(root, validation=0)
+    run, model = Run.open(folder), Run.model
+
+    def opened(self, *args):
+        (root / "blue/05.png").unlink()  # after the first look at the photos
+        return model(self, *args)
+
+    monkeypatch.setattr(Run, "model", opened)
+    found = [f.path for f in audit(run, images) if f.kind == "label"]
+    assert found[0] == str(root / "blue/wrong.png")
+
+
+def test_a_page_and_its_table_need_names_of_their_own(audited, capsys):
+    root, command = audited
+    for name, said in (
+        ("x.csv", "ends in .html"),
+        ("", "ends in .html"),
+        ("other.html", "is not one of this package"),
+    ):
+        (root / "other.csv").write_text("mine\n")
+        path = str(root / name) if name else ""
+        assert main([*command[:-1], path, "--force"]) == 2
+        assert said in capsys.readouterr().err
+    assert (root / "other.csv").read_text() == "mine\n"
+
+
+def test_advice_is_on_the_runs_own_photos(audited, capsys):
+    root, _ = audited
+    run = Run.open(root / "run")
+    assert main(["advise", str(run.folder), "--data", str(root / "set")]) == 2
+    assert "is not what this run was trained on" in capsys.readouterr().err
+    assert run.read("advice.json") is None
+    assert main(["advise", str(run.folder), "--which", "last"]) == 0
+    assert advice_words(run, {"model": "best"}) == []
+    assert advice_words(run, {"model": "last"})

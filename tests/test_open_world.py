@@ -13,6 +13,7 @@ from keras_apinet import APINetError
 from keras_apinet.cli import main
 from keras_apinet.data import prepare
 from keras_apinet.evaluate import write_card, write_report
+from keras_apinet.evaluate.pages import unknown_words
 from keras_apinet.export import Exporter, load_classifier
 from keras_apinet.export.formats import Target
 from keras_apinet.export.runtime.classifier_info import ClassifierInfo
@@ -105,7 +106,7 @@ def test_families_of_a_file_fit_its_classes():
         ClassifierInfo.from_json(text, "file")
 
 
-def test_python_says_unknown(made, capsys):
+def test_python_says_unknown(made, capsys, tmp_path_factory):
     root, run, _, _ = made
     classifier = load_classifier(run.folder)
     assert classifier.class_names == [*NAMES, "unknown"]
@@ -119,6 +120,13 @@ def test_python_says_unknown(made, capsys):
     assert kept < 0.3 < 0.5 < rejected
     assert kept == pytest.approx(1 - told["known_kept"]["value"], abs=0.02)
     assert told["foreign"] == 120
+    # All of a folder's photos, also if it has splits.
+    split = tmp_path_factory.mktemp("split")
+    for i, photo in enumerate(sorted((root / "foreign").rglob("*.png"))):
+        to = split / ("train", "test")[i % 4 == 0] / photo.parent.name / photo.name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, to)
+    assert measure_open(run, foreign=split)["foreign"]["foreign"] == 120
     auroc = told["auroc"]
     assert 0.9 < auroc["low"] <= auroc["value"] <= auroc["high"] <= 1
     strange = next(
@@ -153,7 +161,8 @@ def test_files_decide_as_python_does(made, tmp_path):
         for form, number in names
     ]
     exporter = Exporter(run, unknown=True)
-    exporter.write(targets)
+    reports = exporter.write(targets)
+    assert all(report.accuracy > 0.5 for report in reports)
     expected = load_classifier(run.folder).probabilities(images).argmax(axis=1)
     assert 20 < (expected == 4).sum() < 110
     for target in targets:
@@ -276,9 +285,19 @@ def test_one_measurement_leaves_the_other_in_the_run(made, tmp_path):
     measure_open(copy, foreign=root / "foreign")
     measure_open(copy, families=table)
     measure_open(copy, confidence=0.8)
+    given = shutil.copytree(root / "data" / "test", tmp_path / "given")
+    save(next((given / "ant").iterdir()), np.full((40, 40, 3), 7, "uint8"))
     told = copy.read("open_test.json")["sentences"]
     assert told["foreign"].startswith("Foreign photos: 120 against 80 known")
     assert told["families"].startswith("At a confidence of 80%")
+    # What is measured on other photos takes its place, and is told of those alone.
+    measure_open(copy, data=str(given), confidence=0.6)
+    again = copy.read("open_test.json")
+    assert list(again["sentences"]) == ["families"]
+    told = unknown_words(copy, {"split": "test", "data": str(given)})
+    assert any("confidence of 60%" in sentence for sentence in told)
+    told = unknown_words(copy, {"split": "test", "data": str(root / "data")})
+    assert not any("confidence of 60%" in sentence for sentence in told)
     before = copy.read("families.json")
     other = tmp_path / "other.csv"
     other.write_text(table.read_text().replace(",b", ",c"))
@@ -361,7 +380,11 @@ def test_mistakes_are_one_sentence(made, tmp_path, capsys):
         assert main(["evaluate", folder, *arguments]) == 2
         assert expected in capsys.readouterr().err
     table = tmp_path / "families.csv"
-    for text, expected in (("class;family", "need"), ("class,family\nat,x", "'at'")):
+    for text, expected in (
+        ("class;family", "need"),
+        ("class,family\nat,x", "'at'"),
+        (f"class,family\nant,{'x' * 200_000}", "cannot be read"),
+    ):
         table.write_text(text)
         with pytest.raises(APINetError, match=expected):
             measure_open(run, families=table)

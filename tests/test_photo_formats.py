@@ -294,3 +294,12 @@ def test_the_caller_may_write_into_a_photo(tmp_path):
     pixels = read_photo(tmp_path / "photo.png")
     pixels[0] = 0
     assert prepare(pixels, SIZE).shape == (SIZE, SIZE, 3)
+
+
+def test_a_film_behind_a_photo_is_no_scan(tmp_path):
+    """Phones append one to motion photos; its bytes are of any kind."""
+    content = photos()["JPEG, progressive"]
+    (tmp_path / "motion.jpg").write_bytes(content + b"\0\xff\xda\x12" * 500)
+    (tmp_path / "plain.jpg").write_bytes(content)
+    both = [read_photo(tmp_path / f"{name}.jpg") for name in ("motion", "plain")]
+    np.testing.assert_array_equal(*both)

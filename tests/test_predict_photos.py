@@ -8,6 +8,7 @@ from PIL import Image
 
 from keras_apinet.data.photos.files import listed_photos
 from keras_apinet.errors import APINetError
+from keras_apinet.open_world.features import write_photo_features
 
 pytestmark = pytest.mark.one_backend
 
@@ -97,3 +98,24 @@ def test_features_need_a_model_that_keeps_them(photos, capsys):
     assert "give a run folder or a .keras file for --features" in (
         capsys.readouterr().err
     )
+
+
+def test_cells_of_a_table_are_read_as_those_of_a_training(photos):
+    (photos / "t.csv").write_text('Path,label\n " new/b.jpg" ,x\n')
+    assert listed_photos(["t.csv"]) == ["new/b.jpg"]
+    with pytest.raises(APINetError, match=r"'gone\.csv' cannot be read .No such file"):
+        listed_photos(["gone.csv"])
+
+
+def test_thumbnails_of_storage_boxes_are_no_photos(photos):
+    thumbnail = photos / "new/@eaDir/b.jpg/THUMB_M.jpg"
+    thumbnail.parent.mkdir(parents=True)
+    thumbnail.write_bytes(b"")
+    assert listed_photos(["new"]) == ["new/a.PNG", "new/b.jpg", "new/deep/c.jpg"]
+
+
+def test_names_that_are_not_utf_8_stay_what_they_are(tmp_path):
+    write_photo_features(
+        tmp_path / "f.csv", ["a\udce9.jpg"], np.ones((1, 2), "float32")
+    )
+    assert b"a\xe9.jpg,1,1" in (tmp_path / "f.csv").read_bytes()

@@ -9,7 +9,7 @@ from conftest import BACKEND
 from factories import class_folders
 
 import keras_apinet
-from keras_apinet import APINetError, data
+from keras_apinet import APINet, APINetError, data
 from keras_apinet.evaluate import evaluate_run
 from keras_apinet.runs import Run, weights_fingerprint, write_atomically
 from keras_apinet.train import Recipe, resume, train
@@ -92,6 +92,20 @@ def test_a_training_killed_before_its_last_words_says_them(photos, tmp_path, cap
     assert run.read("training.json") == figures
     assert (run.folder / "curves.png").is_file()
     assert not views.exists()
+
+
+def test_the_figures_of_an_earlier_end_are_gone_while_it_goes_on(
+    photos, tmp_path, monkeypatch
+):
+    run = train(Recipe(data=str(photos), **QUICK), tmp_path / "run", verbose="quiet")
+
+    def killed(*args, **options):
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(APINet, "fit", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        resume(run.folder, {"epochs": 3}, force=True, verbose="quiet")
+    assert run.read("training.json") is None
 
 
 def test_the_temperature_is_there_when_the_training_ends(photos, tmp_path, capsys):

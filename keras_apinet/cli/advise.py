@@ -2,7 +2,7 @@
 
 import argparse
 
-from keras_apinet.cli.options import add_run
+from keras_apinet.cli.options import add_options
 from keras_apinet.errors import printable
 from keras_apinet.files.bounds import PHOTOS
 from keras_apinet.files.schema import to_json
@@ -12,7 +12,8 @@ HELP = "say which classes to photograph next, and what that should gain"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run and how many photos are to be taken."""
-    add_run(parser, "--json")
+    parser.add_argument("run_folder", metavar="RUN", help="run folder written by train")
+    add_options(parser, "--which", "--moved", "--data-dir", "--json")
     parser.add_argument(
         "--photos",
         type=PHOTOS,

@@ -51,8 +51,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="leave the old classes' weights exactly as they are",
     )
-    parser.add_argument("--data", help="where the run's data set is now, if it moved")
-    add_options(parser, "--data-dir")
+    add_options(parser, "--moved", "--data-dir")
 
 
 def _add_class_names(parser: argparse.ArgumentParser, text: str) -> None:

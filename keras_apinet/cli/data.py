@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_apinet.cli.options import add_options
-from keras_apinet.errors import printable
+from keras_apinet.errors import APINetError, printable
 from keras_apinet.files.bounds import FRACTION, IMAGE_SIZE, SEED, SHEET
 from keras_apinet.files.schema import to_json
 
@@ -98,6 +98,11 @@ def prepare(args: argparse.Namespace) -> bool:
     from keras_apinet.data.loading import check_source
 
     check_source(args.data, args.data_dir)
+    if args.audit and not args.audit_out.lower().endswith((".html", ".htm")):
+        raise APINetError(
+            f"--audit-out={args.audit_out!r} is a page, with its table beside it; give "
+            "a name that ends in .html."
+        )
     return False
 
 
@@ -147,11 +152,18 @@ def _audit(data: Any, args: argparse.Namespace) -> int:
     check_output(page, "page", args.force)
     if table.exists():
         head = table.read_text("utf-8", "replace").partition("\n")[0]
-        if not args.force or head != ",".join(COLUMNS):
+        if head.lstrip("\ufeff").rstrip() != ",".join(COLUMNS):
+            raise APINetError(
+                f"{str(table)!r}, where the table of findings goes, is not one of this "
+                "package; give another --audit-out."
+            )
+        if not args.force:
             raise exists(table)
     found = audit(args.audit, data)
     write_output(page, audit_page(found, data, table.name), args.force)
-    write_atomically(table, audit_table(found), exclusive=not args.force)
+    # Names of files need not be UTF-8.
+    rows = audit_table(found).encode("utf-8", "surrogateescape")
+    write_atomically(table, rows, exclusive=not args.force)
     if args.json:
         print(to_json({"findings": [vars(finding) for finding in found]}))
         return 0
@@ -280,4 +292,6 @@ def _pixels(px: dict[str, int]) -> str:
 
 
 def _say(line: str) -> None:
-    print(printable(line, keep="\n"))
+    """Prints a line, perhaps below empty ones; names break no lines."""
+    text = line.lstrip("\n")
+    print("\n" * (len(line) - len(text)) + printable(text))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from keras_apinet.cli.options import add_options
 from keras_apinet.errors import printable
-from keras_apinet.files.bounds import IMAGE_SIZE, SHARE
+from keras_apinet.files.bounds import IMAGE_SIZE, LOGIT_SHARE, SHARE
 
 HELP = "write a trained model as TFLite, SavedModel, ONNX or a web page"
 
@@ -40,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="data set to compare on and to choose int8 ranges by (default: the run's)",
     )
     parser.add_argument(
-        "--which", default="best", help="model of the run: best (default) or last"
+        "--which",
+        choices=("best", "last"),
+        default="best",
+        help="model of the run (default: best)",
     )
     parser.add_argument(
         "--license", metavar="TEXT", help="license of the model, written into the file"
@@ -83,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-logit-difference",
-        type=float,
+        type=LOGIT_SHARE,
         metavar="X",
         help="largest difference of a logit, as a share of the largest logit (default: "
         "1e-3 for float32, 5e-2 for float16)",
@@ -117,14 +120,14 @@ def prepare(args: argparse.Namespace) -> bool:
             f"--out={args.out!r} names one target, but {len(wanted)} exports were "
             "asked for; omit --out, or ask for one."
         )
+    if not Path(args.model).is_file():
+        Run.open(args.model)
     args.targets = []
     for form, precision in wanted:
         path = args.out or _default_target(Path(args.model), form, precision)
         target = Target.of(path, form, precision, args.runtime)
         target.check(args.force)
         args.targets.append(target)
-    if not Path(args.model).is_file():
-        Run.open(args.model)
     return False
 
 

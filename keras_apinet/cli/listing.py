@@ -90,6 +90,9 @@ def _runs_below(folder: str) -> Iterator[dict[str, Any]]:
         except APINetError as error:
             yield {"run": name, "date": date, "error": str(error)}
             continue
+        # Of the model that is used by default, on the run's own test photos.
+        if tested.get("given") or tested.get("model", "best") != "best":
+            tested = {}
         data = opened.description.get("data", {}).get("load", {}).get("name")
         yield {
             "run": name,

@@ -15,6 +15,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "where the data set is now, if it moved; or another one to test on: "
         "its test split, or all of its images if it has no splits",
     },
+    # For what works on the photos that the run was trained on, and no others.
+    "--moved": {"help": "where the run's data set is now, if it moved"},
     "--data-dir": {"help": "where TensorFlow Datasets data is now"},
     "--split": {
         "help": "split to evaluate (default: test, or val if there is none)",
@@ -47,7 +49,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def add_options(parser: Any, *names: str) -> None:
     """Adds some of them, by their names, to a parser or a group of one."""
     for name in names:
-        parser.add_argument(name, **_OPTIONS[name])
+        flag = "--data" if name == "--moved" else name
+        parser.add_argument(flag, **_OPTIONS[name])
 
 
 def add_run(parser: argparse.ArgumentParser, *names: str) -> None:

@@ -253,8 +253,9 @@ def _opened(model: str | Path) -> tuple[Any, Callable[[str | Path], Any]]:
     from keras_apinet.loading import load
     from keras_apinet.runs import Run
 
-    run = Run.open(model) if Path(model).is_dir() else None
-    network = run.model() if run else load(model)
+    own = (Run.open(model), "best") if Path(model).is_dir() else Run.of_model(model)
+    run = own[0] if own else None
+    network = load(model) if own is None else own[0].model(own[1])
     resize = run.settings.get("resize", "fit") if run else "fit"
 
     def prepared(photo: str | Path) -> Any:

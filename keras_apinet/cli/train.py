@@ -163,14 +163,14 @@ def prepare(args: argparse.Namespace) -> bool:
     names = {field.name for field in dataclasses.fields(Recipe)}
     args.changes = changes = {k: v for k, v in given.items() if k in names}
     changes |= parse_assignments(args.set)
-    if args.minutes is not None:
-        args.started = time.monotonic()
-        given |= {"epochs": "epochs" in changes}
-        others = ("epochs", "resume", "find_rate", "print_recipe")
-        if other := next((name for name in others if given[name]), None):
-            raise APINetError(
-                f"--minutes and --{other.replace('_', '-')} do not fit; omit either."
-            )
+    args.started, given["epochs"] = time.monotonic(), "epochs" in changes
+    for name, *others in (
+        ("minutes", "epochs", "resume", "find_rate", "print_recipe"),
+        ("resume", "find_rate", "print_recipe"),
+    ):
+        if given[name] and (other := next((n for n in others if given[n]), None)):
+            other = other.replace("_", "-")
+            raise APINetError(f"--{name} and --{other} do not fit; omit either.")
     if args.resume:
         if args.recipe or args.out:
             raise APINetError(

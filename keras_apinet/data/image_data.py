@@ -265,8 +265,8 @@ def checked(data: ImageData) -> ImageData:
                 f"The {name!r} split of {data.name!r} has {len(missing)} classes "
                 f"without any training image ({names}): first at "
                 f"{split.reference(int(np.argmax(split.labels == missing[0])))}; add "
-                "training images or remove the class."
-                + (f" {_differ(twin)}" if twin else "")
+                "training images or remove the class"
+                + (f" ({_differ(twin).rstrip('.')})." if twin else ".")
             )
     order = [name for name in ("train", "val", "test") if name in splits]
     notes = (*data.notes, *(_differ(names) for names in alike))

@@ -160,7 +160,7 @@ def _look(split: Split) -> Iterator[tuple[bytes, tuple[int, int] | APINetError]]
         return digest.digest(), pixels.shape[:2]
 
     reading = phase("Reading photos", len(split))
-    with ThreadPoolExecutor() as pool, reading as shown:
+    with ThreadPoolExecutor(4) as pool, reading as shown:
         for start in range(0, len(split), _CHUNK):
             shown(start)
             indices = np.arange(start, min(start + _CHUNK, len(split)))
@@ -259,10 +259,11 @@ class _Page:
         """Writes one line, shortened in its middle to fit `room` px."""
         # Names may hold line breaks, or bytes that are not UTF-8.
         text = " ".join(text.encode("utf-8", "replace").decode().split())
-        kept = len(text)
-        shown = text
-        while kept and self.pen.textlength(shown, self.font) > room:
-            kept -= 1
+        kept, shown = len(text), text
+        while kept and (
+            len(shown) > room or self.pen.textlength(shown, self.font) > room
+        ):
+            kept = min(kept, room) - 1
             # Look-alike classes often differ at the end of their names.
             shown = text[: kept - kept // 2] + "\u2026" + text[len(text) - kept // 2 :]
         self.pen.text((left, top), shown, colour, self.font)

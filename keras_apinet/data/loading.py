@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,17 +152,39 @@ def _perhaps_tfds(base: str, data_dir: str | os.PathLike[str] | None) -> bool:
     return any(p.stem == base for root in roots for p in Path(root).rglob(f"{base}*"))
 
 
+def _moved(
+    found: Mapping[str, str | None], data: ImageData, photos: list[str]
+) -> dict[str, str | None]:
+    """What a table says of photos that have moved, with all of their data set.
+
+    A row is of the photo whose place in the data set ends its path.
+    """
+    root = os.path.abspath(data.name)
+    root = root if os.path.isdir(root) else os.path.dirname(root)
+    there = {os.path.relpath(photo, root): photo for photo in photos}
+    moved = {}
+    for path, value in found.items():
+        parts = path.split(os.sep)
+        ends = (os.path.join(*parts[i:]) for i in range(1, len(parts)))
+        if end := next((end for end in ends if end in there), None):
+            moved[there[end]] = value
+    return moved
+
+
 def _corrected(
     data: ImageData, table: str | os.PathLike[str], column: str | None
 ) -> ImageData:
     """The data set with the labels in a column of a table, or without its photos."""
     text = os.fspath(table)
     try:
-        with open(text, newline="", encoding="utf-8-sig") as file:
+        # Names of files need not be UTF-8.
+        with open(
+            text, newline="", encoding="utf-8-sig", errors="surrogateescape"
+        ) as file:
             rows = csv.DictReader(file)
             missing = {"path", column or "path"} - {*(rows.fieldnames or ())}
             found = {os.path.abspath(r["path"]): r.get(column or "") for r in rows}
-    except (OSError, UnicodeDecodeError, csv.Error, TypeError, KeyError) as error:
+    except (OSError, csv.Error, TypeError, KeyError) as error:
         missing = missing if isinstance(error, KeyError) else set()
         if not missing:
             raise APINetError(
@@ -175,8 +198,14 @@ def _corrected(
         )
     names = {name: i for i, name in enumerate(data.class_names)}
     splits, touched = {}, 0
+    photos = {
+        split: [os.path.abspath(part.reference(i)) for i in range(len(part))]
+        for split, part in data.splits.items()
+    }
+    if not any(path in found for paths in photos.values() for path in paths):
+        found = _moved(found, data, [p for paths in photos.values() for p in paths])
     for split, part in data.splits.items():
-        paths = [os.path.abspath(part.reference(i)) for i in range(len(part))]
+        paths = photos[split]
         listed = np.array([path in found for path in paths], bool)
         touched += int(listed.sum())
         if column is None:

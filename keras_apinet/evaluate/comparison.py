@@ -117,6 +117,10 @@ def compare(
         for name in classes:
             if name not in names:
                 raise APINetError(f"The model has no class {name!r}; see its labels.")
+        if classes[0] == classes[1]:
+            raise APINetError(
+                f"classes={classes!r} are one class; give two that differ."
+            )
         pair = (names.index(classes[0]), names.index(classes[1]))
     size, resize = run.image_size, run.settings.get("resize", "fit")
     images = [prepare(read_photo(p), size, resize=resize) for p in (photo_a, photo_b)]

@@ -34,7 +34,7 @@ class Contrast:
         probabilities: `[2, C]` float, single-image predictions, rows add up to 1.
         gates: `[2, D]` float32 in 0..1: how far the mutual vector opens each channel.
         own: `[2, S, S]` float32 in -1..1: places that speak for the photo's own class,
-            in the gated features `x_i + x_i * g_i`.
+            in the gated features `x_i * (r + g_i)`, r = `residual_weight`.
         other: The same for the class of the other photo.
         difference: `[2, S, S]` float32 in -1..1: positive where a place speaks for the
             photo's own class rather than the other's, negative where against it.
@@ -72,7 +72,7 @@ def contrast(
     """Compares two photos as the model does, and says where it looks.
 
     The mutual vector of the two opens gates `g_i` on the channels of each photo. The
-    difference of the two classes' scores of `x_i + x_i * g_i` is split over the places
+    difference of the two classes' scores of `x_i * (r + g_i)` is split over the places
     of the photo: on the last feature map exactly (gate-weighted class activation), on
     finer maps by activation times gradient. `where` is the mean of all resolutions.
 
@@ -110,8 +110,9 @@ def contrast(
     x = _array(features)
     a_self, _, b_self, _ = model.interaction(features[:1], features[1:], training=False)
     gated = np.concatenate([_array(a_self), _array(b_self)])
-    # x_i_self = x_i (1 + g_i); where x_i is 0 the gate is sigmoid(0).
-    factors = np.divide(gated, x, out=np.full_like(x, 1.5), where=np.abs(x) > 1e-12)
+    # x_i_self = x_i (r + g_i); where x_i is 0 the gate is sigmoid(0).
+    r = float(model.interaction.residual_weight)
+    factors = np.divide(gated, x, out=np.full_like(x, r + 0.5), where=np.abs(x) > 1e-12)
     kernel = _array(model.classifier.kernel)
     own_weights = factors * kernel[:, list(pair)].T
     other_weights = factors * kernel[:, list(pair[::-1])].T
@@ -130,7 +131,7 @@ def contrast(
         images=images,
         classes=pair,
         probabilities=np.exp(log_p),
-        gates=np.clip(factors - 1, 0, 1),
+        gates=np.clip(factors - r, 0, 1),
         own=fused(own, size),
         other=fused(other, size),
         difference=fused(differences, size),

@@ -266,11 +266,16 @@ def open_judged_data(
 def _is_own(run: Run, data: str | Path, data_dir: str | None) -> bool:
     """Whether the data at a place is what the run was trained on, or a copy of it."""
     recorded = run.description["data"]
-    was = str(recorded.get("load", {}).get("name", ""))
-    if str(data) == was:
+    load = recorded.get("load", {})
+    was = str(load.get("name", ""))
+    if str(data) == was or (was and Path(data).resolve() == Path(was).resolve()):
         return True
-    if Path(data).exists() and Path(data).resolve() == Path(was).resolve():
-        return True
+    for name in ("exclude", "relabel"):
+        if load.get(name) and not Path(load[name]).is_file():
+            raise APINetError(
+                f"This run's photos were chosen by the table {load[name]!r} ({name}), "
+                "which is gone; put it back."
+            )
     try:
         there = run.data(str(data), data_dir)
     except APINetError:

@@ -139,6 +139,7 @@ def write_card(
             "did not count the images of each figure; run `keras-apinet evaluate` on "
             "it again."
         )
+    trained_on = run.description["data"].get("load", {})
     environment = templates()
     from markupsafe import Markup
 
@@ -149,6 +150,7 @@ def write_card(
         text=as_text,
         name=name,
         data=Path(result["data"]).name,
+        trained_on=Path(trained_on.get("name") or result["data"]).name,
         result=result,
         figures=[
             (title, cells(key, result["metrics"][key]))
@@ -164,7 +166,7 @@ def write_card(
         calibration=calibration_words(result),
         warnings=result["warnings"],
         unknown=unknown_words(run, result),
-        advice=(run.read("advice.json") or {}).get("advice", [])[:10],
+        advice=advice_words(run, result)[:10],
         license_name=license_name,
         # Of equal shares, that of the most images is the surest.
         lowest=[
@@ -183,6 +185,13 @@ def write_card(
     return path
 
 
+def advice_words(run: Run, result: dict[str, Any]) -> list[str]:
+    """What `advise` left in a run about the model that was judged."""
+    found = run.read("advice.json") or {}
+    same = found.get("model", "best") == result.get("model", "best")
+    return found["advice"] if found and same else []
+
+
 def unknown_words(run: Run, result: dict[str, Any]) -> list[str]:
     """What is known of photos that show none of the classes, in sentences."""
     which = result.get("model", "best")
@@ -195,7 +204,7 @@ def unknown_words(run: Run, result: dict[str, Any]) -> list[str]:
             f"looks like none of these: the thresholds keep {fitted['keep']:.0%} of "
             f"{fitted.get('images', 0):,} held-out photos."
         )
-    if told is not None and told["model"] == which:
+    if told and told["model"] == which and told.get("data") in (None, result["data"]):
         sentences = told["sentences"]
         words += sentences.values() if isinstance(sentences, dict) else sentences
     return words

@@ -181,7 +181,7 @@ def _five_crops(
             report.add(i, error)
             continue
         if box_crop:
-            pixels = _inside_box(pixels, split, i)
+            pixels = inside_box(pixels, split, i)
         views.append(five_crop(pixels, image_size, resize))
         if len(views) == batch_size:
             yield np.concatenate(views)
@@ -190,7 +190,7 @@ def _five_crops(
         yield np.concatenate(views)
 
 
-def _inside_box(
+def inside_box(
     pixels: NDArray[np.uint8], split: "Split", index: int
 ) -> NDArray[np.uint8]:
     """A photo cropped to its object's box, if it has one."""

@@ -14,9 +14,10 @@ from keras_apinet.evaluate.calibration import reliability
 from keras_apinet.evaluate.contrast_maps import contrast, data_uri, with_heat
 from keras_apinet.evaluate.feature_maps import FeatureMaps, evenly
 from keras_apinet.evaluate.measures import calibration_words, confusion_matrix
-from keras_apinet.evaluate.pages import need, templates, unknown_words
+from keras_apinet.evaluate.pages import advice_words, need, templates, unknown_words
 from keras_apinet.evaluate.predictions import (
     Predictions,
+    inside_box,
     known_images,
     predict_split,
     run_options,
@@ -54,8 +55,7 @@ def write_report(
     Args:
         run: A run, or its folder.
         out: The file. Default: `report.html` in the run folder.
-        split: `"test"`, `"val"` or `"train"`. Default: `"test"`, or `"val"` where the
-            data has no test split.
+        split: `"test"`, `"val"` or `"train"`; see `evaluate_run`.
         which: The `"best"` model (default) or the `"last"`.
         data: Where the data set is now, or a data set; or another to test on, see
             `evaluate_run`.
@@ -69,8 +69,7 @@ def write_report(
         The file.
 
     Raises:
-        APINetError: As `evaluate_run`; or if an optional package is missing, or
-            something else is at `out`.
+        APINetError: As `evaluate_run`; for a missing package, or another file at `out`.
     """
     need("matplotlib", "jinja2", "scipy")
     run = run if isinstance(run, Run) else Run.open(run)
@@ -105,7 +104,7 @@ def write_report(
             plots=_plots(run, judged),
             dots=gallery.dots(),
             unknown=unknown_words(run, result),
-            advice=(run.read("advice.json") or {}).get("advice", []),
+            advice=advice_words(run, result),
             pairs=gallery.confused_pairs(result["confused_pairs"]),
             errors=gallery.worst_errors(known),
         )
@@ -170,8 +169,10 @@ class Gallery:
     def _prepared(self, split: "Split", position: int) -> NDArray[np.uint8]:
         from keras_apinet.data import prepare
 
-        resize = self.run.settings.get("resize", "fit")
-        return prepare(split.read(position), self.run.image_size, resize=resize)
+        pixels, told = split.read(position), self.run.settings.get
+        if told("box_crop"):
+            pixels = inside_box(pixels, split, position)
+        return prepare(pixels, self.run.image_size, resize=told("resize", "fit"))
 
     def _figure(self, picture: NDArray[np.uint8], title: str) -> dict[str, str]:
         return {"image": data_uri(picture, min(224, len(picture))), "title": title}

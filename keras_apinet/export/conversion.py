@@ -76,7 +76,7 @@ def _refused(error: Exception, format: str, info: ClassifierInfo) -> APINetError
     others = " or ".join(f for f in ("saved_model", "onnx", "tflite") if f != format)
     return APINetError(
         f"The {format} converter refuses the backbone {info.backbone!r} "
-        f"(precision={info.precision!r}): {what}. Export it as {others}, or train one "
+        f"(precision={info.precision!r}): {what}; export it as {others}, or train one "
         "of the backbones that docs/quantisation.md lists for this format."
     )
 

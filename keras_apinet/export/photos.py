@@ -120,13 +120,14 @@ def _found(
         )
     labels = np.concatenate([labels for _, labels in read]).astype(np.int64)
     failed = batches.report.failed
-    same = tuple(found.class_names) == source.info.class_names
+    known = source.info.class_names[: -1 if source.info.unknown else None]
+    same = tuple(found.class_names) == known
     return Photos(
         np.concatenate([images for images, _ in read]),
         labels if same else None,
         # The file tells it to strangers: no folder of this machine.
         f"{len(labels)} of the {name!r} split of {Path(found.name).name}"
-        + (f" (left out, as unreadable: {', '.join(failed)})" if failed else ""),
+        + (f" ({len(failed):,} could not be read)" if failed else ""),
     )
 
 

@@ -84,6 +84,9 @@ def open_source(
         if isinstance(source, Run) or place.is_dir():
             run = source if isinstance(source, Run) else Run.open(place)
             model = run.model(which)
+        elif beside := Run.of_model(place):  # which knows how photos are prepared
+            run, which = beside
+            model = run.model(which)
         else:
             model = load(place)
     else:

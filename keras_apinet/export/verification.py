@@ -225,7 +225,7 @@ def check(
     if found:
         raise APINetError(
             f"The {report.format} file of {backbone!r} in {report.precision} {found}, "
-            f"but must have {tolerance}; nothing was written. Choose another precision "
+            f"but must have {tolerance}; nothing was written; choose another precision "
             "or backbone (docs/quantisation.md says which lose little)"
             + (f", or accept this with {accepting}." if accepting else ".")
         )

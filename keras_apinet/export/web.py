@@ -96,13 +96,13 @@ def fetch_runtime(folder: Path, say: Callable[[str], None]) -> None:
     """Has npm put the runtime into a folder."""
     npm = shutil.which("npm")
     way_out = (
-        f"Run `npm install --prefix FOLDER {' '.join(_pinned())}` where there is a "
+        f"run `npm install --prefix FOLDER {' '.join(_pinned())}` where there is a "
         "network, and give that folder as --runtime."
     )
     if npm is None:
         raise APINetError(
             "The page needs LiteRT for the browser, and npm, which fetches it, is not "
-            f"installed. {way_out}"
+            f"installed; {way_out}"
         )
     say(f"Fetching the browser runtime with npm ({', '.join(_pinned())}) ...")
     options = ["--no-save", "--ignore-scripts", "--no-audit", "--no-fund"]
@@ -117,7 +117,7 @@ def fetch_runtime(folder: Path, say: Callable[[str], None]) -> None:
         lines = [line for line in answer.stdout.splitlines() if "error" in line.lower()]
         reason = (lines or ["no reason given"])[0][:200]
         raise APINetError(
-            f"npm could not fetch {', '.join(_pinned())} ({reason}). {way_out}"
+            f"npm could not fetch {', '.join(_pinned())} ({reason}); {way_out}"
         )
 
 

@@ -37,6 +37,7 @@ _KINDS = {
     "table of features": (b"photo,feature_0", b"photo,feature_0"),
     "NumPy file of features": (b"PK", b"keras-apinet.npy"),
 }
+_NAMES = ("utf-8", "surrogateescape")
 _ENDS = 1 << 16  # bytes at either end of a file in which its mark lies
 
 
@@ -46,7 +47,8 @@ def write_output(path: str | Path, content: str | bytes, force: bool) -> None:
     It bears the mark of its kind; `force` replaces a file of the same kind that this
     package wrote.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    # Names of files need not be UTF-8.
+    data = content if isinstance(content, bytes) else content.encode(*_NAMES)
     kind = _kind(data)
     if kind is None:
         raise TypeError("The content bears no mark of this package.")

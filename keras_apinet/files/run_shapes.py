@@ -165,10 +165,11 @@ def shape_of(name: str) -> Shape:
     if name == "training.json":
         return TRAINING
     if name == "advice.json":
-        return {"advice": [str]}
+        return {"advice": [str], "model?": str}
     if name.startswith("open_"):
         # What was measured -> a sentence; earlier versions had sentences alone.
-        return {"model": str, "sentences": ([str], {...: str})}
+        names = dict.fromkeys(("data?", "photos?", "weights?"), str)
+        return {"model": str, **names, "sentences": ([str], {...: str})}
     return RUN if name == "run.json" else {}
 
 

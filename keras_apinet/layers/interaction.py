@@ -1,5 +1,6 @@
 """Attentive pairwise interaction: two images' features compared channel by channel."""
 
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -91,7 +92,7 @@ class AttentivePairwiseInteraction(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not isinstance(mutual_units, int) or mutual_units < 1:
+        if not isinstance(mutual_units, Integral) or mutual_units < 1:
             raise APINetError(
                 f"mutual_units={mutual_units!r} must be a whole number of at least 1."
             )

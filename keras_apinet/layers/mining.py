@@ -1,5 +1,6 @@
 """Which image meets which: pairs mined inside one batch."""
 
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -144,7 +145,7 @@ class PairMiner(keras.layers.Layer):
                 raise APINetError(f"Unknown mining={name!r}; use one of {STRATEGIES}.")
         self.num_partners = _pair(num_partners)
         if not all(
-            isinstance(n, int) and not isinstance(n, bool) and n >= 0
+            isinstance(n, Integral) and not isinstance(n, bool) and n >= 0
             for n in self.num_partners
         ) or not any(self.num_partners):
             raise APINetError(

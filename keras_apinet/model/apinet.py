@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_apinet.distribute import whole_batch
 from keras_apinet.errors import APINetError, distinct_names
+from keras_apinet.files.bounds import CLASSES, COUNT
 from keras_apinet.files.schema import with_new_names
 from keras_apinet.layers.interaction import AttentivePairwiseInteraction
 from keras_apinet.layers.memory import FeatureMemory
@@ -129,14 +130,9 @@ class APINet(BackboneModel, PairwiseTraining):
         super().__init__(**kwargs)
         _check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
         _check_choice("pooling", pooling, POOLINGS)
-        if not isinstance(num_classes, int) or num_classes < 2:
-            raise APINetError(
-                f"num_classes={num_classes!r} must be a whole number of at least 2."
-            )
-        if not isinstance(memory_size, int) or memory_size < 0:
-            raise APINetError(
-                f"memory_size={memory_size!r} must be a whole number of at least 0."
-            )
+        CLASSES.check("num_classes", num_classes)
+        COUNT.check("memory_size", memory_size)
+        num_classes, memory_size = int(num_classes), int(memory_size)
         if class_names is not None and len(class_names) != num_classes:
             raise APINetError(
                 f"There are {len(class_names)} class_names for "

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.errors import APINetError
-from keras_apinet.evaluate.evaluation import open_data
+from keras_apinet.evaluate.evaluation import open_judged_data
 from keras_apinet.open_world.confident import out_of_fold
 from keras_apinet.open_world.features import run_features
 from keras_apinet.runs import Run
@@ -38,7 +38,7 @@ class Advice:
 
     Attributes:
         name: The class.
-        photos: Training photos that it has.
+        photos: Photos that it has, held-out ones among them.
         more: Photos to take.
         beside: The class that it is most often taken for; `None` if for none.
         alike: Whether its photos differ less than those of most classes.
@@ -106,7 +106,12 @@ def advise_run(
         also left in the run, for its report and card.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    images = open_data(run, data, data_dir)
+    images, given = open_judged_data(run, data, data_dir)
+    if given:
+        raise APINetError(
+            f"The data {images.name!r} is not what this run was trained on, which is "
+            "what advice is about; give --data only where that has moved to."
+        )
     found = run_features(run, run.model(which), images, which=which)
     parts = [found[name] for name in ("train", "val") if name in found]
     judged = np.concatenate(
@@ -114,10 +119,10 @@ def advise_run(
     )
     features = np.concatenate([part.features for part in parts])
     labels = np.concatenate([part.labels for part in parts])
-    given = advise(features, labels, run.class_names, photos, judged=judged)
+    advised = advise(features, labels, run.class_names, photos, judged=judged)
     # Report and card tell it.
-    run.write("advice.json", {"advice": sentences(given)})
-    return given
+    run.write("advice.json", {"advice": sentences(advised), "model": which})
+    return advised
 
 
 def advise(

@@ -96,7 +96,7 @@ def audit(run: Run | str | Path, images: ImageData) -> list[Finding]:
         seen = predict_split(model, split.take(good), **options)
         features.append(seen.features)
         labels.append(seen.labels)
-        places += [(name, int(i)) for i in good]
+        places += [(name, int(good[i])) for i in seen.positions]
     x, y = np.concatenate(features), np.concatenate(labels)
     p = out_of_fold(x, y, classes=len(images.class_names))
     doubts = doubtful_labels(p, y)

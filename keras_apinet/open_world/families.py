@@ -32,12 +32,17 @@ def read_families(path: str | Path, class_names: Sequence[str]) -> tuple[str, ..
         raise APINetError(
             f"{str(path)!r} is not UTF-8 text; save it as UTF-8."
         ) from error
-    rows = csv.DictReader(lines)
-    if not {"class", "family"} <= set(rows.fieldnames or ()):
+    try:
+        table = csv.DictReader(lines)
+        columns, rows = [*(table.fieldnames or ())], [*table]
+    except csv.Error as error:
         raise APINetError(
-            f"{str(path)!r} has the columns "
-            f"{', '.join(rows.fieldnames or ()) or 'none'}; families need `class` and "
-            "`family`."
+            f"The table {str(path)!r} cannot be read ({error}): save it again as CSV."
+        ) from error
+    if not {"class", "family"} <= {*columns}:
+        raise APINetError(
+            f"{str(path)!r} has the columns {', '.join(columns) or 'none'}; families "
+            "need `class` and `family`."
         )
     family_of = {row["class"]: row["family"] for row in rows if row["family"]}
     for name in family_of:

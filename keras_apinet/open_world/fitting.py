@@ -9,11 +9,7 @@ import numpy as np
 from keras_apinet import data as sources
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import calibrate_run, log_softmax, too_few
-from keras_apinet.evaluate.evaluation import (
-    default_split,
-    open_data,
-    open_judged_data,
-)
+from keras_apinet.evaluate.evaluation import open_data, open_judged_data
 from keras_apinet.evaluate.predictions import data_groups, known_images
 from keras_apinet.files.features import Features
 from keras_apinet.open_world.families import (
@@ -30,7 +26,7 @@ from keras_apinet.open_world.unknown import (
     detection,
     open_unknown,
 )
-from keras_apinet.runs import Run, calibration_file
+from keras_apinet.runs import Run, calibration_file, weights_fingerprint
 from keras_apinet.shares import interval, percent, share_of
 
 if TYPE_CHECKING:
@@ -111,7 +107,9 @@ def fit_unknown(
     found = run_features(run, model, images, which=which)
     fitted = Unknown.fit(found["train"], found["val"], len(run.class_names), keep)
     fitted.save(run, which, model, len(found["val"]))
-    if run.read(FILE) is None:
+    known = run.read(FILE)
+    # Those of earlier confusions are of an earlier model.
+    if known is None or known.get("source") == "confusions":
         _write_families(run, model, images, found["val"], which)
     return fitted
 
@@ -193,9 +191,10 @@ def measure_open(
             keep = run.settings.get("unknown_keep") or 0.95
             fitted_on = None if given else images
             unknown = fit_unknown(run, model, fitted_on, which=which, keep=keep)
-        strange = photo_features(run, model, others)
+        parts = [photo_features(run, model, part).features for part in others]
+        strange = np.concatenate(parts)
         right = known.logits(model).argmax(axis=1) == known.labels
-        result["foreign"] = _told_apart(unknown, known, right, strange.features)
+        result["foreign"] = _told_apart(unknown, known, right, strange)
     if confidence is not None:
         own = families_in(run.read(FILE), names)
         if own is None:
@@ -208,11 +207,17 @@ def measure_open(
     told = _sentences(result)
     result["open"] = [*told.values()]
     if told:
-        name = f"open_{split}.json"
-        before = run.read(name) or {"model": which, "sentences": {}}
-        if before["model"] == which and isinstance(before["sentences"], dict):
-            told = {**before["sentences"], **told}
-        run.write(name, {"model": which, "sentences": told})
+        # What was measured of the same weights on the same photos stays.
+        what = {
+            "model": which,
+            "data": images.name,
+            "photos": images.fingerprint(),
+            "weights": weights_fingerprint(model),
+        }
+        before = dict(run.read(f"open_{split}.json") or {})
+        if (earlier := before.pop("sentences", None)) and before == what:
+            told = {**earlier, **told}
+        run.write(f"open_{split}.json", {**what, "sentences": told})
     return result
 
 
@@ -249,8 +254,8 @@ def _sentences(result: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _foreign_data(folder: str | Path, class_names: list[str]) -> "Split":
-    """All photos of a folder of other classes."""
+def _foreign_data(folder: str | Path, class_names: list[str]) -> "list[Split]":
+    """All photos of a folder of other classes, of whatever splits it has."""
     if not Path(folder).exists():
         raise APINetError(f"There is no folder {str(folder)!r}; give --foreign FOLDER.")
     others = sources.load(str(folder), validation=None)
@@ -260,7 +265,7 @@ def _foreign_data(folder: str | Path, class_names: list[str]) -> "Split":
             f"The foreign folder {str(folder)!r} holds classes that the model knows "
             f"({', '.join(map(repr, same[:5]))}); leave them out."
         )
-    return others.splits[default_split(others)]
+    return [part for part in others.splits.values() if len(part)]
 
 
 def _told_apart(

@@ -288,6 +288,8 @@ def _key(setup: "Setup", model: keras.Model) -> str:
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     digest.update(setup.images.fingerprint().encode())
+    # A photo may have been replaced.
+    digest.update(setup.images.stamps().encode())
     for values in model.get_weights():
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()[:16]

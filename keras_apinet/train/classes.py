@@ -19,7 +19,8 @@ from PIL import Image
 
 from keras_apinet import data
 from keras_apinet.data.holdout import hold_out
-from keras_apinet.data.sources.tables import cell, in_order
+from keras_apinet.data.photos.files import cell
+from keras_apinet.data.sources.tables import in_order
 from keras_apinet.errors import APINetError, did_you_mean, distinct_names
 from keras_apinet.evaluate.evaluation import open_data
 from keras_apinet.files.features import Features, features_file, write_features
@@ -204,6 +205,11 @@ def _changed(
     return replace(change, run=Run.open(out))
 
 
+def _is_plain(path: str) -> bool:
+    """Whether a table gives a path back as it is."""
+    return cell(path) == path == path.encode("utf-8", "replace").decode()
+
+
 def _write(
     run: Run,
     images: "data.ImageData",
@@ -223,7 +229,8 @@ def _write(
         found = origins((images, more), split)
         for i, name in enumerate(part.names):
             path = os.path.abspath(name)
-            if not os.path.isfile(name):  # drawn or packed: the run keeps a copy
+            # Drawn, packed, or of a name that no table holds: the run keeps a copy.
+            if not os.path.isfile(name) or not _is_plain(path):
                 (folder / "photos").mkdir(exist_ok=True)
                 path = f"photos/{split}-{i}.png"
                 Image.fromarray(found[name]()).save(folder / path)

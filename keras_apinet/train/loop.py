@@ -19,12 +19,7 @@ from keras_apinet.train.checkpoints import Stored
 from keras_apinet.train.devices import Devices, out_of_memory, place
 from keras_apinet.train.head_phase import train_head
 from keras_apinet.train.optimization import check_steps, peak_rate, schedule
-from keras_apinet.train.progress import (
-    Console,
-    EpochLine,
-    draw_curves,
-    loggers,
-)
+from keras_apinet.train.progress import Console, EpochLine, draw_curves, loggers
 from keras_apinet.train.recipe import BEFORE, Recipe
 from keras_apinet.train.recipe_files import differences
 from keras_apinet.train.setup import Setup, own_globals, prepare
@@ -122,9 +117,8 @@ def resume(
         changed = differences(run.description, description)
         if changed and not force:
             raise APINetError(
-                f"The run in {str(folder)!r} began differently: "
-                f"{'; '.join(changed)}. Go on all the same with --force, or start "
-                "a new run."
+                f"The run in {str(folder)!r} began differently ({'; '.join(changed)}): "
+                "go on all the same with --force, or start a new run."
             )
         readable = checkpoints.readable(run.folder, setup.say)
         stored = next(readable, None)
@@ -160,6 +154,8 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
             writes = setup.placement.is_first
             _finish(setup, run, RunCheckpoint(run, recipe, progress, writes))
         return run
+    if setup.placement.is_first:  # those of an earlier end, if it goes on with --force
+        (run.folder / FIGURES).unlink(missing_ok=True)
     validation = setup.validation()
     if recipe.patience and validation is None:
         raise APINetError(

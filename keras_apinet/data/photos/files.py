@@ -93,6 +93,8 @@ def unreadable(reference: str, error: BaseException) -> APINetError:
     )
 
 
+# Spreadsheets leave these around a cell, besides spaces of all kinds and quotes.
+_INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 # What operating systems and storage boxes leave in folders, with thumbnails in some.
 _JUNK = {
     *("__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "__pycache__"),
@@ -199,7 +201,7 @@ def listed_photos(names: Sequence[str]) -> list[str]:
     photos: list[str] = []
     for name in names:
         if os.path.isdir(name):
-            found = sorted(_photos_below(name))
+            found = sorted(Scan(name).root.all_images())
         elif name.lower().endswith((".csv", ".tsv")):
             found = _photos_of_table(name)
         elif glob.has_magic(name) and not os.path.exists(name):
@@ -212,14 +214,6 @@ def listed_photos(names: Sequence[str]) -> list[str]:
     return photos
 
 
-def _photos_below(folder: str) -> Iterator[str]:
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if _is_photo(name):
-                yield os.path.join(place, name)
-
-
 def _is_photo(path: str) -> bool:
     name = os.path.basename(path)
     return not name.startswith(".") and name.lower().endswith(PHOTO_SUFFIXES)
@@ -229,16 +223,42 @@ def _photos_of_table(path: str) -> list[str]:
     separator = "\t" if path.lower().endswith(".tsv") else ","
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter=separator))
-    except (UnicodeDecodeError, csv.Error) as error:
+            table = csv.DictReader(file, delimiter=separator)
+            table.fieldnames = [cell(n).lower() for n in table.fieldnames or ()]
+            rows = [(cell(row.get("path")), row) for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise APINetError(
             f"The table {path!r} cannot be read ({reason(error)}): save it again as "
             "CSV or TSV in UTF-8."
         ) from error
-    if rows and "path" not in rows[0]:
+    if rows and "path" not in rows[0][1]:
+        columns = ", ".join(map(str, rows[0][1]))
         raise APINetError(
-            f"The table {path!r} has the columns {', '.join(map(str, rows[0]))}: name "
-            "the column of the photos path."
+            f"The table {path!r} has the columns {columns}: name the column of the "
+            "photos path."
         )
     folder = os.path.dirname(path)
-    return [os.path.join(folder, row["path"]) for row in rows if row["path"]]
+    return [os.path.join(folder, photo) for photo, _ in rows if photo]
+
+
+def cell(text: str | None) -> str:
+    """What a cell of a table says, without spaces, invisible marks and quotes around.
+
+    A quote at one end belongs to the text if another one inside matches it.
+
+    >>> cell(" 'Gala' "), cell("Malus 'Gala'"), cell("Gala'")
+    ('Gala', "Malus 'Gala'", 'Gala')
+    """
+    text, before = text or "", None
+    while text != before:
+        before = text
+        text = text.strip().strip(_INVISIBLE)
+        for mark in "\"'":
+            inner = text[1:-1]
+            if text.count(mark) == 1:
+                text = text.strip(mark)
+            elif text[:1] == mark == text[-1:] and (
+                mark not in inner or inner[0] == mark == inner[-1]
+            ):
+                text = inner
+    return text

@@ -10,6 +10,7 @@ table of formats, which tests/test_photo_formats.py checks.
 import contextlib
 import io
 import os
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -34,17 +35,8 @@ if TYPE_CHECKING:
 
 # By their content, whatever the file's name says. TGA has no mark of its own.
 _FORMATS = [
-    "JPEG",
-    "PNG",
-    "GIF",
-    "BMP",
-    "WEBP",
-    "AVIF",
-    "HEIF",
-    "TIFF",
-    "PPM",
-    "JPEG2000",
-    "TGA",
+    *("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "HEIF", "TIFF", "PPM"),
+    *("JPEG2000", "TGA"),
 ]
 # The paper resizes to 512 px and crops 448.
 CROP = 7 / 8
@@ -53,6 +45,10 @@ _ORIENTATION = 0x0112
 _BAND = 1 << 22
 # Filters of warnings belong to the process.
 _WARNINGS = threading.Lock()
+# Larger photos are decoded one at a time, so that threads share the memory of one.
+_LARGE_PIXELS, _LARGE = 20_000_000, threading.Lock()
+# The marker of a JPEG's scan and its length; a film behind it has the marker by chance.
+_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 
 def decode(content: bytes) -> NDArray[np.uint8]:
@@ -68,7 +64,7 @@ def decode(content: bytes) -> NDArray[np.uint8]:
 def is_plain_jpeg(content: bytes) -> bool:
     """Whether TensorFlow's decoder gives the pixels of `decode` for a JPEG file."""
     try:
-        with _opened(content) as image:
+        with opened(content) as image:
             return (
                 image.format in ("JPEG", "MPO")
                 and image.mode in ("L", "RGB")
@@ -97,7 +93,12 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _opened(content: bytes) -> "Image.Image":
+def opened(content: bytes) -> "Image.Image":
+    """A picture of a format that is read, of which no pixel was decoded yet.
+
+    Raises:
+        OSError: For any other content, and for too many pixels.
+    """
     from PIL import Image, UnidentifiedImageError
 
     if HAS_HEIF and content[4:8] == b"ftyp":
@@ -126,7 +127,7 @@ def _opened(content: bytes) -> "Image.Image":
         )
     # Each scan of a progressive file goes over all the pixels again.
     if image.format in ("JPEG", "MPO"):
-        scans = content.count(b"\xff\xda")
+        scans = len(_SCAN.findall(content))
         if scans > MAX_SCANS:
             raise OSError(f"it has {scans} scans, and {MAX_SCANS} is the most")
     return image
@@ -147,7 +148,9 @@ def _orientation(image: "Image.Image") -> int:
 
 def _stored(content: bytes) -> tuple[NDArray[np.uint8], int]:
     """Pixels as they are stored, and the orientation."""
-    with _opened(content) as image:
+    with opened(content) as image, contextlib.ExitStack() as stack:
+        if image.width * image.height > _LARGE_PIXELS:
+            stack.enter_context(_LARGE)
         image.load()
         width, height = image.size
         if not width * height:

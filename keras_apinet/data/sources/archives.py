@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_apinet.data.image_data import ImageData, Split
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, reason
 
 # split, path, class number, box
 Row = tuple[str, str, int, Sequence[float] | None]
@@ -43,12 +43,12 @@ def load_archive(folder: Path, level: str | None) -> ImageData | None:
                         f"The archive in {os.fspath(root)!r} is not whole: "
                         f"{error.filename!r} is missing; unpack it again."
                     ) from error
-                except (KeyError, IndexError, ValueError) as error:
-                    if isinstance(error, APINetError):
-                        raise
+                except APINetError:
+                    raise
+                except Exception as error:  # of SciPy and the XML reader, many kinds
                     raise APINetError(
                         f"The archive in {os.fspath(root)!r} cannot be understood "
-                        f"({type(error).__name__}: {error}); unpack it again."
+                        f"({type(error).__name__}: {reason(error)}); unpack it again."
                     ) from error
     return None
 

@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet.data.image_data import ImageData, Split
+from keras_apinet.data.photos.files import cell
 from keras_apinet.data.sources.folders import split_name
 from keras_apinet.errors import APINetError
-
-# Spreadsheets leave these around a cell, besides spaces of all kinds and quotes.
-_INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 
 
 def load_table(path: Path, column: str | None = None) -> ImageData:
@@ -102,6 +100,12 @@ _OURS = ("path", "label", "split")
 def _check_columns(
     path: Path, separator: str, names: list[str], lower: list[str], column: str | None
 ) -> None:
+    twice = [name for name in _OURS if lower.count(name) > 1]
+    if twice:
+        raise APINetError(
+            f"The table {os.fspath(path)!r} has {lower.count(twice[0])} columns "
+            f"{twice[0]!r}: keep one of them."
+        )
     if not {"path", "label"} <= {*lower}:
         raise APINetError(
             f"The table {os.fspath(path)!r} has the columns "
@@ -116,36 +120,14 @@ def _check_columns(
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
-    """The classes of a table: by number if all are numbers, else by name.
+    """The classes of a table: by number if all are (of few digits), else by name.
 
     >>> in_order(["10", "9", "09"]), in_order(["10", "9", "a"])
     (['09', '9', '10'], ['10', '9', 'a'])
     """
     found = sorted(labels)
-    return sorted(found, key=int) if all(map(str.isdecimal, found)) else found
-
-
-def cell(text: str | None) -> str:
-    """What a cell says, without spaces, invisible marks and quotes around it.
-
-    A quote at one end belongs to the text if another one inside matches it.
-
-    >>> cell(" 'Gala' "), cell("Malus 'Gala'"), cell("Gala'")
-    ('Gala', "Malus 'Gala'", 'Gala')
-    """
-    text, before = text or "", None
-    while text != before:
-        before = text
-        text = text.strip().strip(_INVISIBLE)
-        for mark in "\"'":
-            inner = text[1:-1]
-            if text.count(mark) == 1:
-                text = text.strip(mark)
-            elif text[:1] == mark == text[-1:] and (
-                mark not in inner or inner[0] == mark == inner[-1]
-            ):
-                text = inner
-    return text
+    numbers = all(len(label) < 1000 and label.isdecimal() for label in found)
+    return sorted(found, key=int) if numbers else found
 
 
 def _is_special(path: str) -> bool:

@@ -2,8 +2,14 @@
 const CACHE = "keras-apinet-@FINGERPRINT@";
 const FILES = @FILES@;
 
+/** Files of one export, not older ones that the browser may still have. */
+async function keep(names) {
+  const cache = await caches.open(CACHE);
+  await cache.addAll(names.map((name) => new Request(name, { cache: "reload" })));
+}
+
 self.addEventListener("install", (event) => {
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES)));
+  event.waitUntil(keep(FILES));
 });
 self.addEventListener("activate", (event) => {
   event.waitUntil((async () => {
@@ -15,7 +21,7 @@ self.addEventListener("activate", (event) => {
 });
 // The runtime has a variant for each kind of browser: only what was used is kept.
 self.addEventListener("message", (event) => {
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(event.data)));
+  event.waitUntil(keep(event.data));
 });
 self.addEventListener("fetch", (event) => {
   event.respondWith((async () => {

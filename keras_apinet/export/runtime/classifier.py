@@ -135,7 +135,7 @@ class Classifier:
         if batch.ndim != 4 or batch.shape[1:] != (side, side, 3):
             raise APINetError(
                 f"{str(self.path)!r} takes images [N, {side}, {side}, 3]; got "
-                f"shape={batch.shape}. `predict` takes photos of any size."
+                f"shape={batch.shape}; `predict` takes photos of any size."
             )
         check_pixels(batch, f"The images for {str(self.path)!r}")
         if not len(batch):
@@ -183,4 +183,9 @@ def _listed(photos: Photo | Iterable[Photo]) -> Sequence[Photo]:
         return [photos]
     if isinstance(photos, np.ndarray) and photos.ndim < 4:
         return [photos]
+    if not isinstance(photos, Iterable):
+        raise APINetError(
+            f"A {type(photos).__name__} is no photo; give a path or the pixels, "
+            "np.asarray(photo)."
+        )
     return list(photos)
