@@ -265,7 +265,7 @@ def test_cells_of_tables_are_stripped(tmp_path):
 
 
 def test_photos_of_16_bits_are_told_apart(tmp_path):
-    """As they are read for training: white to a reader of 8 bits, they were all alike."""
+    """As they are read for training: to a reader of 8 bits they are all white."""
     rng = np.random.default_rng(0)
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -281,9 +281,7 @@ def test_files_that_are_refused_are_not_unpacked(tmp_path):
         (tmp_path / "a").mkdir(exist_ok=True)
         (tmp_path / "a" / f"{i}.png").write_bytes(content)
     # PostScript, which Pillow would give to another program.
-    drawing = (
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
-    )
+    drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     (tmp_path / "a/2.png").write_bytes(drawing)
     train = load(tmp_path, validation=None).splits["train"]
     assert not read_marks(train)["seen"].any()

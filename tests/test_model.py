@@ -459,6 +459,7 @@ def test_one_step_from_equal_weights_is_equal_on_every_backend(rng, tmp_path):
     ("make", "value"),
     [
         (lambda: small_model(1), "num_classes=1"),
+        (lambda: small_model(2.0), "num_classes=2.0"),
         (lambda: small_model(batch_norm="frozen"), "batch_norm='frozen'"),
         (lambda: small_model(pooling="max"), "pooling='max'"),
         (lambda: small_model(class_names=["a"]), "1 class_names"),

@@ -197,12 +197,11 @@ def test_a_table_still_fits_when_the_data_moved(audited, tmp_path, monkeypatch):
 def test_a_run_knows_its_moved_photos_by_the_table(tmp_path, rng):
     """Its own data, without splits: judged as another set, training photos were in."""
     colours = [(200, 40, 40), (40, 40, 200)]
-    photos = class_folders(
-        tmp_path / "set",
-        "ab",
-        20,
-        lambda c, i: rng.normal(colours[c], 30, (40, 40, 3)).clip(0, 255),
-    )
+
+    def noisy(label, i):
+        return rng.normal(colours[label], 30, (40, 40, 3)).clip(0, 255)
+
+    photos = class_folders(tmp_path / "set", "ab", 20, noisy)
     table = tmp_path / "table.csv"
     table.write_text(f"path\n{photos / 'a/0.png'}\n")
     load = {"name": str(photos), "exclude": str(table), "group_by": "none"}
@@ -220,9 +219,7 @@ def test_a_run_knows_its_moved_photos_by_the_table(tmp_path, rng):
         open_judged_data(Run.open(run), str(tmp_path / "moved"))
 
 
-def test_findings_stay_with_their_photos_if_one_is_gone_meanwhile(
-    tmp_path, monkeypatch
-):
+def test_findings_stay_with_their_photos_if_one_is_gone(tmp_path, monkeypatch):
     root = tmp_path / "set"
     folder = make_run(tmp_path / "run", photos(tmp_path), NAMES)
     rng = np.random.default_rng(3)

@@ -115,7 +115,6 @@ def test_thumbnails_of_storage_boxes_are_no_photos(photos):
 
 
 def test_names_that_are_not_utf_8_stay_what_they_are(tmp_path):
-    write_photo_features(
-        tmp_path / "f.csv", ["a\udce9.jpg"], np.ones((1, 2), "float32")
-    )
+    features = np.ones((1, 2), "float32")
+    write_photo_features(tmp_path / "f.csv", ["a\udce9.jpg"], features)
     assert b"a\xe9.jpg,1,1" in (tmp_path / "f.csv").read_bytes()

@@ -1,9 +1,9 @@
 """Attentive pairwise interaction: two images' features compared channel by channel."""
 
-from numbers import Integral
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_apinet.errors import APINetError
@@ -92,7 +92,7 @@ class AttentivePairwiseInteraction(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not isinstance(mutual_units, Integral) or mutual_units < 1:
+        if not isinstance(mutual_units, (int, np.integer)) or mutual_units < 1:
             raise APINetError(
                 f"mutual_units={mutual_units!r} must be a whole number of at least 1."
             )

@@ -1,9 +1,9 @@
 """Which image meets which: pairs mined inside one batch."""
 
-from numbers import Integral
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_apinet.errors import APINetError
@@ -145,7 +145,7 @@ class PairMiner(keras.layers.Layer):
                 raise APINetError(f"Unknown mining={name!r}; use one of {STRATEGIES}.")
         self.num_partners = _pair(num_partners)
         if not all(
-            isinstance(n, Integral) and not isinstance(n, bool) and n >= 0
+            isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0
             for n in self.num_partners
         ) or not any(self.num_partners):
             raise APINetError(
