@@ -60,8 +60,8 @@ demo:
 	Image.fromarray(draw(0, 123456).pixels).save('$(DEMO)/bird.png')"
 	$(call DEMO_COMMAND,predict $(DEMO)/birds.tflite $(DEMO)/bird.png --top 3,predict)
 	@cat $(DEMO)/predict.txt
-	@echo "All is in $(DEMO): the run in birds/, the file for phones in birds.tflite, the"
-	@echo "photo in bird.png, all that the commands said in *.txt, the environment in venv/."
+	@echo "In $(DEMO): the run in birds/, the file for phones in birds.tflite,"
+	@echo "the photo in bird.png, everything the commands said in *.txt."
 
 clean:
 	rm -rf build dist *.egg-info

@@ -106,7 +106,8 @@ def chosen(
             raise APINetError(
                 f"minutes={minutes:g}: {_FEWEST_EPOCHS} epochs on these images, the "
                 f"fewest that make sense, need about {enough:g} minutes here; give at "
-                "least so many, fewer images or a smaller --image-size."
+                "least so many, fewer images, a smaller --image-size or a larger "
+                "--freeze-fraction."
             )
     left -= costs.before_epochs(views, head)
     epochs, steps = min(int(left / costs.epoch), _MOST_EPOCHS), recipe.steps_per_epoch
