@@ -262,5 +262,6 @@ def test_advice_is_on_the_runs_own_photos(audited, capsys):
     assert "is not what this run was trained on" in capsys.readouterr().err
     assert run.read("advice.json") is None
     assert main(["advise", str(run.folder), "--which", "last"]) == 0
+    run.write("advice.json", {**run.read("advice.json"), "advice": ["a: 3 more."]})
     assert advice_words(run, {"model": "best"}) == []
-    assert advice_words(run, {"model": "last"})
+    assert advice_words(run, {"model": "last"}) == ["a: 3 more."]
