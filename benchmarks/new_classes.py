@@ -9,6 +9,7 @@ classes. Labels are swapped for features of the pretrained weights.
 """
 
 import argparse
+import json
 import os
 import time
 from pathlib import Path
@@ -51,6 +52,9 @@ def added(args: Any, store: Any, seed: int) -> dict[str, float]:
     """Ten classes one after another, against a training on all classes."""
     from keras_apinet.open_world.heads import head_for
 
+    kept = Path(args.cache, f"new_classes_{seed}.json")
+    if kept.exists():  # a choice takes long, and the next goes on
+        return dict(json.loads(kept.read_text("utf-8")))
     maps, labels = store
     classes = int(labels["train"].max()) + 1
     order = np.random.default_rng(seed).permutation(classes)
@@ -88,7 +92,9 @@ def added(args: Any, store: Any, seed: int) -> dict[str, float]:
     for name, each in hits.items():
         result[f"{name} old"] = each[truth < known].mean()
         result[f"{name} new"] = each[truth >= known].mean()
-    print(seed, {key: round(float(v), 3) for key, v in result.items()}, flush=True)
+    result = {key: float(value) for key, value in result.items()}
+    kept.write_text(json.dumps(result), "utf-8")
+    print(seed, {key: round(value, 3) for key, value in result.items()}, flush=True)
     return result
 
 
