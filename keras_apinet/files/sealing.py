@@ -6,6 +6,7 @@ never taken for the one that was written.
 """
 
 import hashlib
+import io
 import os
 import re
 import zipfile
@@ -103,7 +104,9 @@ def check_model(path: Path) -> None:
                 raise ValueError("it is not a model of this version of Keras")
             if not sealed and (damaged := archive.testzip()):
                 raise ValueError(f"its part {damaged!r} is damaged")
-            with archive.open(_WEIGHTS) as member, h5py.File(member, "r") as weights:
+            # A part of an archive starts anew wherever it is read backwards.
+            member = io.BytesIO(archive.read(_WEIGHTS))
+            with h5py.File(member, "r") as weights:
                 declared = _declared(weights)
     if declared > size:
         raise ValueError(
