@@ -1,6 +1,7 @@
 """`keras-apinet advise`."""
 
 import argparse
+from textwrap import fill
 
 from keras_apinet.cli.options import add_options
 from keras_apinet.errors import printable
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(to_json({"advice": [asdict(advice) for advice in found]}))
     for told in () if args.json else sentences(found):
-        print(printable(told))
+        # On a terminal no word is cut in two.
+        print(fill(printable(told), 79, subsequent_indent="  ", break_long_words=False))
     if not found and not args.json:
         print("No class makes errors that more photos would help with.")
     return 0
