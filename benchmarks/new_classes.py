@@ -9,6 +9,7 @@ classes. Labels are swapped for features of the pretrained weights.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -52,7 +53,9 @@ def added(args: Any, store: Any, seed: int) -> dict[str, float]:
     """Ten classes one after another, against a training on all classes."""
     from keras_apinet.open_world.heads import head_for
 
-    kept = Path(args.cache, f"new_classes_{seed}.json")
+    what = repr((args.data, args.weights, args.head_epochs, args.epochs))
+    mark = hashlib.sha256(what.encode()).hexdigest()[:8]
+    kept = Path(args.cache, f"new_classes_{mark}_{seed}.json")
     if kept.exists():  # a choice takes long, and the next goes on
         return dict(json.loads(kept.read_text("utf-8")))
     maps, labels = store

@@ -12,16 +12,8 @@ run.lock      locked while a training writes here
 *.json        what later commands add: metrics, temperature
 ```
 
-`calibration.json` holds the temperature of the best model, `calibration_last.json` that
-of the last, each with a fingerprint of the weights that it was fitted for:
-
-```
-temperature   what the logits are divided by
-method        how it was fitted
-images        validation images that it was fitted on
-reason        why it is 1, if it is
-weights       fingerprint of the model
-```
+`calibration.json` holds the temperature of the best model and `calibration_last.json`
+that of the last, with what it was fitted on and a fingerprint of the weights.
 
 A run begins in a new or empty folder, so these names are its own; it replaces and
 deletes nothing else.
@@ -51,6 +43,8 @@ if TYPE_CHECKING:
 DESCRIPTION, LOCK = "run.json", "run.lock"
 # Best epoch and validation accuracy; written when a training has ended.
 FIGURES = "training.json"
+# Settings that are tables of photos.
+TABLES = ("exclude", "relabel")
 __all__ = ["Run", "check_new", "only_writer", "write_atomically"]
 
 
@@ -202,9 +196,7 @@ class Run:
         path = folder / DESCRIPTION
         description = schema.read_json(path, shape_of(DESCRIPTION))
         description["settings"] = with_new_names(description["settings"])
-        for name in ("data", "versions"):  # a file that says neither has them empty
-            description.setdefault(name, {})
-        return cls(folder, description)
+        return cls(folder, {"data": {}, "versions": {}, **description})
 
     @classmethod
     def of_model(cls, file: str | Path) -> "tuple[Run, str] | None":
@@ -241,8 +233,7 @@ class Run:
         from keras_apinet import data
 
         # Runs that do not say how they grouped drew each image by itself.
-        stored = self.description.get("data", {}).get("load", {})
-        options = {"group_by": "none", **stored}
+        options = {"group_by": "none", **self.description["data"].get("load", {})}
         recorded = options.pop("name", None)
         if name is None and recorded is None:
             raise APINetError(
@@ -251,14 +242,19 @@ class Run:
             )
         if data_dir:
             options["data_dir"] = data_dir
+        for table in TABLES:  # a copy, for the day when the table is gone
+            kept = self.folder / f"{table}.csv"
+            if options.get(table) and kept.is_file():
+                options[table] = str(kept)
         return data.load(name or recorded, **options)
 
     def read(self, name: str) -> Any:
         """The content of a JSON file of the run, `None` if there is none."""
         path = self.folder / name
-        if not path.is_file():
-            return None
-        return schema.read_json(path, shape_of(name), remedy_for(name))
+        known = path.is_file()
+        return (
+            schema.read_json(path, shape_of(name), remedy_for(name)) if known else None
+        )
 
     def calibration(self, which: str, model: "APINet") -> dict[str, Any] | None:
         """What is known of a model's temperature, not of other weights; or `None`."""

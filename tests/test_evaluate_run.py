@@ -256,6 +256,8 @@ def test_a_run_that_says_nothing_of_its_data(run, folder, capsys):
         assert "does not say where the data" in capsys.readouterr().err
         result = evaluate_run(run, data=str(folder), bootstrap=0)
         assert (result["images"], result["split"]) == (9, "test")
+        assert result["given"]  # nobody knows, so no temperature is fitted on it
+        assert not (run / "calibration.json").exists()
         description.pop("data", None)
     both = [Run.open(run).description] * 2
     assert not any(told.startswith("version") for told in differences(*both))

@@ -119,6 +119,12 @@ def test_the_file_of_a_runs_model_answers_as_the_run_does(run, rng):
     of_run, of_file = (load_classifier(p) for p in (run, run / "best.keras"))
     assert (of_file.info.resize, of_file.info.temperature) == ("squash", 2.5)
     assert of_file.predict(wide) == of_run.predict(wide)
+    # Without the run's photos it is compared on drawn ones, as any model's file is.
+    (run.parent / "data").rename(run.parent / "gone")
+    report = export_classifier(run / "best.keras", run / "x.tflite")
+    assert (report.photos, report.accuracy) == (16, None)
+    with pytest.raises(APINetError, match="neither a folder nor"):
+        export_classifier(run, run / "y.tflite")
 
 
 def test_files_tell_no_paths_of_photos_that_cannot_be_read(run):

@@ -185,6 +185,7 @@ def test_training_reads_the_table(audited, tmp_path, capsys):
 def test_a_table_still_fits_when_the_data_moved(audited, tmp_path, monkeypatch):
     root, _ = audited
     table = tmp_path / "table.csv"
+    monkeypatch.chdir(tmp_path)
     for path in (root / "set/blue/3.png", "set/blue/3.png"):  # from anywhere, too
         table.write_text(f"path\n{path}\n")
         moved = shutil.copytree(root / "set", tmp_path / "moved", dirs_exist_ok=True)
@@ -192,6 +193,10 @@ def test_a_table_still_fits_when_the_data_moved(audited, tmp_path, monkeypatch):
         names = [less.reference(i) for i in range(len(less))]
         assert len(names) == len(list(moved.rglob("*.png"))) - 1
         assert str(moved / "blue/3.png") not in names
+    # Some names are in many sets: that does not make it this set's table.
+    table.write_text(f"path\n{root}/other/blue/3.png\n{root}/other/blue/99.png\n")
+    with pytest.raises(APINetError, match="None of the photos"):
+        data.load(moved, validation=0, exclude=table)
 
 
 def test_a_run_knows_its_moved_photos_by_the_table(tmp_path, rng):
@@ -214,9 +219,11 @@ def test_a_run_knows_its_moved_photos_by_the_table(tmp_path, rng):
     images, given = open_judged_data(Run.open(run), str(tmp_path / "moved"))
     assert not given
     assert {n: len(s) for n, s in images.splits.items()} == {"train": 35, "val": 4}
-    table.unlink()
-    with pytest.raises(APINetError, match=r"table.csv' .exclude., which is gone"):
-        open_judged_data(Run.open(run), str(tmp_path / "moved"))
+    # The run has a copy of the table, and other data need none.
+    table.rename(run / "exclude.csv")
+    assert not open_judged_data(Run.open(run), str(tmp_path / "moved"))[1]
+    others = class_folders(tmp_path / "others", "ab", 3, noisy)
+    assert open_judged_data(Run.open(run), str(others))[1]
 
 
 def test_findings_stay_with_their_photos_if_one_is_gone(tmp_path, monkeypatch):

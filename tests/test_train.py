@@ -94,6 +94,7 @@ def test_a_training_killed_before_its_last_words_says_them(photos, tmp_path, cap
     assert not views.exists()
 
 
+@pytest.mark.slow
 def test_the_figures_of_an_earlier_end_are_gone_while_it_goes_on(
     photos, tmp_path, monkeypatch
 ):
@@ -108,6 +109,7 @@ def test_the_figures_of_an_earlier_end_are_gone_while_it_goes_on(
     assert run.read("training.json") is None
 
 
+@pytest.mark.slow
 def test_the_temperature_is_there_when_the_training_ends(photos, tmp_path, capsys):
     """Prediction uses it without `evaluate`, which keeps it; resuming fits it anew."""
     recipe = Recipe(data=str(photos), validation=0.99, **QUICK)

@@ -17,6 +17,8 @@ from keras_apinet.data.sources.folders import load_folder
 from keras_apinet.data.sources.tables import load_table
 from keras_apinet.errors import APINetError, did_you_mean, reason
 
+# Share of a table's rows that must be of photos of a set that has moved.
+_MOVED = 0.9
 # A TensorFlow Datasets name: set, perhaps /config, perhaps :version.
 _TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:\d[\w.*]*)?")
 
@@ -157,7 +159,8 @@ def _moved(
 ) -> dict[str, str | None]:
     """What a table says of photos that have moved, with all of their data set.
 
-    A row is of the photo whose place in the data set ends its path.
+    A row is of the photo whose place in the data set ends its path. Where that is so of
+    few rows, the table is of another data set.
     """
     root = os.path.abspath(data.name)
     root = root if os.path.isdir(root) else os.path.dirname(root)
@@ -168,7 +171,7 @@ def _moved(
         ends = (os.path.join(*parts[i:]) for i in range(1, len(parts)))
         if end := next((end for end in ends if end in there), None):
             moved[there[end]] = value
-    return moved
+    return moved if len(moved) >= _MOVED * len(found) else {}
 
 
 def _corrected(

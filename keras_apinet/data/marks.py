@@ -188,7 +188,9 @@ def _look(kind: str, content: Any, size: Any) -> dict[str, Any] | None:
             if kind == "file":
                 content = read_file(content)
             image = opened(content)
-        taken, camera = _origin(image)
+        # A PNG file without EXIF would be decoded in search of it.
+        known = image.format != "PNG" or "exif" in image.info
+        taken, camera = _origin(image.getexif() if known else Image.Exif())
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             # Decoded at an eighth, which is many times as fast.
             image.draft("RGB", (64, 64))
@@ -214,9 +216,8 @@ def _look(kind: str, content: Any, size: Any) -> dict[str, Any] | None:
         return None
 
 
-def _origin(image: Any) -> tuple[float, int]:
+def _origin(exif: Any) -> tuple[float, int]:
     """When a photo was taken, in s, and a number for its camera."""
-    exif = image.getexif()
     inner = exif.get_ifd(0x8769)
     taken = np.nan
     with contextlib.suppress(ValueError, TypeError, AttributeError):

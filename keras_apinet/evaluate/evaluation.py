@@ -270,12 +270,8 @@ def _is_own(run: Run, data: str | Path, data_dir: str | None) -> bool:
     was = str(load.get("name", ""))
     if str(data) == was or (was and Path(data).resolve() == Path(was).resolve()):
         return True
-    for name in ("exclude", "relabel"):
-        if load.get(name) and not Path(load[name]).is_file():
-            raise APINetError(
-                f"This run's photos were chosen by the table {load[name]!r} ({name}), "
-                "which is gone; put it back."
-            )
+    if not was and "fingerprint" not in recorded:
+        return False  # nobody knows
     try:
         there = run.data(str(data), data_dir)
     except APINetError:

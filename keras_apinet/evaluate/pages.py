@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_apinet.errors import APINetError, printable
 from keras_apinet.evaluate.measures import calibration_words
+from keras_apinet.files.io import digest_of
 from keras_apinet.files.outputs import MARKDOWN_MARK, check_output, write_output
 from keras_apinet.runs import Run
 from keras_apinet.shares import (
@@ -185,6 +186,18 @@ def write_card(
     return path
 
 
+def _still_true(run: Run, told: dict[str, Any]) -> list[str]:
+    """Sentences whose threshold or families are still those that were measured."""
+    if isinstance(told["sentences"], list):  # of an earlier version
+        return list(told["sentences"])
+    files = told.get("files", {})
+    return [
+        sentence
+        for kind, sentence in told["sentences"].items()
+        if kind in files and digest_of(run.folder / files[kind][0]) == files[kind][1]
+    ]
+
+
 def advice_words(run: Run, result: dict[str, Any]) -> list[str]:
     """What `advise` left in a run about the model that was judged."""
     found = run.read("advice.json") or {}
@@ -205,8 +218,7 @@ def unknown_words(run: Run, result: dict[str, Any]) -> list[str]:
             f"{fitted.get('images', 0):,} held-out photos."
         )
     if told and told["model"] == which and told.get("data") in (None, result["data"]):
-        sentences = told["sentences"]
-        words += sentences.values() if isinstance(sentences, dict) else sentences
+        words += _still_true(run, told)
     return words
 
 

@@ -82,8 +82,14 @@ def _found(
     source: Source, given: Any, splits: tuple[str, ...], limit: int, half: int | None
 ) -> Photos:
     size, resize = source.info.image_size, source.info.resize
-    if given is None and source.run is None:
-        return Photos(_drawn(size), None, "16 drawn pictures, as there are no photos")
+    if given is None:
+        try:
+            given = source.run and source.run.data()
+        except APINetError:
+            if source.place and source.place.is_dir():
+                raise
+        if given is None:
+            return Photos(_drawn(size), None, "16 drawn pictures, for want of photos")
     if _are_images(given):
         if not len(given):
             raise APINetError("photos holds no image; give at least one.")
@@ -96,11 +102,7 @@ def _found(
             for p in ready
         ]
         return Photos(np.stack(images), None, f"{len(images)} given photos")
-    if given is None:
-        assert source.run is not None
-        found = source.run.data()
-    else:
-        found = given if isinstance(given, data.ImageData) else data.load(given)
+    found = given if isinstance(given, data.ImageData) else data.load(given)
     name, other = (
         next(name for name in order if name in found.splits)
         for order in (splits, _RANGES if splits is _PROOF else _PROOF)

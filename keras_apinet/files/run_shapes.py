@@ -168,7 +168,8 @@ def shape_of(name: str) -> Shape:
         return {"advice": [str], "model?": str}
     if name.startswith("open_"):
         # What was measured -> a sentence; earlier versions had sentences alone.
-        names = dict.fromkeys(("data?", "photos?", "weights?"), str)
+        names: dict[str, Shape] = dict.fromkeys(("data?", "photos?", "weights?"), str)
+        names["files?"] = {...: _pair}
         return {"model": str, **names, "sentences": ([str], {...: str})}
     return RUN if name == "run.json" else {}
 

@@ -12,6 +12,7 @@ from keras_apinet.evaluate.calibration import calibrate_run, log_softmax, too_fe
 from keras_apinet.evaluate.evaluation import open_data, open_judged_data
 from keras_apinet.evaluate.predictions import data_groups, known_images
 from keras_apinet.files.features import Features
+from keras_apinet.files.io import digest_of
 from keras_apinet.open_world.families import (
     FILE,
     confused_families,
@@ -25,6 +26,7 @@ from keras_apinet.open_world.unknown import (
     Unknown,
     detection,
     open_unknown,
+    unknown_file,
 )
 from keras_apinet.runs import Run, calibration_file, weights_fingerprint
 from keras_apinet.shares import interval, percent, share_of
@@ -207,18 +209,30 @@ def measure_open(
     told = _sentences(result)
     result["open"] = [*told.values()]
     if told:
-        # What was measured of the same weights on the same photos stays.
         what = {
             "model": which,
             "data": images.name,
             "photos": images.fingerprint(),
             "weights": weights_fingerprint(model),
         }
-        before = dict(run.read(f"open_{split}.json") or {})
-        if (earlier := before.pop("sentences", None)) and before == what:
-            told = {**earlier, **told}
-        run.write(f"open_{split}.json", {**what, "sentences": told})
+        _keep_sentences(run, f"open_{split}.json", what, told)
     return result
+
+
+def _keep_sentences(
+    run: Run, file: str, what: dict[str, str], told: dict[str, str]
+) -> None:
+    """Keeps what was measured, beside what was of the same weights and photos before.
+
+    With each is the file that it depends on: while that stays, it is told.
+    """
+    depends = {"foreign": unknown_file(what["model"]), "families": FILE}
+    names = {kind: depends[kind] for kind in told}
+    files = {k: [name, digest_of(run.folder / name)] for k, name in names.items()}
+    before = run.read(file) or {}
+    if before and all(before.get(name) == value for name, value in what.items()):
+        told, files = {**before["sentences"], **told}, {**before["files"], **files}
+    run.write(file, {**what, "files": files, "sentences": told})
 
 
 def _sentences(result: dict[str, Any]) -> dict[str, str]:

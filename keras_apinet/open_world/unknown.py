@@ -165,7 +165,7 @@ class Unknown:
 
     def save(self, run: Run, which: str, model: "APINet", images: int) -> None:
         """Keeps it in the run, for this model."""
-        path = run.folder / f"{_stem(which)}.npz"
+        path = run.folder / unknown_file(which).replace(".json", ".npz")
         arrays = {name: getattr(self.prototypes, name) for name in _ARRAYS[:3]}
         with replacing(path) as temporary:
             np.savez(temporary, thresholds=self.thresholds, **arrays)
@@ -176,11 +176,12 @@ class Unknown:
             "weights": weights_fingerprint(model),
             "arrays": digest_of(path),
         }
-        run.write(f"{_stem(which)}.json", content)
+        run.write(unknown_file(which), content)
 
 
-def _stem(which: str) -> str:
-    return "unknown" if which == "best" else f"unknown_{which}"
+def unknown_file(which: str) -> str:
+    """Where a run keeps the threshold of its `"best"` or `"last"` model."""
+    return "unknown.json" if which == "best" else f"unknown_{which}.json"
 
 
 def open_unknown(run: Run, model: "APINet", which: str = "best") -> Unknown | None:
@@ -189,8 +190,8 @@ def open_unknown(run: Run, model: "APINet", which: str = "best") -> Unknown | No
     Raises:
         APINetError: If the files are damaged.
     """
-    content = run.read(f"{_stem(which)}.json")
-    path = run.folder / f"{_stem(which)}.npz"
+    content = run.read(unknown_file(which))
+    path = run.folder / unknown_file(which).replace(".json", ".npz")
     if content is None or content["weights"] != weights_fingerprint(model):
         return None
     try:
@@ -201,7 +202,7 @@ def open_unknown(run: Run, model: "APINet", which: str = "best") -> Unknown | No
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise APINetError(
             f"{str(path)!r} cannot be used ({error}); remove it and "
-            f"{_stem(which)}.json, and `keras-apinet evaluate` makes them again."
+            f"{unknown_file(which)}, and `keras-apinet evaluate` makes them again."
         ) from error
     return Unknown(Prototypes(*parts), thresholds, content["slope"], content["keep"])
 

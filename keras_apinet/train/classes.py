@@ -25,6 +25,7 @@ from keras_apinet.errors import APINetError, did_you_mean, distinct_names
 from keras_apinet.evaluate.evaluation import open_data
 from keras_apinet.files.features import Features, features_file, write_features
 from keras_apinet.files.io import hand_over, partial_folder, unwritable
+from keras_apinet.files.sealing import save_atomically
 from keras_apinet.open_world.changes import (
     Change,
     joined,
@@ -262,7 +263,7 @@ def _write(
             recipe, peak_rate(recipe, model), max(1, recipe.epochs * plan.epoch_steps)
         )
         for name in ("best", "last"):
-            model.save(folder / f"{name}.keras")
+            save_atomically(model, folder / f"{name}.keras")
         setup.compile(rate)
         progress = checkpoints.Progress(epoch=recipe.epochs, ended=True)
         if change.accuracy is not None:

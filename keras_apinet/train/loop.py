@@ -1,6 +1,7 @@
 """A training from start to end: the head alone, then all layers; and resuming one."""
 
 import contextlib
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import sweep
 from keras_apinet.progress import lines_shown, phase
-from keras_apinet.runs import FIGURES, Run, check_new, only_writer
+from keras_apinet.runs import FIGURES, TABLES, Run, check_new, only_writer
 from keras_apinet.shares import interval, percent, spread_points, wilson
 from keras_apinet.train import checkpoints
 from keras_apinet.train.budget.choice import Budget, fitted
@@ -66,12 +67,13 @@ def train(
         say = Console(verbose, placement.is_first)
         stack.enter_context(lines_shown(say.bar))
         setup = prepare(recipe, placement, say)
-        if budget is not None:
-            setup = fitted(setup, budget)
+        setup = fitted(setup, budget) if budget else setup
         run = Run(Path(out), setup.description())
         if placement.is_first:
             run = Run.create(out, run.description)
             stack.enter_context(only_writer(run.folder))
+            for name in filter(run.settings.get, TABLES):
+                shutil.copyfile(run.settings[name], run.folder / f"{name}.csv")
         _fit(setup, run, None, iter(()))
     return _calibrated(setup, run)
 
@@ -154,8 +156,6 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
             writes = setup.placement.is_first
             _finish(setup, run, RunCheckpoint(run, recipe, progress, writes))
         return run
-    if setup.placement.is_first:  # those of an earlier end, if it goes on with --force
-        (run.folder / FIGURES).unlink(missing_ok=True)
     validation = setup.validation()
     if recipe.patience and validation is None:
         raise APINetError(
@@ -171,6 +171,8 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
         source = stored_views(setup, Path(recipe.cached_views_dir or run.folder))
     steps = source.batches().plan.epoch_steps
     check_steps(recipe, steps)
+    if setup.placement.is_first:
+        (run.folder / FIGURES).unlink(missing_ok=True)  # of an end before --force
     run_checkpoint = RunCheckpoint(run, recipe, progress, setup.placement.is_first)
     run_checkpoint.reports = [] if validation is None else [validation.report]
     head_epochs = recipe.head_phase_epochs

@@ -2,10 +2,12 @@
 const CACHE = "keras-apinet-@FINGERPRINT@";
 const FILES = @FILES@;
 
-/** Files of one export, not older ones that the browser may still have. */
+/** Fetches what is not kept yet, past older files that the browser may still have. */
 async function keep(names) {
   const cache = await caches.open(CACHE);
-  await cache.addAll(names.map((name) => new Request(name, { cache: "reload" })));
+  const found = await Promise.all(names.map((name) => cache.match(name, { ignoreSearch: true })));
+  const missing = names.filter((name, i) => !found[i]);
+  await cache.addAll(missing.map((name) => new Request(name, { cache: "reload" })));
 }
 
 self.addEventListener("install", (event) => {

@@ -80,7 +80,7 @@ def check_saved_model(folder: Path) -> None:
     if found:
         raise APINetError(
             f"{str(folder)!r} is a SavedModel that does more than classify: "
-            f"{printable(found)[:200]}; it could read or write files as you. Open it "
+            f"{printable(found)[:200]}; it could read or write files as you; open it "
             "only if you know who made it, with trust=True (on the command line: "
             "--trust)."
         )
