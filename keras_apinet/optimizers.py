@@ -121,9 +121,11 @@ class _Layerwise(OptimizerSteps):
         """
         every = self.gradient_accumulation_steps or 1
         updated = (self.batches + 1) % every == 0
+        # The weights may have been loaded since the averages were made.
+        first = self.batches < every
         for variable, average in zip(variables, self.averages, strict=True):
             if average is not None:
-                kept = ops.where(updated, self.ema_momentum, 1.0)
+                kept = ops.where(updated, ops.where(first, 0.0, self.ema_momentum), 1.0)
                 kept = ops.cast(kept, variable.dtype)
                 average.assign(kept * average + (1 - kept) * variable)
 

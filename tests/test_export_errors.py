@@ -147,7 +147,8 @@ def test_a_damaged_conversion_of_a_model_that_is_always_sure(
     sure = clear_classifier(images, labels, list("abcde"), weights=None)
     sure.classifier.set_weights([100 * w for w in sure.classifier.get_weights()])
     given = keras.ops.softmax(sure.predict(images, verbose=0))
-    assert np.isin(keras.ops.convert_to_numpy(given), [0, 1]).mean() > 0.99
+    given = keras.ops.convert_to_numpy(given)
+    assert (np.abs(given - 0.5) > 0.4999).mean() > 0.99  # rounding differs by processor
     attempt = child.attempt
 
     def damaged(folder):

@@ -183,6 +183,18 @@ def test_later_visits_need_no_network_and_have_threads(pages, browser, photo):
     assert browser.errors() == []
 
 
+@pytest.mark.slow
+def test_two_pages_of_one_site_keep_their_files(pages, browser):
+    """Offline stores belong to the site; each page keeps its own."""
+    with Server(pages) as server:
+        for name in ("float32", "int8", "float32"):
+            browser.open(f"{server.address}{name}/")
+            browser.until(READY)
+            browser.run("navigator.serviceWorker.ready.then(() => true)")
+        stores = browser.run("caches.keys()")
+        assert len({store.rsplit("-", 1)[0] for store in stores}) == 2
+
+
 def test_the_camera_is_classified(pages, browser):
     with Server(pages / "float32") as server:
         browser.open(server.address)

@@ -14,6 +14,7 @@ from keras import ops
 import keras_apinet
 from keras_apinet import APINet, APINetError
 from keras_apinet.data import as_split
+from keras_apinet.optimizers import LayerwiseAdamW
 
 LABELS = np.arange(12) % 3
 ONE_HOT = np.eye(3, dtype="float32")[LABELS]
@@ -137,6 +138,96 @@ def test_metrics_of_probabilities_get_probabilities(images, tmp_path):
             float(as_numpy(expected.result())), abs=0.01
         )
         assert logs["nll"] == pytest.approx(cross_entropy(model, images), abs=1e-5)
+
+
+class Sureness(keras.metrics.Metric):
+    """The mean largest probability; it cannot be made anew from its config."""
+
+    def __init__(self, what):
+        super().__init__(name="sureness")
+        self.what = what
+        self.total = self.add_variable((), "zeros")
+        self.count = self.add_variable((), "zeros")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.total.assign_add(ops.sum(ops.max(y_pred, axis=-1)))
+        self.count.assign_add(ops.cast(ops.shape(y_pred)[0], "float32"))
+
+    def result(self):
+        return self.total / self.count
+
+
+def test_a_metric_that_cannot_be_copied_gets_probabilities(images):
+    model = compiled(metrics=[Sureness("probability")])
+    found = model.evaluate(images, LABELS, verbose=0, return_dict=True)["sureness"]
+    p = model.classifier_model().predict(images, verbose=0)
+    assert found == pytest.approx(p.max(axis=1).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_labels_keep_all_their_bits(policy, rng):
+    """bfloat16 holds whole numbers to 256, float16 to 2048; Keras casts float input."""
+    first = {"mixed_bfloat16": 257, "mixed_float16": 2049}[policy]
+    classes = first + 2 * np.arange(3)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, strides=4)(inputs)
+    model = APINet(
+        keras.Model(inputs, x),
+        first + 9,
+        dtype=policy,
+        mutual_units=4,
+        dropout_rate=0.0,
+    )
+    model.compile(keras.optimizers.SGD(5.0))
+    images = rng.integers(0, 256, (12, 8, 8, 3), np.uint8)
+    model.fit(images, classes[LABELS].astype("float32"), batch_size=12, verbose=0)
+    bias = as_numpy(model.classifier.bias)
+    assert np.flatnonzero(bias > 0).tolist() == classes.tolist()
+
+
+# That of the saved model had made no variables yet, which Keras tells.
+@pytest.mark.filterwarnings("ignore:A total of 1 objects could not be loaded")
+@pytest.mark.parametrize("before", ["loaded", "set"])
+def test_averages_are_of_the_weights_that_came_last(images, tmp_path, before):
+    """Made with the optimizer, before the weights of a file are in the model."""
+    model = untrained()
+    made = LayerwiseAdamW(0.0, weight_decay=0.0, use_ema=True, ema_momentum=0.9)
+    model.compile(made)
+    model.save(tmp_path / "m.keras")
+    if before == "loaded":
+        other = keras.saving.load_model(tmp_path / "m.keras")
+    else:
+        other = untrained()
+        other.compile(LayerwiseAdamW.from_config(made.get_config()))
+        other.optimizer.build(other.trainable_variables)
+        other.set_weights(model.get_weights())
+    fit(other, images, LABELS)
+    kernel = as_numpy(other.classifier.kernel)
+    np.testing.assert_allclose(kernel, as_numpy(model.classifier.kernel), atol=1e-6)
+
+
+def test_what_was_frozen_stays_frozen(images):
+    model = untrained(freeze_fraction=0.5)
+    frozen = [as_numpy(w) for w in model.frozen_model().weights]
+    model.backbone.trainable = False
+    model.backbone.trainable = True  # as when a head was trained first
+    model.interaction.trainable = False
+    model.compile(keras.optimizers.SGD(0.1))
+    assert not model.interaction.trainable_variables
+    fit(model, images, LABELS)
+    for old, new in zip(frozen, model.frozen_model().weights, strict=True):
+        np.testing.assert_array_equal(old, as_numpy(new))
+    # A baseline has no use for the interaction; pairs have, if the user did not say so.
+    other = untrained()
+    other.compile("sgd", loss="sparse_categorical_crossentropy")
+    assert not other.interaction.trainable_variables
+    other.compile("sgd")
+    assert other.interaction.trainable_variables
+
+
+def test_quantizing_says_what_can_be_quantized():
+    with pytest.raises(APINetError, match="classifier_model"):
+        untrained().quantize("int8")
 
 
 def sources(x, y):

@@ -72,6 +72,18 @@ def test_a_partner_is_sought_in_batch_and_memory(rng):
     assert max(partners) > 3
 
 
+def test_what_is_no_class_is_not_remembered():
+    keras.utils.set_random_seed(0)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    model = keras_apinet.build("tiny", 3, 32, None, memory_size=6, mutual_units=4)
+    outputs = model((images, np.array([0, 7, 2, -2])), training=True)
+    classes = keras.ops.convert_to_numpy(model.memory.recent()[1])
+    assert classes.tolist() == [0, -1, 2, -1, -1, -1]
+    # The step itself sees them, to tell of them.
+    labels = keras.ops.convert_to_numpy(outputs["labels"])
+    assert labels[:4].tolist() == [0, 7, 2, -2]
+
+
 def test_a_model_with_a_memory_learns_from_single_images_of_a_class():
     """No class repeats in any batch: only the memory has partners of the same class."""
     keras.utils.set_random_seed(0)

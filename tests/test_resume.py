@@ -23,7 +23,7 @@ from factories import pattern_folders
 from keras_apinet import APINetError
 from keras_apinet.cli import main
 from keras_apinet.files.sealing import seal
-from keras_apinet.runs import Run
+from keras_apinet.runs import Run, only_writer
 from keras_apinet.train import Recipe, checkpoints, resume, train
 from keras_apinet.train.callbacks import RunCheckpoint, StopSignals
 
@@ -402,7 +402,7 @@ def test_a_full_disk_says_how_to_go_on_and_loses_nothing(
 
 @pytest.mark.slow
 @pytest.mark.one_backend
-def test_of_two_writers_the_second_is_refused(whole, recipe, tmp_path, capsys):
+def test_of_two_writers_the_second_is_refused(recipe, tmp_path, capsys):
     folder = tmp_path / "run"
     with (
         start("train", folder, recipe, "pause:6") as first,
@@ -417,9 +417,9 @@ def test_of_two_writers_the_second_is_refused(whole, recipe, tmp_path, capsys):
         assert "holds a run already" in capsys.readouterr().err
         assert files == {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
         first.kill()
-    # The lock went with its owner.
-    assert child("resume", folder, {}) == 0
-    equal(whole, folder)
+    # The lock went with its owner; that a killed run goes on is another test's.
+    with only_writer(folder):
+        pass
 
 
 @pytest.mark.one_backend

@@ -41,7 +41,7 @@ class FeatureMemory(keras.layers.Layer):
     """
 
     def __init__(self, size: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"autocast": False, **kwargs})  # labels need all their bits
         self.size = size
 
     def build(self, features_shape: Shape, labels_shape: Shape | None = None) -> None:
@@ -71,15 +71,24 @@ class FeatureMemory(keras.layers.Layer):
         return ops.copy(self.features), ops.copy(self.classes)
 
     def call(
-        self, features: Tensor, labels: Tensor, training: bool | None = None
+        self,
+        features: Tensor,
+        labels: Tensor,
+        training: bool | None = None,
+        wrong: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Puts batch and memory together; see the class."""
+        """Puts batch and memory together; see the class.
+
+        Of images that are `wrong`, bool `[N]`, no class is remembered.
+        """
         recent, classes = self.recent()
         if training:
             newest = ops.cast(ops.stop_gradient(features), recent.dtype)
             together = ops.concatenate([newest, recent])
             self.features.assign(together[: self.size])
-            together = ops.concatenate([class_indices(labels), classes])
+            newest = class_indices(labels)
+            newest = newest if wrong is None else ops.where(wrong, -1, newest)
+            together = ops.concatenate([newest, classes])
             self.classes.assign(together[: self.size])
         # An empty place is nobody's partner; its class only has to exist.
         classes = ops.maximum(classes, 0)

@@ -135,7 +135,7 @@ class PairMiner(keras.layers.Layer):
         distance: str = "euclidean",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"autocast": False, **kwargs})  # labels need all their bits
         if distance not in DISTANCES:
             raise APINetError(f"distance={distance!r} is not one of {DISTANCES}.")
         self.distance = distance
@@ -177,6 +177,10 @@ class PairMiner(keras.layers.Layer):
             raise APINetError(
                 f"PairMiner got {batch} features but {n_labels} labels; they must be "
                 "of the same images."
+            )
+        if batch == 0:
+            raise APINetError(
+                f"PairMiner needs an image at least; got shape={tuple(features.shape)}."
             )
         features = ops.stop_gradient(features)
         classes = class_indices(labels)

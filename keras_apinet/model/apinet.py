@@ -19,6 +19,7 @@ from keras_apinet.model.backbone import (
     set_momentum,
     split,
 )
+from keras_apinet.model.faults import outside
 from keras_apinet.model.training import PairwiseTraining
 from keras_apinet.types import Shape, Tensor
 
@@ -127,7 +128,8 @@ class APINet(BackboneModel, PairwiseTraining):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Labels come through here, and 16 bits do not hold whole numbers of any size.
+        super().__init__(**{"autocast": False, **kwargs})
         _check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
         _check_choice("pooling", pooling, POOLINGS)
         CLASSES.check("num_classes", num_classes)
@@ -208,7 +210,8 @@ class APINet(BackboneModel, PairwiseTraining):
             dropped = self.dropout(features, training=training)
             own = {"single_logits": self.classifier(dropped)}
         if self.memory is not None:
-            features, labels = self.memory(features, labels, training=training)
+            known = {"training": training, "wrong": outside(labels, self.num_classes)}
+            features, labels = self.memory(features, labels, **known)
         gated = self.interaction(features, pairs=(anchors, partners), training=training)
         # Rows: first images of all pairs, then second images; axis 1: self, other.
         stacked = ops.concatenate(

@@ -81,7 +81,8 @@ def takes_logits(function: Callable[..., Any], num_classes: int) -> bool:
     logits = np.linspace(-1, 1, 4 * num_classes, dtype="float32") ** 3
     logits = logits.reshape(4, num_classes)
     one_hot = np.eye(num_classes, dtype="float32")[labels]
-    forms = (one_hot, labels) if label_form(function) != "integer" else (labels,)
+    integers = (labels, labels[:, None])
+    forms = integers if label_form(function) == "integer" else (one_hot, *integers)
     for form in forms:
         try:
             values = [
@@ -163,8 +164,13 @@ def _logits_metric(given: Any, num_classes: int) -> Any:
     metric = _from_logits(metric)
 
     def value(labels: Any, outputs: Any) -> Any:
-        # A copy: the metric itself has to begin empty.
-        return type(metric).from_config(metric.get_config())(labels, outputs)
+        # A copy if it can be made; the metric itself has to begin empty.
+        try:
+            return type(metric).from_config(metric.get_config())(labels, outputs)
+        except TypeError:
+            found = ops.copy(metric(labels, outputs))
+            metric.reset_state()
+            return found
 
     value.__name__ = _name(metric)
     return metric if takes_logits(value, num_classes) else OnProbabilities(metric)

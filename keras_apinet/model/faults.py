@@ -2,8 +2,9 @@
 
 Images and labels of a data set pass through Keras straight into the compiled step, on
 each backend in another way. The step looks at them there: a batch with a fault gets the
-loss NaN, but no gradient, so that the weights stay as they were; what was wrong is kept
-in a metric, and a callback turns it into an error before the next step.
+loss NaN, but no gradient, so that the weights stay finite (momentum, weight decay and
+batch norm act once more); what was wrong is kept in a metric, and a callback turns it
+into an error before the next step.
 """
 
 import warnings

@@ -87,7 +87,7 @@ class CheckedModel(keras.Model):
 
         Raises:
             APINetError: For images or labels that do not fit, before the step with
-                them in arrays, soon after it in data sets; the weights are kept.
+                them in arrays, soon after it in data sets; such a step has no gradient.
         """
         # Keras would warn that it cannot shuffle a data set; nobody asked it to.
         arrays = y is not None or isinstance(x, keras.utils.PyDataset)
@@ -98,6 +98,17 @@ class CheckedModel(keras.Model):
         if isinstance(held, (tuple, list)) and len(held) in (2, 3):
             kwargs["validation_data"] = (held[0], self._checked(*held[:2]), *held[2:])
         return super().fit(x, y, **self._watched(kwargs))
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: what was quantized in part could not be read back.
+
+        Raises:
+            APINetError: Always; the model of single images can be quantized.
+        """
+        raise APINetError(
+            "An APINet is not quantized itself; call classifier_model().quantize(...), "
+            "or export it in int8."
+        )
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`; raises as `fit` does."""

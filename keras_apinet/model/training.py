@@ -33,6 +33,8 @@ class PairwiseTraining(CheckedModel):
 
     interaction: AttentivePairwiseInteraction
     memory: FeatureMemory | None
+    # Whether an earlier `compile` froze the interaction.
+    _was_baseline = False
     miner: PairMiner
 
     def compile(
@@ -62,7 +64,12 @@ class PairwiseTraining(CheckedModel):
         loss = logits_loss(loss, self.num_classes)
         pairwise = isinstance(loss, PairwiseLoss)
         # The baseline never meets the interaction: its weights would have no gradient.
-        self.interaction.trainable = pairwise
+        if pairwise and self._was_baseline:
+            self.interaction.trainable = True
+        elif not pairwise:
+            self._was_baseline = self.interaction.trainable or self._was_baseline
+            self.interaction.trainable = False
+        self._freeze()
         plain = logits_metrics(metrics, self.num_classes)
         plain = [m for m in plain if m != "accuracy"]  # it is there already
         weighted = logits_metrics(weighted_metrics, self.num_classes)

@@ -1,5 +1,7 @@
 // Keeps the page's files, so that it works without a network after the first visit.
-const CACHE = "keras-apinet-@FINGERPRINT@";
+// The browser keeps one store for all pages of a site.
+const OWN = `keras-apinet-${self.registration.scope}-`;
+const CACHE = `${OWN}@FINGERPRINT@`;
 const FILES = @FILES@;
 
 /** Fetches what is not kept yet, past older files that the browser may still have. */
@@ -16,7 +18,7 @@ self.addEventListener("install", (event) => {
 self.addEventListener("activate", (event) => {
   event.waitUntil((async () => {
     for (const name of await caches.keys()) {
-      if (name.startsWith("keras-apinet-") && name !== CACHE) await caches.delete(name);
+      if (name.startsWith(OWN) && name !== CACHE) await caches.delete(name);
     }
     await self.clients.claim();
   })());

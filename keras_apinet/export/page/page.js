@@ -96,7 +96,7 @@ function show({ scores, time }) {
 /** Classifies photos one after the other; each stays in the list, to be looked at again. */
 async function useFiles(files) {
   waiting.push(...files);
-  if (!model || busy) return;
+  if (!waiting.length || !model || busy) return;
   closeCamera();
   busy = true;
   while (waiting.length) await useFile(waiting.shift());
@@ -107,7 +107,8 @@ async function useFile(file) {
   const address = URL.createObjectURL(file);
   try {
     say("Looking …");
-    const answer = await classify(await readPhoto(file));
+    const photo = await readPhoto(file);
+    const answer = await classify(photo).finally(() => photo.bitmap.close());
     const look = () => {
       closeCamera();
       $("photo").src = address;
@@ -152,6 +153,7 @@ function listed(name, address, scores, look) {
 }
 
 async function openCamera() {
+  $("camera").disabled = true; // until the question for the camera is answered
   try {
     stream = await navigator.mediaDevices.getUserMedia({
       video: { facingMode: "environment" },
@@ -159,7 +161,10 @@ async function openCamera() {
   } catch (error) {
     say(`The camera cannot be used (${error.name}).`);
     return;
+  } finally {
+    $("camera").disabled = false;
   }
+  const own = stream;
   $("video").srcObject = stream;
   $("video").hidden = false;
   $("photo").hidden = true;
@@ -168,9 +173,17 @@ async function openCamera() {
   $("camera").setAttribute("aria-pressed", "true");
   await $("video").play();
   $("status").setAttribute("aria-live", "off"); // not a word for every frame
-  while (stream) {
-    show(await classify($("video")));
-    await new Promise((resolve) => setTimeout(resolve, 200));
+  try {
+    while (stream === own) {
+      const answer = await classify($("video"));
+      if (stream !== own) return; // a photo was chosen meanwhile
+      show(answer);
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+  } catch (error) {
+    closeCamera();
+    say(`The camera's picture cannot be judged (${error.message}).`);
+    console.warn(error);
   }
 }
 

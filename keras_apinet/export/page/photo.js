@@ -17,6 +17,10 @@ export async function readPhoto(file) {
   const bitmap = await createImageBitmap(new Blob(parts ?? [bytes], { type: file.type }), {
     colorSpaceConversion: "none",
   });
+  if (bitmap.width * bitmap.height > MAX_PIXELS) {
+    bitmap.close();
+    throw new Error(`${bitmap.width} x ${bitmap.height} pixels are more than ${MAX_PIXELS}`);
+  }
   const orientation = parts ? (tagOf(exif) ?? xmpOf(xmp)) : 1;
   return { bitmap, orientation, width: bitmap.width, height: bitmap.height };
 }
