@@ -334,6 +334,7 @@ def test_views_are_gone_when_the_training_has_ended_and_not_before(
 
 
 @pytest.mark.slow
+@pytest.mark.one_backend
 def test_unreadable_images_are_left_out_of_the_views(settings, tmp_path):
     broken = tmp_path / "photos" / "b" / "7.png"
     broken.write_bytes(b"no image")

@@ -74,6 +74,7 @@ def test_a_run_tells_everything(photos, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.one_backend
 def test_a_training_killed_before_its_last_words_says_them(photos, tmp_path, capsys):
     """After the last checkpoint: figures and curves are missing, views are left."""
     run = train(Recipe(data=str(photos), **QUICK), tmp_path / "run", verbose="plain")
@@ -95,6 +96,7 @@ def test_a_training_killed_before_its_last_words_says_them(photos, tmp_path, cap
 
 
 @pytest.mark.slow
+@pytest.mark.one_backend
 def test_the_figures_of_an_earlier_end_are_gone_while_it_goes_on(
     photos, tmp_path, monkeypatch
 ):
@@ -110,6 +112,7 @@ def test_the_figures_of_an_earlier_end_are_gone_while_it_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.one_backend
 def test_the_temperature_is_there_when_the_training_ends(photos, tmp_path, capsys):
     """Prediction uses it without `evaluate`, which keeps it; resuming fits it anew."""
     recipe = Recipe(data=str(photos), validation=0.99, **QUICK)
