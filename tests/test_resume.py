@@ -352,7 +352,7 @@ def test_a_run_of_before_a_setting_goes_on_as_it_began(ended):
         resume(ended, {"residual_weight": 0.5}, verbose="quiet")
     with pytest.raises(APINetError) as refused:
         resume(ended, {"epochs": 4}, verbose="quiet")
-    assert "began differently: epochs was 3, is 4." in str(refused.value)
+    assert "began differently (epochs was 3, is 4): go on" in str(refused.value)
 
 
 @pytest.mark.one_backend
