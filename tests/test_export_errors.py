@@ -148,7 +148,7 @@ def test_a_damaged_conversion_of_a_model_that_is_always_sure(
     sure.classifier.set_weights([100 * w for w in sure.classifier.get_weights()])
     given = keras.ops.softmax(sure.predict(images, verbose=0))
     given = keras.ops.convert_to_numpy(given)
-    assert (np.abs(given - 0.5) > 0.4999).mean() > 0.99  # rounding differs by processor
+    assert (np.abs(given - 0.5) > 0.499999).mean() > 0.99  # not exact everywhere
     attempt = child.attempt
 
     def damaged(folder):
