@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, short
 from keras_apinet.evaluate.contrast_maps import (
     Contrast,
     contrast,
@@ -221,7 +221,7 @@ def _figure(comparison: Comparison) -> Any:
         upper, *lower = figure.subfigures(
             rows, 1, height_ratios=[5.4, 3.1][:rows], squeeze=False
         )[:, 0]
-        names = [_short(name) for name in comparison.class_names]
+        names = [short(name, 26) for name in comparison.class_names]
         upper.suptitle(
             f"What tells {names[0]} from {names[1]}\n"
             "(ring: peak; orange places speak for a class, blue ones against it)",
@@ -233,15 +233,14 @@ def _figure(comparison: Comparison) -> Any:
                 axis.imshow(picture)
                 axis.set_title(_wrapped(title), fontsize=9)
             name, sure = comparison.taken_for[i]
-            photo = _short(comparison.photos[i])
-            axes[0].set_title(
-                f"{photo}\n{_short(name)} {probability(sure)}", fontsize=9
-            )
+            photo = short(comparison.photos[i], 26)
+            said = f"{short(name, 26)} {probability(sure)}"
+            axes[0].set_title(f"{photo}\n{said}", fontsize=9)
             for y, (label, value), colour in zip(
                 (1, 0), comparison.scores(i), ("#e07b00", "#2f6fd6"), strict=True
             ):
                 axes[-1].barh(y, value, color=colour, height=0.5)
-                text = f"{_short(label, 18)} {probability(value)}"
+                text = f"{short(label, 18)} {probability(value)}"
                 axes[-1].text(0, y + 0.3, text, va="bottom")
             axes[-1].set(xlim=(0, 1), ylim=(-0.5, 1.8), title="probability")
             for axis in axes:
@@ -270,11 +269,7 @@ def _patch_rows(figure: Any, comparison: Comparison) -> None:
                 axis.set_title(f"channel {channel}", fontsize=8)
 
 
-def _short(text: str, length: int = 26) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def _wrapped(text: str) -> str:
     import textwrap
 
-    return "\n".join(textwrap.wrap(_short(text, 60), 22))
+    return "\n".join(textwrap.wrap(short(text, 60), 22))

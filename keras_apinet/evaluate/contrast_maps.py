@@ -13,7 +13,7 @@ from PIL import Image
 from keras_apinet.data import prepare
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import log_softmax
-from keras_apinet.evaluate.feature_maps import FeatureMaps, fused
+from keras_apinet.evaluate.feature_maps import FeatureMaps, as_array, fused
 
 if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
@@ -103,17 +103,17 @@ def contrast(
     images = _sized(model, image_a, image_b)
     activations = feature_maps.activations(ops.convert_to_tensor(images))
     features = model.pool(activations[-1])
-    logits = _array(model.classifier(features))
+    logits = as_array(model.classifier(features))
     log_p = log_softmax(logits / temperature)
     pair = _two_classes(classes, log_p, model.num_classes)
 
-    x = _array(features)
+    x = as_array(features)
     a_self, _, b_self, _ = model.interaction(features[:1], features[1:], training=False)
-    gated = np.concatenate([_array(a_self), _array(b_self)])
+    gated = np.concatenate([as_array(a_self), as_array(b_self)])
     # x_i_self = x_i (r + g_i); where x_i is 0 the gate is sigmoid(0).
     r = float(model.interaction.residual_weight)
     factors = np.divide(gated, x, out=np.full_like(x, r + 0.5), where=np.abs(x) > 1e-12)
-    kernel = _array(model.classifier.kernel)
+    kernel = as_array(model.classifier.kernel)
     own_weights = factors * kernel[:, list(pair)].T
     other_weights = factors * kernel[:, list(pair[::-1])].T
 
@@ -165,16 +165,13 @@ def class_activation(
     images = _sized(model, image)
     activations = feature_maps.activations(ops.convert_to_tensor(images))
     if class_index is None:
-        logits = _array(model.classifier(model.pool(activations[-1])))
+        logits = as_array(model.classifier(model.pool(activations[-1])))
         class_index = int(logits[0].argmax())
-    kernel = _array(model.classifier.kernel)
+    kernel = as_array(model.classifier.kernel)
     weights = kernel[:, class_index] - kernel.mean(axis=1)
     evidence = feature_maps.evidence(activations, weights[None])
     positive = fused([np.maximum(one, 0) for one in evidence], images.shape[1])[0]
-    shown: NDArray[np.float32] = np.clip(
-        positive / max(float(positive.max()), 1e-12), 0, 1
-    )
-    return shown
+    return np.clip(positive / max(float(positive.max()), 1e-12), 0, 1)
 
 
 def _two_classes(
@@ -216,22 +213,14 @@ def _sized(model: "APINet", *images: ArrayLike) -> NDArray[np.uint8]:
     )
 
 
-def _array(x: object) -> NDArray[np.float32]:
-    return np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), np.float32)
-
-
-def with_heat(
-    image: ArrayLike, where: ArrayLike, mark: bool = True
-) -> NDArray[np.uint8]:
+def with_heat(image: ArrayLike, where: ArrayLike) -> NDArray[np.uint8]:
     """A photo `[S, S, 3]` with a map `[S, S]` of 0..1 over it, its peak in a ring."""
-    photo, values = np.asarray(image, np.float64), np.asarray(where, np.float64)
-    place = np.clip(values, 0, 1) * (len(_HEAT) - 1)
-    low = np.minimum(place.astype(int), len(_HEAT) - 2)
-    part = (place - low)[..., None]
-    colours = _HEAT[low] * (1 - part) + _HEAT[low + 1] * part
+    values = np.asarray(where, np.float64)
+    steps = np.linspace(0, 1, len(_HEAT))
+    colours = np.stack([np.interp(values, steps, c) for c in _HEAT.T], axis=-1)
     opacity = 0.9 * np.clip(values, 0, 1)[..., None] ** 1.3
-    result = _faded(photo) * (1 - opacity) + colours * opacity
-    if mark and values.max() > 0:
+    result = _grey(image) * (1 - opacity) + colours * opacity
+    if values.max() > 0:
         y, x = np.unravel_index(values.argmax(), values.shape)
         rows, columns = np.indices(values.shape)
         radius, width = 0.07 * len(values), max(1.0, 0.008 * len(values))
@@ -246,13 +235,12 @@ def with_signs(image: ArrayLike, values: ArrayLike) -> NDArray[np.uint8]:
     signed = np.asarray(values, np.float64)[..., None]
     opacity = 0.85 * np.clip(np.abs(signed), 0, 1) ** 0.8
     colours = np.where(signed > 0, _FOR, _AGAINST)
-    faded = _faded(np.asarray(image, np.float64))
-    return np.asarray(faded * (1 - opacity) + colours * opacity, np.uint8)
+    return np.asarray(_grey(image) * (1 - opacity) + colours * opacity, np.uint8)
 
 
-def _faded(photo: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Grey, so that only the map is colourful."""
-    return np.broadcast_to(photo.mean(axis=-1, keepdims=True), photo.shape)
+def _grey(image: ArrayLike) -> NDArray[np.float64]:
+    """`[S, S, 1]`, so that only the map is colourful."""
+    return np.asarray(image, np.float64).mean(axis=-1, keepdims=True)
 
 
 def data_uri(image: ArrayLike, side: int | None = None, quality: int = 82) -> str:

@@ -88,9 +88,12 @@ def evaluate_run(
     )
     result = judged.result
     if tta:
-        options: dict[str, Any] = run_options(run, batch_size)
         views = predict_split(
-            judged.model, judged.split, tta=tta, what="Evaluating views", **options
+            judged.model,
+            judged.split,
+            tta=tta,
+            what="Evaluating views",
+            **run_options(run, batch_size),
         )
         scores = Scores.of(views.labels, views.logits, views.features)
         result["tta"] = {
@@ -137,7 +140,8 @@ def judge(
     BATCH_SIZE.check("batch_size", batch_size)
     BOOTSTRAP.check("bootstrap", bootstrap)
     images, given = open_judged_data(run, data, data_dir)
-    split = split or default_split(images)
+    splits = ("test", "val", *images.splits)
+    split = split or next(name for name in splits if name in images.splits)
     part = known_images(images, split, run.class_names, ignore_unknown)
     model = run.model(which)
     calibration = calibrate_run(
@@ -147,7 +151,7 @@ def judge(
     if stored:
         seen = stored_predictions(run, model, images, split, which, slice(None))
     if seen is None:
-        options: dict[str, Any] = run_options(run, batch_size)
+        options = run_options(run, batch_size)
         seen = predict_split(model, part, what="Evaluating", **options)
         if not given and not seen.unreadable:
             mark = features_fingerprint(run, model, images)
@@ -251,9 +255,7 @@ def open_judged_data(
     taken for it. Another set is a test set: it keeps its splits if it has any, and is
     judged whole if it has none.
     """
-    if data is None or not isinstance(data, (str, Path)):
-        return open_data(run, data, data_dir), False
-    if _is_own(run, data, data_dir):
+    if not isinstance(data, (str, Path)) or _is_own(run, data, data_dir):
         return open_data(run, data, data_dir), False
     load = run.description["data"].get("load", {})
     options = {key: load[key] for key in ("level", "seed") if key in load}
@@ -287,10 +289,4 @@ def _is_own(run: Run, data: str | Path, data_dir: str | None) -> bool:
     if original.fingerprint() != there.fingerprint():
         return False
     first, second = (x.splits["train"].read(0) for x in (original, there))
-    return bool(np.array_equal(first, second))
-
-
-def default_split(images: "ImageData") -> str:
-    """The split to judge a model on: `"test"`, else `"val"`, else what there is."""
-    known = [name for name in ("test", "val") if name in images.splits]
-    return known[0] if known else next(iter(images.splits))
+    return np.array_equal(first, second)

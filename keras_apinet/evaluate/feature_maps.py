@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Side of a patch, as a share of the image.
 _PATCH = 0.4
+# Patches of a channel, and images that they are looked for in.
+_PATCHES, _IMAGES = 3, 1000
 # Finer maps than this share of the image's side show edges rather than parts.
 _FINEST = 1 / 4
 
@@ -81,8 +83,8 @@ class FeatureMaps:
                 return ops.sum(features * ops.convert_to_tensor(weights))
 
             slope = _gradient(weighted, maps)
-            result.append((_numpy(maps) * slope).sum(axis=-1))
-        last = as_grid(_numpy(activations[-1]))
+            result.append((as_array(maps) * slope).sum(axis=-1))
+        last = as_grid(as_array(activations[-1]))
         places = last.shape[1] * last.shape[2]
         result.append(np.einsum("nhwd,nd->nhw", last, weights) / places)
         return result
@@ -114,15 +116,9 @@ def fused(feature_maps: list[NDArray[np.float32]], size: int) -> NDArray[np.floa
 
 def enlarged(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Smoothly resized maps, `[N, size, size]`."""
-    result = [
-        np.asarray(
-            Image.fromarray(one.astype(np.float32)).resize(
-                (size, size), Image.Resampling.BICUBIC
-            )
-        )
-        for one in maps
-    ]
-    return np.stack(result)
+    pictures = [Image.fromarray(one.astype(np.float32)) for one in maps]
+    smooth = Image.Resampling.BICUBIC
+    return np.stack([np.asarray(p.resize((size, size), smooth)) for p in pictures])
 
 
 def _cuts(backbone: Any) -> tuple[list[Any], list[Any]]:
@@ -144,12 +140,11 @@ def _cuts(backbone: Any) -> tuple[list[Any], list[Any]]:
             continue
         for output in reversed(by_size[size]):
             after = tail(backbone, output)
-            if after is None:
-                continue
-            cuts.insert(0, output)
-            rest.insert(0, after)
-            coarser = size
-            break
+            if after is not None:
+                cuts.insert(0, output)
+                rest.insert(0, after)
+                coarser = size
+                break
     return cuts, rest
 
 
@@ -163,20 +158,21 @@ def _gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> NDArray[np.flo
         with tf.GradientTape() as tape:
             tape.watch(x)
             value = function(x)
-        return _numpy(tape.gradient(value, x))
+        return as_array(tape.gradient(value, x))
     if backend == "jax":
         import jax
 
-        return _numpy(jax.grad(function)(x))
+        return as_array(jax.grad(function)(x))
     import torch
 
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         (slope,) = torch.autograd.grad(function(x), x)
-    return _numpy(slope)
+    return as_array(slope)
 
 
-def _numpy(x: Tensor) -> NDArray[np.float32]:
+def as_array(x: Tensor) -> NDArray[np.float32]:
+    """A backend's tensor as a NumPy array, float32."""
     return np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), np.float32)
 
 
@@ -195,13 +191,13 @@ def channel_patches(
     channels: Iterable[int],
     *,
     image_size: int,
-    resize: str = "fit",
-    box_crop: bool = False,
-    patches: int = 3,
-    limit: int = 1000,
-    batch_size: int = 32,
+    resize: str,
+    box_crop: bool,
+    batch_size: int,
 ) -> dict[int, list[NDArray[np.uint8]]]:
     """Patches of training images that fire channels most, one from each image.
+
+    At most 1,000 images are looked at, evenly from all classes.
 
     Args:
         model: A model whose backbone gives a feature map or a square of tokens.
@@ -210,17 +206,15 @@ def channel_patches(
         image_size: px.
         resize: As in the training.
         box_crop: As in the training.
-        patches: Patches for each channel.
-        limit: Images to look at, evenly from all classes.
         batch_size: Images at a time.
 
     Returns:
-        For each channel, uint8 patches `[p, p, 3]`, those that fire it most first.
+        For each channel, three uint8 patches `[p, p, 3]`, the strongest first.
     """
     wanted = np.unique(np.fromiter(channels, np.int64))
     if not len(wanted) or not len(split):
         return {}
-    part = split.take(evenly(split, limit))
+    part = split.take(evenly(split, _IMAGES))
     inputs = keras.Input(model.backbone.input_shape[1:])
     scaled = inputs if model.scaling is None else model.scaling(inputs)
     network = keras.Model(inputs, model.backbone(scaled))
@@ -245,14 +239,14 @@ def channel_patches(
             places, peaks = flat.argmax(axis=1), flat.max(axis=1)
             for column, channel in enumerate(wanted.tolist()):
                 kept = best[channel]
-                for row in np.argsort(-peaks[:, column])[:patches]:
+                for row in np.argsort(-peaks[:, column])[:_PATCHES]:
                     y, x = divmod(int(places[row, column]), width)
                     middle = ((y + 0.5) / height, (x + 0.5) / width)
                     kept.append(
                         (float(peaks[row, column]), _patch(pixels[row], middle, side))
                     )
                 kept.sort(key=lambda entry: -entry[0])
-                del kept[patches:]
+                del kept[_PATCHES:]
     return {channel: [patch for _, patch in kept] for channel, kept in best.items()}
 
 

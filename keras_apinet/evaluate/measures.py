@@ -9,11 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from keras_apinet.evaluate.calibration import log_softmax
 from keras_apinet.evaluate.metrics import Scores, class_rows, with_intervals
 from keras_apinet.evaluate.predictions import Predictions
-from keras_apinet.shares import (
-    percent,
-    share_of,
-    wilson,
-)
+from keras_apinet.shares import percent, share_of, wilson
 
 # Figures that a temperature is to make smaller.
 _ERRORS = {"ece": "calibration error", "nll": "negative log-likelihood"}
@@ -88,12 +84,9 @@ def confusion_matrix(
 
 
 def confused_pairs(
-    labels: NDArray[np.int64],
-    predicted: NDArray[np.int64],
-    class_names: Sequence[str],
-    limit: int = 10,
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The `limit` pairs of classes with the most errors between them.
+    """The ten pairs of classes with the most errors between them.
 
     Returns:
         For each pair `classes` (the one whose images are lost more often first),
@@ -105,7 +98,7 @@ def confused_pairs(
     both = np.triu(matrix + matrix.T)
     total = both.sum()
     result = []
-    for flat in np.argsort(-both, axis=None, kind="stable")[:limit]:
+    for flat in np.argsort(-both, axis=None, kind="stable")[:10]:
         a, b = (int(i) for i in np.unravel_index(flat, both.shape))
         if not both[a, b]:
             break

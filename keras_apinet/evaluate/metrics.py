@@ -122,9 +122,7 @@ class Scores:
         return {name: float(value) for name, value in result.items()}
 
 
-def with_intervals(
-    scores: Scores, *, repeats: int = 1000, seed: int = 0
-) -> dict[str, dict[str, Any]]:
+def with_intervals(scores: Scores, *, repeats: int = 1000) -> dict[str, dict[str, Any]]:
     """All figures, with 95 % intervals and the number of images behind them.
 
     Shares of images (top-1, top-5) have Wilson's interval. Means over classes and the
@@ -139,13 +137,12 @@ def with_intervals(
     Args:
         scores: What the figures need of each image.
         repeats: Bootstrap samples; 0 leaves the intervals of shares only. Default 1000.
-        seed: Of the samples.
 
     Returns:
         `{name: {"value", "low", "high", "images"}}`; `value` is `None` for a figure
         that is not defined, `low` and `high` are `None` where there is no interval.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     n, values = len(scores.labels), scores.figures()
     ends: dict[str, tuple[float, float]] = {}
     right = int((scores.rank == 0).sum())

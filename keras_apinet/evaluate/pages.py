@@ -13,13 +13,7 @@ from keras_apinet.evaluate.measures import calibration_words
 from keras_apinet.files.io import digest_of
 from keras_apinet.files.outputs import MARKDOWN_MARK, check_output, write_output
 from keras_apinet.runs import Run
-from keras_apinet.shares import (
-    TITLES,
-    cells,
-    interval,
-    percent,
-    probability,
-)
+from keras_apinet.shares import TITLES, cells, interval, percent, probability
 
 _NONE = "\N{EN DASH}"
 
