@@ -21,6 +21,7 @@ from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.evaluation import open_judged_data
 from keras_apinet.open_world.confident import out_of_fold
 from keras_apinet.open_world.features import run_features
+from keras_apinet.open_world.unknown import class_means, unit
 from keras_apinet.runs import Run
 
 if TYPE_CHECKING:
@@ -131,7 +132,6 @@ def advise(
     names: Sequence[str],
     photos: int,
     *,
-    groups: ArrayLike | None = None,
     judged: ArrayLike | None = None,
     seed: int = 0,
 ) -> list[Advice]:
@@ -142,7 +142,6 @@ def advise(
         labels: `[n]` int, positions in `names`.
         names: The classes.
         photos: How many photos can be taken.
-        groups: `[n]`, equal for photos taken together. Default: each by itself.
         judged: `[n]`, which photos errors are counted on. Default: all.
         seed: Of folds and samples.
     """
@@ -155,15 +154,14 @@ def advise(
             f"The class {few!r} has {counts.min()} photos, and errors are counted on "
             "photos that are held out; give every class at least 2."
         )
-    group = np.arange(len(y)) if groups is None else np.asarray(groups)
-    full = out_of_fold(x, y, group, classes=len(names), folds=3, seed=seed)
+    full = out_of_fold(x, y, classes=len(names), folds=3, seed=seed)
     half = np.zeros_like(full)
     # Each half is judged by what is fitted to the other.
     first = _halves(y, seed)
     for part in (first, ~first):
         rows = np.flatnonzero(part)
         half[rows] = out_of_fold(
-            x[rows], y[rows], group[rows], classes=len(names), folds=3, seed=seed
+            x[rows], y[rows], classes=len(names), folds=3, seed=seed
         )
     wrong = full.argmax(axis=1) != y
     wrong_half = half.argmax(axis=1) != y
@@ -246,6 +244,5 @@ def _shares(
 
 def _spread(x: NDArray[Any], labels: NDArray[Any], classes: int) -> NDArray[Any]:
     """How much the photos of each class differ: mean cosine distance to their mean."""
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    means = np.stack([x[labels == c].mean(axis=0) for c in range(classes)])
+    means = class_means(unit(x), labels, classes)
     return np.asarray(1 - np.linalg.norm(means, axis=1))

@@ -82,16 +82,24 @@ def audit(run: Run | str | Path, images: ImageData) -> list[Finding]:
             "can only be wrong among at least 2."
         )
     splits = {n: s for n, s in images.splits.items() if n in ("train", "val")}
-    quality = {name: [*_quality(s, run.image_size)] for name, s in splits.items()}
-    found = [
-        _finding(images, name, i, kind, "", score, why)
-        for name, kinds in quality.items()
-        for i, (kind, score, why) in kinds
-    ]
+    found: list[Finding] = []
+
+    def find(
+        place: tuple[str, int], kind: str, score: float, why: str, suggested: str = ""
+    ) -> None:
+        name, i = place
+        path = splits[name].reference(i)
+        label = images.class_names[splits[name].labels[i]]
+        found.append(Finding(path, name, label, kind, suggested, score, why, i))
+
     model, options = run.model(), run_options(run)
     features, labels, places = [], [], []
     for name, split in splits.items():
-        bad = {i for i, kind in quality[name] if kind[0] == "unreadable"}
+        bad = set()
+        for i, kind, score, why in _quality(split, run.image_size):
+            find((name, i), kind, score, why)
+            if kind == "unreadable":
+                bad.add(i)
         good = np.array([i for i in range(len(split)) if i not in bad], np.int64)
         seen = predict_split(model, split.take(good), **options)
         features.append(seen.features)
@@ -106,60 +114,36 @@ def audit(run: Run | str | Path, images: ImageData) -> list[Finding]:
             f"Probability {p[i, doubts.suggested[i]]:.0%} of {other!r}, "
             f"{p[i, y[i]]:.0%} of its label, by a head that has not seen it."
         )
-        score = float(doubts.margin[i])
-        found.append(
-            _finding(images, places[i][0], places[i][1], "label", other, score, why)
-        )
+        find(places[i], "label", float(doubts.margin[i]), why, other)
     far = outliers(x, y)
     for i in np.flatnonzero(far > _FAR):
         why = f"{far[i]:.1f} times as far from its class as most of it are."
-        found.append(
-            _finding(
-                images, places[i][0], places[i][1], "outlier", "", float(far[i]), why
-            )
-        )
+        find(places[i], "outlier", float(far[i]), why)
     kept = replace(images, splits=splits)
     for pair in near_duplicates(kept)["near_conflicts"]:
-        for (name, i), (there, j) in (pair, pair[::-1]):
-            twin = images.splits[there]
+        for place, (there, j) in (pair, pair[::-1]):
+            twin = splits[there]
             why = (
                 f"Looks the same as {twin.reference(j)}, which is called "
                 f"{images.class_names[twin.labels[j]]!r}."
             )
-            found.append(_finding(images, name, i, "conflict", "", 1.0, why))
+            find(place, "conflict", 1.0, why)
     order = [*KINDS]
     return sorted(found, key=lambda f: (order.index(f.kind), -f.score))
 
 
-def _finding(
-    images: ImageData,
-    name: str,
-    place: int,
-    kind: str,
-    suggested: str,
-    score: float,
-    why: str,
-) -> Finding:
-    split = images.splits[name]
-    label = images.class_names[split.labels[place]]
-    path = split.reference(place)
-    return Finding(path, name, label, kind, suggested, score, why, place)
-
-
-def _quality(
-    split: Split, image_size: int
-) -> Iterator[tuple[int, tuple[str, float, str]]]:
-    """What is wrong with the pixels of photos."""
+def _quality(split: Split, image_size: int) -> Iterator[tuple[int, str, float, str]]:
+    """What is wrong with the pixels of photos: number, kind, score and why."""
     for i in range(len(split)):
         try:
             pixels = split.read(i)
         except APINetError as error:
-            yield i, ("unreadable", 1.0, str(error))
+            yield i, "unreadable", 1.0, str(error)
             continue
         height, width = pixels.shape[:2]
         if min(height, width) < image_size / 2:
             why = f"{width} x {height} px, for a model that sees {image_size} px."
-            yield i, ("tiny", image_size / min(height, width), why)
+            yield i, "tiny", image_size / min(height, width), why
             continue
         small = Image.fromarray(pixels).convert("L")
         small.thumbnail((_SIDE, _SIDE))
@@ -167,12 +151,12 @@ def _quality(
         bright = float(grey.mean())
         if bright < _DARK:
             why = f"Mean brightness {bright:.0f} of 255."
-            yield i, ("dark", 1 - bright / 255, why)
+            yield i, "dark", 1 - bright / 255, why
             continue
         sharp = sharpness(grey)
         if sharp < _BLURRED:
             why = f"Sharpness {sharp:.0f}, where {_BLURRED:.0f} is little."
-            yield i, ("blurred", 1 / (1 + sharp), why)
+            yield i, "blurred", 1 / (1 + sharp), why
 
 
 def sharpness(grey: NDArray[Any]) -> float:
@@ -203,12 +187,11 @@ def audit_page(findings: list[Finding], images: ImageData, table: str) -> str:
         if rows:
             sections.append({"kind": kind, "title": title, "of": rows, "cards": cards})
     total = sum(len(s) for n, s in images.splits.items() if n in ("train", "val"))
+    name = Path(images.name).name
     page: str = (
         templates()
         .get_template("audit.html")
-        .render(
-            data=Path(images.name).name, sections=sections, total=total, table=table
-        )
+        .render(data=name, sections=sections, total=total, table=table)
     )
     return page
 

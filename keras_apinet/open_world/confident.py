@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 
 from keras_apinet.open_world.heads import fit_head
+from keras_apinet.open_world.unknown import unit
 
 FOLDS = 5
 NEIGHBOURS = 5
@@ -41,8 +43,7 @@ def out_of_fold(
         kernel, bias = fit_head(x[rest], y[rest], count, iterations=60)
         logits = x[held] @ kernel + bias
         logits[:, np.bincount(y[rest], minlength=count) == 0] = -np.inf
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        found[held] = p / p.sum(axis=1, keepdims=True)
+        found[held] = softmax(logits, axis=1)
     return found
 
 
@@ -108,8 +109,7 @@ def outliers(features: ArrayLike, labels: ArrayLike) -> NDArray[np.float32]:
     Returns:
         `[n]`; 1 is usual, and classes of fewer than four photos have nothing else.
     """
-    x, y = np.asarray(features, np.float32), np.asarray(labels)
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    x, y = unit(np.asarray(features, np.float32)), np.asarray(labels)
     found = np.ones(len(y), np.float32)
     for label in np.unique(y):
         inside = np.flatnonzero(y == label)

@@ -66,10 +66,10 @@ def confused_families(
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
+    from keras_apinet.open_world.unknown import class_means
+
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels)
-    near = np.zeros((p.shape[1], p.shape[1]))
-    np.add.at(near, y, p)
-    near /= np.maximum(np.bincount(y, minlength=len(near)), 1)[:, None]
+    near = class_means(p, y, p.shape[1])
     near = (near + near.T) / 2
     np.fill_diagonal(near, 1)
     far = squareform(1 - near, checks=False)

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,6 @@ def run_features(
     *,
     which: str = "best",
     splits: Sequence[str] = ("train", "val"),
-    batch_size: int = 64,
 ) -> dict[str, Features]:
     """The pooled features of a run's splits, from its folder or computed and kept.
 
@@ -43,34 +43,29 @@ def run_features(
         images: Its data set. Default: it is opened where the training found it.
         which: Which model of the run that is.
         splits: The splits; those that the data set does not have are left out.
-        batch_size: Images at a time.
     """
     images = open_data(run) if images is None else images
     path = run.folder / features_file(which)
     mark = features_fingerprint(run, model, images)
-    width = model.feature_size
-    stored = read_features(path, mark, width)
+    stored = read_features(path, mark, model.feature_size)
     found, new = {}, False
     for name in splits:
         if name not in images.splits:
             continue
         part = known_images(images, name, run.class_names, ignore_unknown=True)
         if name not in stored:
-            stored[name] = photo_features(run, model, part, batch_size)
+            stored[name] = photo_features(run, model, part)
             new = True
-        kept = stored[name]
-        names = tuple(part.reference(int(i)) for i in kept.positions)
-        found[name] = Features(kept.features, kept.labels, kept.positions, names)
+        names = tuple(part.reference(int(i)) for i in stored[name].positions)
+        found[name] = replace(stored[name], names=names)
     if new:
         write_features(path, mark, stored)
     return found
 
 
-def photo_features(
-    run: Run, model: "APINet", split: "Split", batch_size: int = 64
-) -> Features:
+def photo_features(run: Run, model: "APINet", split: "Split") -> Features:
     """The features of any photos, prepared as the run's own."""
-    seen = predict_split(model, split, **run_options(run, batch_size))
+    seen = predict_split(model, split, **run_options(run))
     names = tuple(split.reference(int(i)) for i in seen.positions)
     return Features(seen.features, seen.labels, seen.positions, names)
 

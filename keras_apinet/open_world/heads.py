@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
+from scipy.special import log_softmax
 
 from keras_apinet.errors import APINetError, distinct_names
 
@@ -79,12 +80,9 @@ def fit_head(
 
     def cost(flat: NDArray[Any]) -> tuple[float, NDArray[np.float64]]:
         change = flat.reshape(shape).astype(np.float32)
-        logits = x @ change + base
-        logits -= logits.max(axis=1, keepdims=True)
-        p = np.exp(logits)
-        total = p.sum(axis=1)
-        value = float(weights @ (np.log(total) - logits[rows, y]))
-        p /= total[:, None]
+        log_p = log_softmax(x @ change + base, axis=1)
+        value = -float(weights @ log_p[rows, y])
+        p = np.exp(log_p)
         p[rows, y] -= 1
         slope = x.T @ (p * weights[:, None]) + 2 * pull * change
         return value + pull * float(flat @ flat), slope.ravel().astype(np.float64)

@@ -74,12 +74,12 @@ class Prototypes:
         # The directions in which photos differ most.
         _, _, axes = np.linalg.svd(x.T @ x, hermitian=True)
         x = x @ axes[:rank].T
-        within = x - _class_means(x, y, count)[y]
+        within = x - class_means(x, y, count)[y]
         values, vectors = np.linalg.eigh(within.T @ within / len(x))
         shrunk = (1 - SHRINKAGE) * values + SHRINKAGE * values.mean()
         whitening = vectors / np.sqrt(np.maximum(shrunk, 1e-12 * (1 + values.max())))
         projection = axes[:rank].T @ whitening
-        directions = _unit(_class_means(_unit(x @ whitening), y, count))
+        directions = unit(class_means(unit(x @ whitening), y, count))
         small = (part.astype(np.float32) for part in (centre, projection, directions))
         return cls(*small)
 
@@ -93,7 +93,7 @@ class Prototypes:
             `[n, C]` float32, cosine similarities to the prototypes.
         """
         x = np.asarray(features, np.float32) - self.centre
-        return _unit(x @ self.projection) @ self.directions.T
+        return unit(x @ self.projection) @ self.directions.T
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,13 +288,13 @@ def _figures(a: NDArray[Any], b: NDArray[Any], keep: float) -> tuple[float, floa
     return float(auroc), float((b < np.quantile(a, 1 - keep)).mean())
 
 
-def _class_means(x: NDArray[Any], y: NDArray[Any], count: int) -> NDArray[Any]:
+def class_means(x: NDArray[Any], y: NDArray[Any], count: int) -> NDArray[Any]:
     """Means `[C, D]` of the rows of each class; 0 for a class without rows."""
     sums = np.zeros((count, x.shape[1]), x.dtype)
     np.add.at(sums, y, x)
     return np.asarray(sums / np.maximum(np.bincount(y, minlength=count), 1)[:, None])
 
 
-def _unit(x: NDArray[Any]) -> NDArray[Any]:
+def unit(x: NDArray[Any]) -> NDArray[Any]:
     """Rows scaled to length 1; rows of zeros stay."""
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6))
