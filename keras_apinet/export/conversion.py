@@ -208,19 +208,18 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
         scores = tf.where(read, scores, tf.constant(float("nan"), scores.dtype))
         return {"probabilities": scores, "problem": problems}
 
+    def of_image(image: Any) -> Any:
+        return model(image, training=False)
+
+    def logits_of_image(image: Any) -> Any:
+        return {"logits": logits(image, training=False)}
+
     archive = keras.export.ExportArchive()
     archive.track(model)
+    image = tf.TensorSpec([None, size, size, 3], tf.float32, name="image")
     # Keras's own endpoint: exactly the model, for images that are ready.
-    archive.add_endpoint(
-        "serve",
-        lambda image: model(image, training=False),
-        [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")],
-    )
-    archive.add_endpoint(
-        "logits",
-        lambda image: {"logits": logits(image, training=False)},
-        [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")],
-    )
+    archive.add_endpoint("serve", of_image, [image])
+    archive.add_endpoint("logits", logits_of_image, [image])
     photos = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
     archive.add_endpoint("serving_default", serving_default, [photos])
     archive.add_endpoint("features", embeddings, [photos])

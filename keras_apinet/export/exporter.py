@@ -198,7 +198,7 @@ class Exporter:
             np.save(folder / conversion.PHOTOS, self.representative.images)
         self._logits.save(folder / conversion.MODEL)
         job = {
-            "format": "tflite" if target.format == "web" else target.format,
+            "format": _converted(target),
             "info": asdict(self._described(target)),
             "modules": sorted({_module(x) for x in flatten_layers(self._logits)}),
         }
@@ -219,9 +219,7 @@ class Exporter:
     def _handed_over(self, target: Target, folder: Path, force: bool) -> ExportReport:
         result = child.converted(folder)
         # Its ending tells the runtime what it is.
-        result = result.rename(
-            folder / f"model{FORMATS['tflite' if target.is_web else target.format]}"
-        )
+        result = result.rename(folder / f"model{FORMATS[_converted(target)]}")
         report = ExportReport(target.path, target.format, target.precision, 0)
         origin = "nothing, by request"
         if self._verify:
@@ -236,7 +234,7 @@ class Exporter:
             if self.info.unknown and target.precision == "float32":
                 difference = difference or UNKNOWN_DIFFERENCE
             check(report, self.info.backbone, agreement, difference, logits)
-        if target.is_web:
+        if target.format == "web":
             from keras_apinet.export.web import write_page
 
             info = self._described(target)
@@ -278,6 +276,11 @@ class Exporter:
         self._say(f"Converting to {names} ...")
         for folder in folders:
             child.attempt(folder)
+
+
+def _converted(target: Target) -> str:
+    """The format of the model in it: a page holds a TFLite file."""
+    return "tflite" if target.format == "web" else target.format
 
 
 def _size(path: Path) -> int:

@@ -131,11 +131,6 @@ class Target:
         return cls(Path(os.path.abspath(path)), known, precision, folder)
 
     @property
-    def is_web(self) -> bool:
-        """Whether it is a page."""
-        return self.format == "web"
-
-    @property
     def is_folder(self) -> bool:
         """Whether it is a folder."""
         return self.format in ("saved_model", "web")

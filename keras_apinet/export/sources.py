@@ -4,19 +4,18 @@ import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 
 from keras_apinet.compat import flatten_layers
 from keras_apinet.errors import APINetError
 from keras_apinet.export.runtime.classifier_info import ClassifierInfo, recipe_hash
-
-if TYPE_CHECKING:
-    from keras_apinet.model.apinet import APINet
-    from keras_apinet.open_world.unknown import Unknown
-    from keras_apinet.runs import Run
-
+from keras_apinet.loading import load
+from keras_apinet.model.apinet import APINet
+from keras_apinet.open_world.families import FILE, families_in
+from keras_apinet.open_world.unknown import Unknown, open_unknown, with_unknown
+from keras_apinet.runs import Run
 
 UNKNOWN = "unknown"
 _SIXTEEN_BITS = {"mixed_bfloat16", "mixed_float16", "bfloat16", "float16"}
@@ -34,19 +33,17 @@ class Source:
         unknown: What adds the class `unknown`, the last of `info.class_names`.
     """
 
-    model: "APINet"
+    model: APINet
     info: ClassifierInfo
     place: Path | None = None
-    run: "Run | None" = None
-    unknown: "Unknown | None" = None
+    run: Run | None = None
+    unknown: Unknown | None = None
 
     def logits_model(self) -> keras.Model:
         """From pixels to logits in float32, `unknown` included if it is a class."""
         model = in_float32(self.model.classifier_model(probabilities=False))
         if self.unknown is None:
             return model
-        from keras_apinet.open_world.unknown import with_unknown
-
         return with_unknown(model, self.unknown, self.info.temperature)
 
 
@@ -71,24 +68,19 @@ def open_source(
         license: Of the trained model.
         unknown: Whether to add the class `unknown`; `None`: if the run can.
     """
-    from keras_apinet.loading import load
-    from keras_apinet.model.apinet import APINet
-    from keras_apinet.runs import Run
-
     run: Run | None = None
     place: Path | None = None
     if isinstance(source, APINet):
         model = source
     elif isinstance(source, (Run, str, os.PathLike)):
         place = source.folder if isinstance(source, Run) else Path(source)
-        if isinstance(source, Run) or place.is_dir():
-            run = source if isinstance(source, Run) else Run.open(place)
-            model = run.model(which)
+        if isinstance(source, Run):
+            run = source
+        elif place.is_dir():
+            run = Run.open(place)
         elif beside := Run.of_model(place):  # which knows how photos are prepared
             run, which = beside
-            model = run.model(which)
-        else:
-            model = load(place)
+        model = run.model(which) if run else load(place)
     else:
         raise APINetError(
             f"A {type(source).__name__} cannot be exported; give an APINet, a run "
@@ -121,8 +113,6 @@ def open_source(
     if temperature is None:
         calibration = (run.calibration(which, model) if run else None) or {}
         temperature = float(calibration.get("temperature", 1.0))
-    if not 0 < temperature < float("inf"):
-        raise APINetError(f"temperature={temperature} must be above 0.")
     info = ClassifierInfo(
         class_names=tuple(str(name) for name in names),
         image_size=int(size),
@@ -131,40 +121,22 @@ def open_source(
         temperature=temperature,
         recipe_hash=recipe_hash(settings) if settings else None,
         license=license,
-        families=_families(run, names),
+        families=families_in(run.read(FILE), names) if run else None,
     )
-    found = _unknown(run, model, which, unknown)
+    found = None
+    if run and unknown is not False:
+        found = open_unknown(run, model, which)
+    if unknown and found is None:
+        raise APINetError(
+            "There is no threshold for unknown photos of this model; train with "
+            "--validation 0.2, or run `keras-apinet evaluate RUN --foreign FOLDER`."
+        )
     if found is not None:
         # Where no class is sure, `unknown` is in no family.
         own = None if info.families is None else (*info.families, UNKNOWN)
         names = (*info.class_names, UNKNOWN)
         info = replace(info, class_names=names, families=own, unknown=True)
     return Source(model, info, place, run, found)
-
-
-def _families(run: "Run | None", names: Any) -> tuple[str, ...] | None:
-    if run is None:
-        return None
-    from keras_apinet.open_world.families import FILE, families_in
-
-    return families_in(run.read(FILE), list(names))
-
-
-def _unknown(
-    run: "Run | None", model: "APINet", which: str, asked: bool | None
-) -> "Unknown | None":
-    """What adds the class `unknown`, if it was asked for or can be."""
-    from keras_apinet.open_world.unknown import open_unknown
-
-    found = None
-    if run is not None and asked is not False:
-        found = open_unknown(run, model, which)
-    if asked and found is None:
-        raise APINetError(
-            "There is no threshold for unknown photos of this model; train with "
-            "--validation 0.2, or run `keras-apinet evaluate RUN --foreign FOLDER`."
-        )
-    return found
 
 
 def in_float32(model: keras.Model) -> keras.Model:

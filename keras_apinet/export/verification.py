@@ -156,12 +156,10 @@ def measure(
     return measured
 
 
-def median_latency_ms(
-    runtime: Runtime, images: NDArray[np.uint8], repeats: int = 25
-) -> float:
-    """Median time of one image, after a warm-up."""
+def median_latency_ms(runtime: Runtime, images: NDArray[np.uint8]) -> float:
+    """Median time of one image, of 25 after a warm-up."""
     times = []
-    for i in range(repeats + 3):
+    for i in range(28):
         image = images[i % len(images)][None]
         start = time.perf_counter()
         runtime.probabilities(image)
