@@ -13,8 +13,7 @@ HELP = "say which classes to photograph next, and what that should gain"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run and how many photos are to be taken."""
-    parser.add_argument("run_folder", metavar="RUN", help="run folder written by train")
-    add_options(parser, "--which", "--moved", "--data-dir", "--json")
+    add_options(parser, "run_folder", "--which", "--moved", "--data-dir", "--json")
     parser.add_argument(
         "--photos",
         type=PHOTOS,
@@ -39,9 +38,10 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.json:
         print(to_json({"advice": [asdict(advice) for advice in found]}))
-    for told in () if args.json else sentences(found):
+        return 0
+    for told in sentences(found):
         # On a terminal no word is cut in two.
         print(fill(printable(told), 79, subsequent_indent="  ", break_long_words=False))
-    if not found and not args.json:
+    if not found:
         print("No class makes errors that more photos would help with.")
     return 0

@@ -12,7 +12,7 @@ STARTS_KERAS = False
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run, the split, the license and where to write."""
-    parser.add_argument("run_folder", metavar="RUN", help="run folder written by train")
+    add_options(parser, "run_folder")
     parser.add_argument(
         "--split",
         help="split to report (default: test, or val if only that was evaluated)",

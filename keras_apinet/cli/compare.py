@@ -4,7 +4,7 @@ import argparse
 import os
 
 from keras_apinet.cli.options import add_options
-from keras_apinet.errors import printable
+from keras_apinet.errors import APINetError, printable
 
 HELP = "show what tells two photos apart, for a trained model"
 
@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def prepare(args: argparse.Namespace) -> bool:
     """Checks run, photos and data before the backend starts."""
     from keras_apinet.data.loading import check_source
-    from keras_apinet.errors import APINetError
     from keras_apinet.runs import Run
 
     Run.open(args.model)

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from keras_apinet.cli.options import add_options
-from keras_apinet.errors import printable
+from keras_apinet.errors import APINetError, printable
 from keras_apinet.files.schema import to_json
 
 HELP = "compare the finished runs of two methods on the same test photos"
@@ -42,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def prepare(args: argparse.Namespace) -> bool:
     """Checks runs and data before the backend starts."""
     from keras_apinet.data.loading import check_source
-    from keras_apinet.errors import APINetError
     from keras_apinet.runs import Run, check_classes
 
     check_classes([Run.open(folder) for folder in (*args.first, *args.against)])

@@ -10,14 +10,19 @@ from keras_apinet.errors import APINetError, printable
 from keras_apinet.files.bounds import FRACTION, IMAGE_SIZE, SEED, SHEET
 from keras_apinet.files.schema import to_json
 
-# Pairs on the sheet.
-_MOST_TWINS = 24
+# Pairs on the sheet, and names that are printed of each kind.
+_MOST_TWINS, _LISTED = 24, 20
 
 HELP = "look at a data set: counts, sizes, broken and duplicate files, a contact sheet"
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say where the images come from."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the data set, where the contact sheet goes, and how it is made."""
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="folder, unpacked archive, CSV or TSV, tfds:NAME, or synthetic_birds",
+    )
     parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its sets")
     parser.add_argument(
         "--download",
@@ -45,16 +50,6 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=SEED, default=0, help="seed of everything random"
     )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the data set, where the contact sheet goes, and how it is made."""
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        help="folder, unpacked archive, CSV or TSV, tfds:NAME, or synthetic_birds",
-    )
-    add_data_arguments(parser)
     parser.add_argument(
         "--sheet",
         default="contact_sheet.png",
@@ -212,9 +207,9 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
             weights=None if args.weights == "none" else args.weights,
         )
         features = ops.convert_to_numpy(model.features(images))
+        found_by = f"the features of {args.backbone}"
     else:
-        features = colour_features(images)
-    found_by = f"the features of {args.backbone}" if args.backbone else "their colours"
+        features, found_by = colour_features(images), "their colours"
     title = (
         f"A training batch of {os.path.basename(data.name.rstrip('/'))}: "
         f"{batches.plan.classes_per_batch} classes x {args.images_per_class} images, "
@@ -274,11 +269,11 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield from report["notes"]
 
 
-def _list(title: str, lines: list[str], most: int = 20) -> Iterator[str]:
+def _list(title: str, lines: list[str]) -> Iterator[str]:
     yield f"\n{title}: {f'{len(lines):,}' if lines else 'none'}"
-    yield from (f"  {line}" for line in lines[:most])
-    if len(lines) > most:
-        yield f"  ... and {len(lines) - most:,} more (--json lists all)"
+    yield from (f"  {line}" for line in lines[:_LISTED])
+    if len(lines) > _LISTED:
+        yield f"  ... and {len(lines) - _LISTED:,} more (--json lists all)"
 
 
 def _counts(classes: dict[str, int]) -> str:

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from keras_apinet.cli.options import add_options
-from keras_apinet.errors import printable
+from keras_apinet.errors import APINetError, printable
 from keras_apinet.files.bounds import IMAGE_SIZE, LOGIT_SHARE, SHARE
 
 HELP = "write a trained model as TFLite, SavedModel, ONNX or a web page"
@@ -39,12 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help="data set to compare on and to choose int8 ranges by (default: the run's)",
     )
-    parser.add_argument(
-        "--which",
-        choices=("best", "last"),
-        default="best",
-        help="model of the run (default: best)",
-    )
+    add_options(parser, "--which")
     parser.add_argument(
         "--license", metavar="TEXT", help="license of the model, written into the file"
     )
@@ -95,15 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> bool:
-    """Checks the targets and the place of the model, before the backend starts.
-
-    Returns:
-        False: the export itself is left to do.
-
-    Raises:
-        APINetError: For an unknown format, a target that exists, or no model.
-    """
-    from keras_apinet.errors import APINetError
+    """Checks the targets and the place of the model, before the backend starts."""
     from keras_apinet.export.formats import Target, check_precision, known_format
     from keras_apinet.runs import Run
 
@@ -165,7 +152,7 @@ def _default_target(model: Path, form: str, precision: str) -> Path:
     from keras_apinet.export.formats import FORMATS
 
     suffix = "" if precision == "float32" else f"-{precision}"
-    name = {"web": "page"}.get(form, model.resolve().stem)
+    name = "page" if form == "web" else model.resolve().stem
     if form == "saved_model":
         name = f"{name}-saved_model"
     folder = model if model.is_dir() else model.parent

@@ -6,10 +6,11 @@ from typing import Any
 from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP
 
 _OPTIONS: dict[str, dict[str, Any]] = {
+    "run_folder": {"metavar": "RUN", "help": "run folder written by train"},
     "--which": {
         "choices": ("best", "last"),
         "default": "best",
-        "help": "model of the run",
+        "help": "model of the run (default: best)",
     },
     "--data": {
         "help": "where the data set is now, if it moved; or another one to test on: "
@@ -55,8 +56,7 @@ def add_options(parser: Any, *names: str) -> None:
 
 def add_run(parser: argparse.ArgumentParser, *names: str) -> None:
     """Adds the run, which of its models, where its data is now, and other options."""
-    parser.add_argument("run_folder", metavar="RUN", help="run folder written by train")
-    add_options(parser, "--which", "--data", "--data-dir", *names)
+    add_options(parser, "run_folder", "--which", "--data", "--data-dir", *names)
 
 
 def check_run(args: argparse.Namespace) -> bool:
