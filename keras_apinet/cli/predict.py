@@ -84,8 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
         _check_keeps_features(args.model, "--features")
         check_features_file(args.features, args.force)
-    model = Path(args.model)
-    if model.suffix == ".keras" or (model / "run.json").exists():
+    if _is_keras(args.model):
         from keras_apinet.cli.startup import start_backend
 
         start_backend()
@@ -157,12 +156,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _is_keras(model: str | Path) -> bool:
+    """Whether it is a `.keras` file or a run folder."""
+    return Path(model).suffix == ".keras" or (Path(model) / "run.json").exists()
+
+
 def _check_keeps_features(model: str | Path, option: str) -> None:
-    place = Path(model)
-    if not (place.suffix == ".keras" or (place / "run.json").is_file()):
+    if not _is_keras(model):
         raise APINetError(
-            f"{str(place)!r} keeps no feature maps to show; give a run folder or a "
-            f".keras file for {option}."
+            f"{str(Path(model))!r} keeps no feature maps to show; give a run folder or "
+            f"a .keras file for {option}."
         )
 
 
@@ -185,14 +188,8 @@ def write_maps(
 ) -> list[Path]:
     """Writes `<photo>.map.png` for each photo: as the model sees it, and with its map.
 
-    Args:
-        model: A run folder or a `.keras` file.
-        photos: Image files.
-        folder: Where the pictures go; created if needed.
-        force: Replace pictures that this package wrote.
-
-    Returns:
-        The pictures, in the order of the photos.
+    The model is a run folder or a `.keras` file. Returns the pictures, in the order of
+    the photos.
     """
     import numpy as np
     from PIL import Image

@@ -28,7 +28,6 @@ from keras_apinet.runs import FIGURES, Run
 
 if TYPE_CHECKING:
     from keras_apinet.data import Split
-    from keras_apinet.model.apinet import APINet
 
 _PAIRS, _ERRORS, _NEAREST = 6, 12, 3
 # Training images to look for neighbours in, and images on the map of features.
@@ -86,10 +85,9 @@ def write_report(
         ignore_unknown=ignore_unknown,
         stored=True,
     )
-    result, seen = judged.result, judged.seen
+    result = judged.result
     run.write(f"evaluation_{result['split']}.json", result)
-    train, known = _training_images(run, judged, data_dir)
-    gallery = Gallery(run, judged.model, judged.split, seen, train, judged.temperature)
+    gallery = Gallery(run, judged)
     html = (
         templates()
         .get_template("report.html")
@@ -106,7 +104,7 @@ def write_report(
             unknown=unknown_words(run, result),
             advice=advice_words(run, result),
             pairs=gallery.confused_pairs(result["confused_pairs"]),
-            errors=gallery.worst_errors(known),
+            errors=gallery.worst_errors(_training_images(run, judged, data_dir)),
         )
     )
     write_output(path, html, force)
@@ -115,16 +113,16 @@ def write_report(
 
 def _training_images(
     run: Run, judged: evaluation.Judged, data_dir: str | None
-) -> tuple["Split", Predictions] | tuple[None, None]:
+) -> tuple["Split", Predictions] | None:
     """Training images to look for neighbours of errors in, and what the model says."""
     images, model = judged.images, judged.model
     if judged.result["given"]:
         try:
             images = evaluation.open_data(run, data_dir=data_dir)
         except APINetError:
-            return None, None
+            return None
     if "train" not in images.splits or not judged.seen.wrong.any():
-        return None, None
+        return None
     train = known_images(images, "train", run.class_names, ignore_unknown=True)
     rows = evenly(train, _TRAINING_IMAGES)
     near, which = train.take(rows), judged.result["model"]
@@ -160,11 +158,7 @@ class Gallery:
     """Picks the photos that explain the errors of a model on a split."""
 
     run: Run
-    model: "APINet"
-    split: "Split"
-    seen: Predictions
-    train: "Split | None"
-    temperature: float
+    judged: evaluation.Judged
 
     def _prepared(self, split: "Split", position: int) -> NDArray[np.uint8]:
         from keras_apinet.data import prepare
@@ -179,7 +173,7 @@ class Gallery:
 
     def dots(self) -> list[dict[str, Any]]:
         """The images' places on a map of 640 x 480, and what each shows."""
-        names, seen, split = self.run.class_names, self.seen, self.split
+        names, seen, split = self.run.class_names, self.judged.seen, self.judged.split
         rows = evenly(split.take(seen.positions), _DOTS)
         places, apart = plots.map_places(seen.features, rows)
         return [
@@ -199,9 +193,10 @@ class Gallery:
 
     def confused_pairs(self, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each pair: an image of one taken for the other, beside a right one."""
-        names, seen = self.run.class_names, self.seen
+        names, seen, split = self.run.class_names, self.judged.seen, self.judged.split
+        model = self.judged.model
         try:
-            feature_maps = FeatureMaps(self.model)
+            feature_maps = FeatureMaps(model)
         except APINetError:  # the features have no places
             return []
         gallery = []
@@ -213,14 +208,12 @@ class Gallery:
             candidates = right if len(right) else own
             if not len(candidates):
                 continue
-            x = int(surest(seen, self.split, lost)[0])
+            x = int(surest(seen, split, lost)[0])
             gaps = seen.features[candidates] - seen.features[x]
             y = int(candidates[(gaps**2).sum(axis=1).argmin()])
             places = seen.positions[[x, y]].tolist()
-            photos = [self._prepared(self.split, place) for place in places]
-            found = contrast(
-                self.model, *photos, classes=(a, b), feature_maps=feature_maps
-            )
+            photos = [self._prepared(split, place) for place in places]
+            found = contrast(model, *photos, classes=(a, b), feature_maps=feature_maps)
             first, second = pair["classes"]
             titles = (f"{first}, taken for {second}", f"{second}, close to it")
             shown = [
@@ -234,39 +227,40 @@ class Gallery:
             gallery.append(pair | {"photos": shown})
         return gallery
 
-    def worst_errors(self, known: Predictions | None) -> list[dict[str, Any]]:
+    def worst_errors(
+        self, training: tuple["Split", Predictions] | None
+    ) -> list[dict[str, Any]]:
         """The surest wrong answers, each with the nearest training images.
 
         See `surest` for their order.
         """
-        names, seen = self.run.class_names, self.seen
-        sure = seen.probabilities(self.temperature)
-        order = surest(seen, self.split, np.flatnonzero(seen.wrong))[:_ERRORS]
+        names, seen, split = self.run.class_names, self.judged.seen, self.judged.split
+        sure = seen.probabilities(self.judged.temperature)
+        order = surest(seen, split, np.flatnonzero(seen.wrong))[:_ERRORS]
         result = []
         for i in counted("Showing the surest errors", order.tolist()):
-            guess = int(seen.predicted[i])
+            label, guess = int(seen.labels[i]), int(seen.predicted[i])
             near: list[dict[str, str]] = []
-            if known is not None and self.train is not None:
+            if training is not None:
+                train, known = training
                 gaps = ((known.features - seen.features[i]) ** 2).sum(axis=1)
                 near = [
                     self._figure(
-                        self._prepared(self.train, int(known.positions[j])),
+                        self._prepared(train, int(known.positions[j])),
                         names[int(known.labels[j])],
                     )
                     for j in np.argsort(gaps, kind="stable")[:_NEAREST].tolist()
                 ]
             position = int(seen.positions[i])
+            photo = self._figure(self._prepared(split, position), names[label])
             result.append(
                 {
-                    "true": names[int(seen.labels[i])],
+                    "true": names[label],
                     "predicted": names[guess],
                     "probability": float(sure[i, guess]),
-                    "own": float(sure[i, int(seen.labels[i])]),
-                    "file": _file(self.split, position),
-                    "photo": self._figure(
-                        self._prepared(self.split, position),
-                        names[int(seen.labels[i])],
-                    ),
+                    "own": float(sure[i, label]),
+                    "file": _file(split, position),
+                    "photo": photo,
                     "nearest": near,
                 }
             )

@@ -20,8 +20,8 @@ from keras_apinet.compat import flatten_layers
 from keras_apinet.data.birds import SPECIES, draw
 from keras_apinet.data.photos import preprocessing
 from keras_apinet.errors import APINetError
+from keras_apinet.export.runtime.classifier import as_image
 from keras_apinet.export.sources import Source
-from keras_apinet.pixels import as_rgb
 
 _REPRESENTATIVE = 200
 _STEPS = 127  # from 0 to the largest weight of a channel, in int8
@@ -94,13 +94,7 @@ def _found(
         if not len(given):
             raise APINetError("photos holds no image; give at least one.")
         chosen = _spread(_half(len(given), half), limit)
-        ready = [as_rgb(given[i]) for i in chosen]
-        images = [
-            p
-            if p.shape[:2] == (size, size)
-            else preprocessing.prepare(p, size, resize=resize)
-            for p in ready
-        ]
+        images = [as_image(given[i], source.info) for i in chosen]
         return Photos(np.stack(images), None, f"{len(images)} given photos")
     found = given if isinstance(given, data.ImageData) else data.load(given)
     name, other = (

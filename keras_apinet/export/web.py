@@ -17,7 +17,9 @@ from keras_apinet.export.runtime.classifier_info import (
 
 # The runtime: LiteRT for the browser, pinned, Apache-2.0.
 RUNTIME_VERSION = "2.5.3"
-_PACKAGES = ("@litertjs/core", "@litertjs/wasm-utils")
+_PACKAGES = [
+    f"{name}@{RUNTIME_VERSION}" for name in ("@litertjs/core", "@litertjs/wasm-utils")
+]
 # The plain variant, the one with threads, and the one for browsers without relaxed SIMD
 # (Safari).
 _FILES = {
@@ -77,26 +79,22 @@ def _add_runtime(
         if found is None:
             raise APINetError(
                 f"The folder runtime={str(runtime)!r} has no {packaged}; make it "
-                f"with `npm install --prefix FOLDER {' '.join(_pinned())}`, or "
+                f"with `npm install --prefix FOLDER {' '.join(_PACKAGES)}`, or "
                 "leave --runtime out."
             )
         shutil.copyfile(found, target / own)
     (target / "LICENCE.txt").write_text(
-        f"{', '.join(_pinned())}: LiteRT for the web, Apache License 2.0,\n"
+        f"{', '.join(_PACKAGES)}: LiteRT for the web, Apache License 2.0,\n"
         "https://github.com/google-ai-edge/LiteRT\n",
         "utf-8",
     )
-
-
-def _pinned() -> list[str]:
-    return [f"{package}@{RUNTIME_VERSION}" for package in _PACKAGES]
 
 
 def fetch_runtime(folder: Path, say: Callable[[str], None]) -> None:
     """Has npm put the runtime into a folder."""
     npm = shutil.which("npm")
     way_out = (
-        f"run `npm install --prefix FOLDER {' '.join(_pinned())}` where there is a "
+        f"run `npm install --prefix FOLDER {' '.join(_PACKAGES)}` where there is a "
         "network, and give that folder as --runtime."
     )
     if npm is None:
@@ -104,10 +102,10 @@ def fetch_runtime(folder: Path, say: Callable[[str], None]) -> None:
             "The page needs LiteRT for the browser, and npm, which fetches it, is not "
             f"installed; {way_out}"
         )
-    say(f"Fetching the browser runtime with npm ({', '.join(_pinned())}) ...")
+    say(f"Fetching the browser runtime with npm ({', '.join(_PACKAGES)}) ...")
     options = ["--no-save", "--ignore-scripts", "--no-audit", "--no-fund"]
     answer = subprocess.run(
-        [npm, "install", "--prefer-offline", *options, "--prefix", folder, *_pinned()],
+        [npm, "install", "--prefer-offline", *options, "--prefix", folder, *_PACKAGES],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -117,7 +115,7 @@ def fetch_runtime(folder: Path, say: Callable[[str], None]) -> None:
         lines = [line for line in answer.stdout.splitlines() if "error" in line.lower()]
         reason = (lines or ["no reason given"])[0][:200]
         raise APINetError(
-            f"npm could not fetch {', '.join(_pinned())} ({reason}); {way_out}"
+            f"npm could not fetch {', '.join(_PACKAGES)} ({reason}); {way_out}"
         )
 
 

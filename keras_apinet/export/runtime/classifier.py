@@ -169,13 +169,18 @@ class Classifier:
         return ("family", families[best[0]]) if is_family[0] else ("unsure", first)
 
     def _image(self, photo: Photo) -> NDArray[np.uint8]:
-        if isinstance(photo, (str, os.PathLike)):
-            pixels = preprocessing.read_photo(photo)
-        else:
-            pixels = as_rgb(photo)
-            if pixels.shape[:2] == (self.image_size, self.image_size):
-                return pixels
+        if not isinstance(photo, (str, os.PathLike)):
+            return as_image(photo, self.info)
+        pixels = preprocessing.read_photo(photo)
         return preprocessing.prepare(pixels, self.image_size, resize=self.info.resize)
+
+
+def as_image(photo: Any, info: ClassifierInfo) -> NDArray[np.uint8]:
+    """Pixels of any size as the model takes them; those of its own size stay."""
+    pixels, size = as_rgb(photo), info.image_size
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    return preprocessing.prepare(pixels, size, resize=info.resize)
 
 
 def _listed(photos: Photo | Iterable[Photo]) -> Sequence[Photo]:
