@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from keras_apinet.cli.options import add_options
+from keras_apinet.cli.options import add_options, check_run
 from keras_apinet.errors import APINetError, printable
 
 HELP = "show what tells two photos apart, for a trained model"
@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the photos, the model and where to write."""
     parser.add_argument("photo_a", metavar="A", help="image file")
     parser.add_argument("photo_b", metavar="B", help="image file")
-    parser.add_argument("--model", required=True, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--model", dest="run_folder", required=True, metavar="RUN", help="run folder"
+    )
     parser.add_argument(
         "--classes",
         nargs=2,
@@ -37,16 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def prepare(args: argparse.Namespace) -> bool:
     """Checks run, photos and data before the backend starts."""
-    from keras_apinet.data.loading import check_source
-    from keras_apinet.runs import Run
-
-    Run.open(args.model)
     for photo in (args.photo_a, args.photo_b):
         if not os.path.exists(photo):
             raise APINetError(f"There is no photo at {photo!r}; check the path.")
-    if args.data:
-        check_source(args.data, args.data_dir)
-    return False
+    return check_run(args)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_path(args.out, args.force)
     result = compare(
-        args.model,
+        args.run_folder,
         args.photo_a,
         args.photo_b,
         which=args.which,

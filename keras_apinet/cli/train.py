@@ -146,11 +146,7 @@ def _named_as_options(command: Callable[[argparse.Namespace], T]) -> Any:
 def prepare(args: argparse.Namespace) -> bool:
     """Reads the recipe, before the backend starts: it may name one.
 
-    Returns:
-        Whether the command is done: the recipe was only to be printed.
-
-    Raises:
-        APINetError: For a recipe that does not fit, or a backend that is not there.
+    True means that the command is done: the recipe was only to be printed.
     """
     from keras_apinet.data.loading import check_source
     from keras_apinet.train.recipe_files import (

@@ -17,7 +17,7 @@ from keras_apinet.evaluate.contrast_maps import (
 )
 from keras_apinet.evaluate.evaluation import open_data
 from keras_apinet.evaluate.feature_maps import channel_patches
-from keras_apinet.evaluate.pages import need, templates
+from keras_apinet.evaluate.pages import need, rendered
 from keras_apinet.evaluate.predictions import known_images, run_options
 from keras_apinet.files.outputs import (
     check_output,
@@ -204,10 +204,8 @@ def page(comparison: Comparison) -> str:
         )
         for title, channels in comparison.channel_rows
     ]
-    template = templates().get_template("comparison.html")
-    return str(
-        template.render(names=comparison.class_names, sides=sides, channel_rows=rows)
-    )
+    names = comparison.class_names
+    return rendered("comparison.html", names=names, sides=sides, channel_rows=rows)
 
 
 def _figure(comparison: Comparison) -> Any:

@@ -197,16 +197,9 @@ def channel_patches(
 ) -> dict[int, list[NDArray[np.uint8]]]:
     """Patches of training images that fire channels most, one from each image.
 
-    At most 1,000 images are looked at, evenly from all classes.
-
-    Args:
-        model: A model whose backbone gives a feature map or a square of tokens.
-        split: Training images.
-        channels: Channels of the features.
-        image_size: px.
-        resize: As in the training.
-        box_crop: As in the training.
-        batch_size: Images at a time.
+    At most 1,000 images are looked at, evenly from all classes, prepared as in the
+    training (`image_size` in px). The model's backbone must give a feature map or a
+    square of tokens.
 
     Returns:
         For each channel, three uint8 patches `[p, p, 3]`, the strongest first.

@@ -64,6 +64,11 @@ def templates() -> Any:
     return environment
 
 
+def rendered(template: str, **values: Any) -> str:
+    """One of the templates, filled in."""
+    return str(templates().get_template(template).render(values))
+
+
 # What the card leaves out.
 _DETAILS = ("macro_precision", "macro_recall", "recall@5")
 # Names of licenses that model hubs know; others are written as "other" with a name.
@@ -135,11 +140,12 @@ def write_card(
             "it again."
         )
     trained_on = run.description["data"].get("load", {})
-    environment = templates()
+    need("jinja2")
     from markupsafe import Markup
 
     name = run.folder.resolve().name
-    text = environment.get_template("card.md").render(
+    text = rendered(
+        "card.md",
         # Markup: the line breaks of YAML are not to be escaped.
         metadata=Markup(_metadata(name, result, license_name)),
         text=as_text,

@@ -209,13 +209,8 @@ def five_crop(
 ) -> NDArray[np.uint8]:
     """The centre of a photo, as in plain evaluation, and its four corners.
 
-    Args:
-        pixels: uint8 `[h, w, 3]`.
-        image_size: px.
-        resize: `"fit"` or `"squash"`, see `keras_apinet.data.prepare`.
-
-    Returns:
-        uint8 `[5, image_size, image_size, 3]`.
+    From uint8 `[h, w, 3]` to uint8 `[5, image_size, image_size, 3]`, by `resize` as in
+    `keras_apinet.data.prepare`.
     """
     import tensorflow as tf
 

@@ -14,7 +14,7 @@ from keras_apinet.evaluate.calibration import reliability
 from keras_apinet.evaluate.contrast_maps import contrast, data_uri, with_heat
 from keras_apinet.evaluate.feature_maps import FeatureMaps, evenly
 from keras_apinet.evaluate.measures import calibration_words, confusion_matrix
-from keras_apinet.evaluate.pages import advice_words, need, templates, unknown_words
+from keras_apinet.evaluate.pages import advice_words, need, rendered, unknown_words
 from keras_apinet.evaluate.predictions import (
     Predictions,
     inside_box,
@@ -88,24 +88,21 @@ def write_report(
     result = judged.result
     run.write(f"evaluation_{result['split']}.json", result)
     gallery = Gallery(run, judged)
-    html = (
-        templates()
-        .get_template("report.html")
-        .render(
-            run=run.folder.resolve().name,
-            data=Path(result["data"]).name,
-            settings=run.settings,
-            versions=run.description.get("versions", {}),
-            result=result,
-            fitted_on=(judged.calibration or {}).get("images"),
-            sureness=calibration_words(result),
-            plots=_plots(run, judged),
-            dots=gallery.dots(),
-            unknown=unknown_words(run, result),
-            advice=advice_words(run, result),
-            pairs=gallery.confused_pairs(result["confused_pairs"]),
-            errors=gallery.worst_errors(_training_images(run, judged, data_dir)),
-        )
+    html = rendered(
+        "report.html",
+        run=run.folder.resolve().name,
+        data=Path(result["data"]).name,
+        settings=run.settings,
+        versions=run.description.get("versions", {}),
+        result=result,
+        fitted_on=(judged.calibration or {}).get("images"),
+        sureness=calibration_words(result),
+        plots=_plots(run, judged),
+        dots=gallery.dots(),
+        unknown=unknown_words(run, result),
+        advice=advice_words(run, result),
+        pairs=gallery.confused_pairs(result["confused_pairs"]),
+        errors=gallery.worst_errors(_training_images(run, judged, data_dir)),
     )
     write_output(path, html, force)
     return path
@@ -275,14 +272,7 @@ def surest(
     That is the margin of the first class's logit over the second's: probabilities of
     sure answers are all 1. Of equal margins those come first whose file names have the
     smaller checksum, so that no class is shown because its files are read first.
-
-    Args:
-        seen: What the model says.
-        split: The images.
-        rows: The rows of `seen` to put in order.
-
-    Returns:
-        `rows`, in order.
+    `rows` of `seen` are put in order.
     """
     second, first = np.sort(seen.logits[rows].astype(np.float64), axis=1)[:, -2:].T
     files = [_file(split, int(seen.positions[i])) for i in rows]

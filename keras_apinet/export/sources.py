@@ -57,16 +57,9 @@ def open_source(
     license: str | None = None,
     unknown: bool | None = False,
 ) -> Source:
-    """Finds the model and what is known about it.
+    """Finds the model and what is known about it; the arguments are `Exporter`'s.
 
-    Args:
-        source: An `APINet`, a `Run`, a run folder, or a `.keras` file.
-        which: In a run, `"best"` or `"last"`.
-        image_size: Side of the images in px, for a backbone that takes any size.
-        class_names: Names of the classes, where the model has none.
-        temperature: What to divide the logits by. Default: the run's own, else 1.
-        license: Of the trained model.
-        unknown: Whether to add the class `unknown`; `None`: if the run can.
+    The source may also be a `Run`, and `unknown=None` adds the class if the run can.
     """
     run: Run | None = None
     place: Path | None = None

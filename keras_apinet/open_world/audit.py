@@ -20,7 +20,7 @@ from keras_apinet.data import ImageData, Split
 from keras_apinet.data.inspection import near_duplicates
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.contrast_maps import data_uri
-from keras_apinet.evaluate.pages import templates
+from keras_apinet.evaluate.pages import rendered
 from keras_apinet.evaluate.plots import square
 from keras_apinet.evaluate.predictions import predict_split, run_options
 from keras_apinet.open_world.confident import doubtful_labels, out_of_fold, outliers
@@ -188,12 +188,9 @@ def audit_page(findings: list[Finding], images: ImageData, table: str) -> str:
             sections.append({"kind": kind, "title": title, "of": rows, "cards": cards})
     total = sum(len(s) for n, s in images.splits.items() if n in ("train", "val"))
     name = Path(images.name).name
-    page: str = (
-        templates()
-        .get_template("audit.html")
-        .render(data=name, sections=sections, total=total, table=table)
+    return rendered(
+        "audit.html", data=name, sections=sections, total=total, table=table
     )
-    return page
 
 
 def _picture(images: ImageData, finding: Finding) -> str | None:

@@ -109,16 +109,9 @@ def head_for(
     merged: Mapping[str, Sequence[str]] | None = None,
     refit: bool = True,
 ) -> Head:
-    """The head of other classes on the same features; see `with_classes`.
+    """The head of the `wanted` classes on the same features; see `with_classes`.
 
-    Args:
-        head: Kernel `[D, C]` and bias `[C]`.
-        names: Its C classes.
-        wanted: The classes of the new head, in order.
-        features: `[n, D]`, of photos of all wanted classes.
-        labels: `[n]`, positions in `wanted`.
-        merged: What a wanted class is made of: names of known classes.
-        refit: Whether the head is fitted to all features afterwards, in balance.
+    `head` is the kernel `[D, C]` and bias `[C]` of the C classes `names`.
     """
     if len(distinct_names(wanted)) < 2:
         raise APINetError(

@@ -59,12 +59,9 @@ class Prototypes:
     def fit(
         cls, features: ArrayLike, labels: ArrayLike, num_classes: int | None = None
     ) -> "Prototypes":
-        """Prototypes of training features.
+        """Prototypes of training features `[n, D]`, whose classes are `[n]` labels.
 
-        Args:
-            features: `[n, D]`.
-            labels: `[n]`, the class of each.
-            num_classes: C. Default: one more than the largest label.
+        C is by default one more than the largest label.
         """
         x, y = np.asarray(features, np.float64), np.asarray(labels)
         count = int(y.max()) + 1 if num_classes is None else num_classes
@@ -84,14 +81,7 @@ class Prototypes:
         return cls(*small)
 
     def similarities(self, features: ArrayLike) -> NDArray[np.float32]:
-        """How alike photos are to each class.
-
-        Args:
-            features: `[n, D]`.
-
-        Returns:
-            `[n, C]` float32, cosine similarities to the prototypes.
-        """
+        """Cosine similarities `[n, C]` float32 of `[n, D]` features to each class."""
         x = np.asarray(features, np.float32) - self.centre
         return unit(x @ self.projection) @ self.directions.T
 
@@ -155,11 +145,7 @@ class Unknown:
         return cls(prototypes, thresholds.astype(np.float32), slope, keep)
 
     def margins(self, features: ArrayLike) -> NDArray[np.float32]:
-        """How far above the thresholds `[n]` photos are; below 0 they are unknown.
-
-        Args:
-            features: `[n, D]` pooled features.
-        """
+        """How far `[n, D]` features are above the thresholds; unknown if below 0."""
         similar = self.prototypes.similarities(features) - self.thresholds
         return np.asarray(similar.max(axis=1))
 
