@@ -61,6 +61,18 @@ def class_scores(
     }
 
 
+def class_means(x: NDArray[Any], y: NDArray[Any], count: int) -> NDArray[Any]:
+    """Means `[C, D]` of the rows of each class; 0 for a class without rows."""
+    sums = np.zeros((count, x.shape[1]), x.dtype)
+    np.add.at(sums, y, x)
+    return np.asarray(sums / np.maximum(np.bincount(y, minlength=count), 1)[:, None])
+
+
+def unit(x: NDArray[Any]) -> NDArray[Any]:
+    """Rows scaled to length 1; rows of zeros stay."""
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6))
+
+
 @dataclass(frozen=True, eq=False)
 class Scores:
     """What the figures need of each image.

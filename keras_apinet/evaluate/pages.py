@@ -34,8 +34,8 @@ def _known(form: Callable[[float], str], value: float | None) -> str:
     return _NONE if value is None else form(value)
 
 
-def _ends(figure: dict[str, Any]) -> str:
-    return interval(figure["low"], figure["high"])
+def _ends(pair: tuple[float, float]) -> str:
+    return interval(*pair)
 
 
 def _shown(value: Any) -> Any:

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from keras_apinet.errors import APINetError, short
+from keras_apinet.evaluate.metrics import class_means, unit
 
 _GREY, _ACCENT, _WARM, _SOFT = "#808894", "#3f87dd", "#d97000", "#80889450"
 _STYLE: dict[Any, Any] = {
@@ -172,12 +173,9 @@ def look_alike_order(
     absent = np.flatnonzero(support == 0)
     if len(present) < 3:
         return np.concatenate([present, absent])
-    one_hot = np.zeros((len(labels), classes))
-    one_hot[np.arange(len(labels)), labels] = 1 / support[labels]
-    mean_p = one_hot.T @ softmax(logits, axis=1)
-    centres = one_hot.T[present] @ (features - features.mean(axis=0))
-    lengths = np.linalg.norm(centres, axis=1, keepdims=True)
-    centres = centres / np.maximum(lengths, 1e-12)
+    mean_p = class_means(softmax(logits, axis=1), labels, classes)
+    centres = class_means(features - features.mean(axis=0), labels, classes)
+    centres = unit(centres[present])
     taken = mean_p[np.ix_(present, present)]
     alike = (taken + taken.T) / 2 + (1 + centres @ centres.T) / 2
     distances = np.maximum(alike.max() - alike, 0)

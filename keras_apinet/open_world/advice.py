@@ -19,9 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.evaluation import open_judged_data
+from keras_apinet.evaluate.metrics import class_means, unit
 from keras_apinet.open_world.confident import out_of_fold
 from keras_apinet.open_world.features import run_features
-from keras_apinet.open_world.unknown import class_means, unit
 from keras_apinet.runs import Run
 
 if TYPE_CHECKING:

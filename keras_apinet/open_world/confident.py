@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
+from keras_apinet.evaluate.metrics import unit
 from keras_apinet.open_world.heads import fit_head
-from keras_apinet.open_world.unknown import unit
 
 FOLDS = 5
 NEIGHBOURS = 5

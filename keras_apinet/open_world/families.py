@@ -66,7 +66,7 @@ def confused_families(
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
-    from keras_apinet.open_world.unknown import class_means
+    from keras_apinet.evaluate.metrics import class_means
 
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels)
     near = class_means(p, y, p.shape[1])

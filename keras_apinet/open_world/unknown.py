@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.errors import APINetError
+from keras_apinet.evaluate.metrics import class_means, unit
 from keras_apinet.files.bounds import KEEP
 from keras_apinet.files.features import Features
 from keras_apinet.files.io import digest_of, replacing
@@ -272,15 +273,3 @@ def _figures(a: NDArray[Any], b: NDArray[Any], keep: float) -> tuple[float, floa
     ranks = rankdata(np.concatenate([a, b]))[: len(a)]
     auroc = (ranks.mean() - (len(a) + 1) / 2) / len(b)
     return float(auroc), float((b < np.quantile(a, 1 - keep)).mean())
-
-
-def class_means(x: NDArray[Any], y: NDArray[Any], count: int) -> NDArray[Any]:
-    """Means `[C, D]` of the rows of each class; 0 for a class without rows."""
-    sums = np.zeros((count, x.shape[1]), x.dtype)
-    np.add.at(sums, y, x)
-    return np.asarray(sums / np.maximum(np.bincount(y, minlength=count), 1)[:, None])
-
-
-def unit(x: NDArray[Any]) -> NDArray[Any]:
-    """Rows scaled to length 1; rows of zeros stay."""
-    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6))
