@@ -138,10 +138,8 @@ def compare(
         # Of other classes some fire them more, and say nothing about these two.
         train = train.take(np.isin(train.labels, result.classes))
         found = channel_patches(model, train, wanted, **options)
-    top = result.probabilities.argmax(axis=1)
     first, second = (
-        (names[int(c)], float(p[c]))
-        for c, p in zip(top, result.probabilities, strict=True)
+        (names[int(p.argmax())], float(p.max())) for p in result.probabilities
     )
     return Comparison(
         result,

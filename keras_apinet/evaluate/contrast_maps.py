@@ -3,7 +3,6 @@
 import base64
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import ops
@@ -14,10 +13,7 @@ from keras_apinet.data import prepare
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import log_softmax
 from keras_apinet.evaluate.feature_maps import FeatureMaps, as_array, fused
-
-if TYPE_CHECKING:
-    from keras_apinet.model.apinet import APINet
-
+from keras_apinet.model.apinet import APINet
 
 # From no evidence to the peak; told apart in grey and by colour-blind readers.
 _HEAT = np.array([[60, 10, 90], [190, 40, 100], [250, 140, 20], [255, 240, 130]], float)
@@ -60,7 +56,7 @@ class Contrast:
 
 
 def contrast(
-    model: "APINet",
+    model: APINet,
     image_a: ArrayLike,
     image_b: ArrayLike,
     *,
@@ -143,7 +139,7 @@ def contrast(
 
 
 def class_activation(
-    model: "APINet",
+    model: APINet,
     image: ArrayLike,
     class_index: int | None = None,
     *,
@@ -194,7 +190,7 @@ def _two_classes(
     return a, b
 
 
-def _sized(model: "APINet", *images: ArrayLike) -> NDArray[np.uint8]:
+def _sized(model: APINet, *images: ArrayLike) -> NDArray[np.uint8]:
     """Photos as the model sees them, `[n, S, S, 3]` uint8."""
     arrays = [np.asarray(image) for image in images]
     for array in arrays:

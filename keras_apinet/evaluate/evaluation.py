@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_apinet import data as sources
+from keras_apinet.data import ImageData, Split
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import calibrate_run
 from keras_apinet.evaluate.measures import compute_metrics, raised_errors
@@ -21,12 +22,9 @@ from keras_apinet.evaluate.predictions import (
 )
 from keras_apinet.files import features as files
 from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP
+from keras_apinet.model.apinet import APINet
 from keras_apinet.runs import Run, features_fingerprint
 from keras_apinet.shares import disagreement, few_images
-
-if TYPE_CHECKING:
-    from keras_apinet.data import ImageData, Split
-    from keras_apinet.model.apinet import APINet
 
 
 def evaluate_run(
@@ -34,7 +32,7 @@ def evaluate_run(
     split: str | None = None,
     *,
     which: str = "best",
-    data: "str | ImageData | None" = None,
+    data: str | ImageData | None = None,
     data_dir: str | None = None,
     tta: str | None = None,
     batch_size: int = 64,
@@ -108,9 +106,9 @@ def evaluate_run(
 class Judged:
     """A run's model, what it said about a split, and the figures of that."""
 
-    model: "APINet"
-    images: "ImageData"
-    split: "Split"
+    model: APINet
+    images: ImageData
+    split: Split
     seen: Predictions
     calibration: dict[str, Any] | None
     result: dict[str, Any]
@@ -126,7 +124,7 @@ def judge(
     split: str | None = None,
     *,
     which: str = "best",
-    data: "str | ImageData | None" = None,
+    data: str | ImageData | None = None,
     data_dir: str | None = None,
     batch_size: int = 64,
     bootstrap: int = 1000,
@@ -183,7 +181,7 @@ def judge(
 
 
 def stored_predictions(
-    run: Run, model: "APINet", images: "ImageData", split: str, which: str, rows: Any
+    run: Run, model: APINet, images: ImageData, split: str, which: str, rows: Any
 ) -> Predictions | None:
     """What a model says of rows of a split, by the features in the run's folder."""
     part = known_images(images, split, run.class_names, ignore_unknown=True)
@@ -229,8 +227,8 @@ def _warnings(result: dict[str, Any], calibration: dict[str, Any] | None) -> lis
 
 
 def open_data(
-    run: Run, data: "str | ImageData | None" = None, data_dir: str | None = None
-) -> "ImageData":
+    run: Run, data: str | ImageData | None = None, data_dir: str | None = None
+) -> ImageData:
     """The run's data set; if it moved, an error that says where it was."""
     if data is not None and not isinstance(data, (str, Path)):
         return data
@@ -247,8 +245,8 @@ def open_data(
 
 
 def open_judged_data(
-    run: Run, data: "str | ImageData | None" = None, data_dir: str | None = None
-) -> tuple["ImageData", bool]:
+    run: Run, data: str | ImageData | None = None, data_dir: str | None = None
+) -> tuple[ImageData, bool]:
     """The data to judge a run on, and whether it is another set than the run's own.
 
     The run's own data, moved or not, has the splits of the training; a data set is

@@ -1,7 +1,7 @@
 """Where in an image a score comes from: maps at several depths of a backbone."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from keras_apinet import data
+from keras_apinet.data import Split
 from keras_apinet.errors import APINetError
+from keras_apinet.model.apinet import APINet
 from keras_apinet.model.backbone import tail
 from keras_apinet.progress import phase
 from keras_apinet.types import Tensor
-
-if TYPE_CHECKING:
-    from keras_apinet.data import Split
-    from keras_apinet.model.apinet import APINet
 
 # Side of a patch, as a share of the image.
 _PATCH = 0.4
@@ -42,7 +40,7 @@ class FeatureMaps:
         APINetError: If its features have no places.
     """
 
-    def __init__(self, model: "APINet") -> None:
+    def __init__(self, model: APINet) -> None:
         backbone = model.backbone
         rank = len(backbone.output_shape)
         if rank == 2 or (rank == 3 and model.pooling == "token"):
@@ -176,7 +174,7 @@ def as_array(x: Tensor) -> NDArray[np.float32]:
     return np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), np.float32)
 
 
-def evenly(split: "Split", limit: int) -> NDArray[np.int64]:
+def evenly(split: Split, limit: int) -> NDArray[np.int64]:
     """At most `limit` positions of a split, evenly from all classes, ascending."""
     if len(split) <= limit:
         return np.arange(len(split))
@@ -186,8 +184,8 @@ def evenly(split: "Split", limit: int) -> NDArray[np.int64]:
 
 
 def channel_patches(
-    model: "APINet",
-    split: "Split",
+    model: APINet,
+    split: Split,
     channels: Iterable[int],
     *,
     image_size: int,

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.data import Split
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate import evaluation, plots
 from keras_apinet.evaluate.calibration import reliability
@@ -25,9 +26,6 @@ from keras_apinet.evaluate.predictions import (
 from keras_apinet.files.outputs import check_output, write_output
 from keras_apinet.progress import counted
 from keras_apinet.runs import FIGURES, Run
-
-if TYPE_CHECKING:
-    from keras_apinet.data import Split
 
 _PAIRS, _ERRORS, _NEAREST = 6, 12, 3
 # Training images to look for neighbours in, and images on the map of features.
@@ -110,7 +108,7 @@ def write_report(
 
 def _training_images(
     run: Run, judged: evaluation.Judged, data_dir: str | None
-) -> tuple["Split", Predictions] | None:
+) -> tuple[Split, Predictions] | None:
     """Training images to look for neighbours of errors in, and what the model says."""
     images, model = judged.images, judged.model
     if judged.result["given"]:
@@ -157,7 +155,7 @@ class Gallery:
     run: Run
     judged: evaluation.Judged
 
-    def _prepared(self, split: "Split", position: int) -> NDArray[np.uint8]:
+    def _prepared(self, split: Split, position: int) -> NDArray[np.uint8]:
         from keras_apinet.data import prepare
 
         pixels, told = split.read(position), self.run.settings.get
@@ -225,7 +223,7 @@ class Gallery:
         return gallery
 
     def worst_errors(
-        self, training: tuple["Split", Predictions] | None
+        self, training: tuple[Split, Predictions] | None
     ) -> list[dict[str, Any]]:
         """The surest wrong answers, each with the nearest training images.
 
@@ -265,7 +263,7 @@ class Gallery:
 
 
 def surest(
-    seen: Predictions, split: "Split", rows: NDArray[np.int64]
+    seen: Predictions, split: Split, rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Images in the order of how sure the model is of what it says, the surest first.
 
@@ -280,5 +278,5 @@ def surest(
     return np.asarray(rows[np.lexsort((sums, second - first))])
 
 
-def _file(split: "Split", position: int) -> str:
+def _file(split: Split, position: int) -> str:
     return "/".join(split.reference(position).split("/")[-2:])

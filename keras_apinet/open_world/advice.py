@@ -12,20 +12,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from keras_apinet.data import ImageData
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.evaluation import open_judged_data
 from keras_apinet.evaluate.metrics import class_means, unit
 from keras_apinet.open_world.confident import out_of_fold
 from keras_apinet.open_world.features import run_features
 from keras_apinet.runs import Run
-
-if TYPE_CHECKING:
-    from keras_apinet.data import ImageData
 
 # Photos' worth of the mean error that a class's own error is mixed with.
 _PRIOR = 2.0
@@ -88,7 +86,7 @@ def advise_run(
     photos: int = 60,
     *,
     which: str = "best",
-    data: "str | ImageData | None" = None,
+    data: str | ImageData | None = None,
     data_dir: str | None = None,
 ) -> list[Advice]:
     """What to photograph next for a run, from its stored features.

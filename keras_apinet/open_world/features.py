@@ -5,11 +5,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_apinet.data import ImageData, Split
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.evaluation import open_data
 from keras_apinet.evaluate.predictions import known_images, predict_split, run_options
@@ -20,17 +20,14 @@ from keras_apinet.files.features import (
     write_features,
 )
 from keras_apinet.files.outputs import check_output, write_output
+from keras_apinet.model.apinet import APINet
 from keras_apinet.runs import Run, features_fingerprint
-
-if TYPE_CHECKING:
-    from keras_apinet.data import ImageData, Split
-    from keras_apinet.model.apinet import APINet
 
 
 def run_features(
     run: Run,
-    model: "APINet",
-    images: "ImageData | None" = None,
+    model: APINet,
+    images: ImageData | None = None,
     *,
     which: str = "best",
     splits: Sequence[str] = ("train", "val"),
@@ -63,7 +60,7 @@ def run_features(
     return found
 
 
-def photo_features(run: Run, model: "APINet", split: "Split") -> Features:
+def photo_features(run: Run, model: APINet, split: Split) -> Features:
     """The features of any photos, prepared as the run's own."""
     seen = predict_split(model, split, **run_options(run))
     names = tuple(split.reference(int(i)) for i in seen.positions)

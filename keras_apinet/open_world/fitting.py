@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from keras_apinet import data as sources
+from keras_apinet.data import ImageData, Split
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import calibrate_run, log_softmax, too_few
 from keras_apinet.evaluate.evaluation import open_data, open_judged_data
 from keras_apinet.evaluate.predictions import data_groups, known_images
 from keras_apinet.files.features import Features
 from keras_apinet.files.io import digest_of
+from keras_apinet.model.apinet import APINet
 from keras_apinet.open_world.families import (
     FILE,
     confused_families,
@@ -31,16 +33,12 @@ from keras_apinet.open_world.unknown import (
 from keras_apinet.runs import Run, calibration_file, weights_fingerprint
 from keras_apinet.shares import interval, percent, share_of
 
-if TYPE_CHECKING:
-    from keras_apinet.data import ImageData, Split
-    from keras_apinet.model.apinet import APINet
-
 Say = Callable[[str], None]
 # Features of training photos that are held in memory, and kept in the run, at most.
 _MOST_FLOATS = 2**29
 
 
-def fit_after_training(run: Run, images: "ImageData", keep: float, say: Say) -> None:
+def fit_after_training(run: Run, images: ImageData, keep: float, say: Say) -> None:
     """Fits what predictions use, on the validation photos, and keeps it in the run.
 
     `keep` is the share of known photos that the threshold for unknown keeps; 0: none.
@@ -76,8 +74,8 @@ def fit_after_training(run: Run, images: "ImageData", keep: float, say: Say) -> 
 
 def fit_unknown(
     run: Run,
-    model: "APINet",
-    images: "ImageData | None" = None,
+    model: APINet,
+    images: ImageData | None = None,
     *,
     which: str = "best",
     keep: float = 0.95,
@@ -117,7 +115,7 @@ def fit_unknown(
 
 
 def _write_families(
-    run: Run, model: "APINet", images: "ImageData", held_out: Features, which: str
+    run: Run, model: APINet, images: ImageData, held_out: Features, which: str
 ) -> None:
     names = run.class_names
     groups = data_groups(images, names)
@@ -131,7 +129,7 @@ def _write_families(
     run.write(FILE, {"families": content, "source": level or "confusions"})
 
 
-def _probabilities(run: Run, model: "APINet", seen: Features, which: str) -> Any:
+def _probabilities(run: Run, model: APINet, seen: Features, which: str) -> Any:
     """`[n, C]`, at the temperature of the run's model."""
     known = run.calibration(which, model) or {"temperature": 1.0}
     return np.exp(log_softmax(seen.logits(model), known["temperature"]))
@@ -142,7 +140,7 @@ def measure_open(
     *,
     split: str = "test",
     which: str = "best",
-    data: "str | ImageData | None" = None,
+    data: str | ImageData | None = None,
     data_dir: str | None = None,
     ignore_unknown: bool = False,
     foreign: str | Path | None = None,
@@ -268,7 +266,7 @@ def _sentences(result: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _foreign_data(folder: str | Path, class_names: list[str]) -> "list[Split]":
+def _foreign_data(folder: str | Path, class_names: list[str]) -> list[Split]:
     """All photos of a folder of other classes, of whatever splits it has."""
     if not Path(folder).exists():
         raise APINetError(f"There is no folder {str(folder)!r}; give --foreign FOLDER.")
