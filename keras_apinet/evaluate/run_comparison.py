@@ -3,21 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 
+from keras_apinet.data import ImageData
 from keras_apinet.data.image_data import end_of
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import BINS, confidence_bins, log_softmax
 from keras_apinet.evaluate.evaluation import judge
 from keras_apinet.files.bounds import BOOTSTRAP, Number
 from keras_apinet.runs import Run, check_classes
-
-if TYPE_CHECKING:
-    from keras_apinet.data import ImageData
 
 # An interval needs samples.
 _SAMPLES = Number(int, 1, BOOTSTRAP.high)
@@ -156,7 +154,7 @@ def compare_runs(
     *,
     split: str | None = None,
     which: str = "best",
-    data: "str | ImageData | None" = None,
+    data: str | ImageData | None = None,
     data_dir: str | None = None,
     batch_size: int = 64,
     bootstrap: int = 1000,

@@ -1,7 +1,7 @@
 """Linear heads on pooled features: imprinted from prototypes, and fitted in seconds."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,9 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from keras_apinet.errors import APINetError, distinct_names
-
-if TYPE_CHECKING:
-    from keras_apinet.model.apinet import APINet
+from keras_apinet.model.apinet import APINet
 
 Head = tuple[NDArray[np.float32], NDArray[np.float32]]
 # Chosen on validation photos, see `benchmarks/new_classes.py`.
@@ -144,14 +142,14 @@ def head_for(
 
 
 def with_classes(
-    model: "APINet",
+    model: APINet,
     class_names: Sequence[str],
     features: ArrayLike,
     labels: ArrayLike,
     *,
     merged: Mapping[str, Sequence[str]] | None = None,
     refit: bool = True,
-) -> "APINet":
+) -> APINet:
     """A model of other classes on the same backbone, which it shares weights of none.
 
     Args:
