@@ -167,7 +167,7 @@ def class_activation(
     weights = kernel[:, class_index] - kernel.mean(axis=1)
     evidence = feature_maps.evidence(activations, weights[None])
     positive = fused([np.maximum(one, 0) for one in evidence], images.shape[1])[0]
-    return np.clip(positive / max(float(positive.max()), 1e-12), 0, 1)
+    return np.asarray(np.clip(positive / max(float(positive.max()), 1e-12), 0, 1))
 
 
 def _two_classes(
@@ -236,7 +236,7 @@ def with_signs(image: ArrayLike, values: ArrayLike) -> NDArray[np.uint8]:
 
 def _grey(image: ArrayLike) -> NDArray[np.float64]:
     """`[S, S, 1]`, so that only the map is colourful."""
-    return np.asarray(image, np.float64).mean(axis=-1, keepdims=True)
+    return np.asarray(np.asarray(image, np.float64).mean(axis=-1, keepdims=True))
 
 
 def data_uri(image: ArrayLike, side: int | None = None, quality: int = 82) -> str:

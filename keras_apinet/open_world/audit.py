@@ -96,10 +96,10 @@ def audit(run: Run | str | Path, images: ImageData) -> list[Finding]:
     features, labels, places = [], [], []
     for name, split in splits.items():
         bad = set()
-        for i, kind, score, why in _quality(split, run.image_size):
-            find((name, i), kind, score, why)
+        for place, kind, score, why in _quality(split, run.image_size):
+            find((name, place), kind, score, why)
             if kind == "unreadable":
-                bad.add(i)
+                bad.add(place)
         good = np.array([i for i in range(len(split)) if i not in bad], np.int64)
         seen = predict_split(model, split.take(good), **options)
         features.append(seen.features)
@@ -121,13 +121,13 @@ def audit(run: Run | str | Path, images: ImageData) -> list[Finding]:
         find(places[i], "outlier", float(far[i]), why)
     kept = replace(images, splits=splits)
     for pair in near_duplicates(kept)["near_conflicts"]:
-        for place, (there, j) in (pair, pair[::-1]):
+        for photo, (there, j) in (pair, pair[::-1]):
             twin = splits[there]
             why = (
                 f"Looks the same as {twin.reference(j)}, which is called "
                 f"{images.class_names[twin.labels[j]]!r}."
             )
-            find(place, "conflict", 1.0, why)
+            find(photo, "conflict", 1.0, why)
     order = [*KINDS]
     return sorted(found, key=lambda f: (order.index(f.kind), -f.score))
 
