@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def prepare(args: argparse.Namespace) -> bool:
     """Checks the targets and the place of the model, before the backend starts."""
-    from keras_apinet.export.formats import Target, check_precision, known_format
+    from keras_apinet.export.formats import Target, known_format
     from keras_apinet.runs import Run
 
     wanted: dict[tuple[str, str], None] = {}
@@ -100,21 +100,26 @@ def prepare(args: argparse.Namespace) -> bool:
         for precision in args.precision:
             if len(args.precision) > 1 and form not in ("tflite", "web"):
                 precision = "float32"  # several are meant for those that have them
-            check_precision(precision, form)
             wanted[form, precision] = None
     if args.out and len(wanted) > 1:
         raise APINetError(
             f"--out={args.out!r} names one target, but {len(wanted)} exports were "
             "asked for; omit --out, or ask for one."
         )
-    if not Path(args.model).is_file():
-        Run.open(args.model)
-    args.targets = []
-    for form, precision in wanted:
-        path = args.out or _default_target(Path(args.model), form, precision)
-        target = Target.of(path, form, precision, args.runtime)
+    model = Path(args.model)
+    args.targets = [
+        Target.of(
+            args.out or _default_target(model, form, precision),
+            form,
+            precision,
+            args.runtime,
+        )
+        for form, precision in wanted
+    ]
+    if not model.is_file():
+        Run.open(model)
+    for target in args.targets:
         target.check(args.force)
-        args.targets.append(target)
     return False
 
 

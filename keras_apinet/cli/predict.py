@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
     every, started = len(classifier.class_names), time.perf_counter()
     answers: list[list[tuple[str, float]]] = []
     with phase("Classifying", len(photos)) as moved:
-        while len(answers) < len(photos):
-            start, wrong = len(answers), dict[int, str]()
+        for start in range(0, len(photos), 32):
+            wrong: dict[int, str] = {}
             part = photos[start : start + 32]
             answers += classifier.predict(part, top=every, failed=wrong)
             failed |= {start + i: why for i, why in wrong.items()}
@@ -251,9 +251,8 @@ def _opened(model: str | Path) -> tuple[Any, Callable[[str | Path], Any]]:
     from keras_apinet.runs import Run
 
     own = (Run.open(model), "best") if Path(model).is_dir() else Run.of_model(model)
-    run = own[0] if own else None
-    network = load(model) if own is None else own[0].model(own[1])
-    resize = run.settings.get("resize", "fit") if run else "fit"
+    network = own[0].model(own[1]) if own else load(model)
+    resize = own[0].settings.get("resize", "fit") if own else "fit"
 
     def prepared(photo: str | Path) -> Any:
         pixels = read_photo(photo)

@@ -63,15 +63,10 @@ class FeatureMaps:
     def evidence(
         self, activations: list[Tensor], weights: NDArray[np.float32]
     ) -> list[NDArray[np.float32]]:
-        """Signed evidence of every place, one for each feature map.
+        """Signed evidence `[N, h, w]` of every place, for each of the `activations`.
 
-        Args:
-            activations: Of `activations`, for N images.
-            weights: `[N, D]`, what the pooled features are weighted with.
-
-        Returns:
-            `[N, h, w]` for each feature map, finest first. The last ones add up
-            to `w . x`.
+        The pooled features are weighted with `weights` `[N, D]`. The evidence on the
+        last map adds up to `w . x`.
         """
         result = []
         for maps, rest in zip(activations[:-1], self._rest, strict=True):

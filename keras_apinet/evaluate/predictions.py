@@ -235,15 +235,9 @@ def known_images(
 ) -> "Split":
     """A split with labels that are positions in the model's classes, matched by name.
 
-    Args:
-        images: The data set.
-        split: Its split.
-        class_names: The model's classes.
-        ignore_unknown: Leave images of other classes out.
-
     Raises:
         APINetError: If the split is missing or has no labels, or there are classes
-            that the model does not know.
+            that the model does not know, whose images `ignore_unknown` leaves out.
     """
     if split not in images.splits:
         raise APINetError(

@@ -133,15 +133,10 @@ def advise(
     judged: ArrayLike | None = None,
     seed: int = 0,
 ) -> list[Advice]:
-    """What to photograph next, from features.
+    """What to photograph next, from features `[n, D]`, if `photos` can be taken.
 
-    Args:
-        features: `[n, D]`.
-        labels: `[n]` int, positions in `names`.
-        names: The classes.
-        photos: How many photos can be taken.
-        judged: `[n]`, which photos errors are counted on. Default: all.
-        seed: Of folds and samples.
+    Labels `[n]` int are positions in `names`; errors are counted on the `judged` `[n]`
+    photos, by default on all.
     """
     x, y = np.asarray(features, np.float32), np.asarray(labels)
     counts = np.bincount(y, minlength=len(names))

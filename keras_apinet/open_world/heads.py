@@ -26,10 +26,8 @@ def imprint(head: Head, old: tuple[ArrayLike, ArrayLike], new: ArrayLike) -> Hea
     the new ones, is as long as the old columns are (their median), and its bias gives
     the new photos the logit that old photos have for their own class.
 
-    Args:
-        head: Kernel `[D, C]` and bias `[C]` of the old classes.
-        old: Features `[n, D]` and labels `[n]` of photos of the old classes.
-        new: Features `[m, D]` of photos of the new class.
+    The head has kernel `[D, C]` and bias `[C]`; `old` are features `[n, D]` and labels
+    `[n]` of its classes, `new` features `[m, D]` of the new one.
     """
     kernel, bias = head
     features, labels = np.asarray(old[0], np.float32), np.asarray(old[1])

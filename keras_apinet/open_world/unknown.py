@@ -113,12 +113,6 @@ class Unknown:
         reach, drawn towards that of all photos where there are few; then all move
         together, so that `keep` of all held-out photos reach one.
 
-        Args:
-            train: Features of training photos.
-            held_out: Features of photos that the model was not trained on.
-            num_classes: C.
-            keep: Share of the known to keep.
-
         Raises:
             APINetError: For fewer than 40 held-out photos, or another share.
         """
@@ -205,13 +199,9 @@ def with_unknown(
     `margin = max_c (cos(z, prototype_c) - threshold_c)`, `z = (x - m) W`.
 
     These are two matrix products, a division by the length, a maximum and a
-    subtraction. Divided by the temperature, the others are those without `unknown`.
-
-    Args:
-        model: From pixels to logits `[N, C]`; its layer `"classifier"` takes the
-            pooled features.
-        unknown: Prototypes and thresholds.
-        temperature: What the logits are going to be divided by.
+    subtraction. The model's layer `"classifier"` takes the pooled features. Divided by
+    the temperature, as the logits are going to be, the others are those without
+    `unknown`.
 
     Returns:
         A functional model to `[N, C + 1]`, sharing the layers of `model`.
@@ -243,17 +233,12 @@ def with_unknown(
 def detection(
     known: ArrayLike, foreign: ArrayLike, keep: float = 0.95, repeats: int = 300
 ) -> dict[str, Any]:
-    """How well a score tells known from foreign photos.
-
-    Args:
-        known: `[n]` scores of known photos, which should be high.
-        foreign: `[m]` scores of photos of other classes.
-        keep: Share of the known that is kept for `rejected`.
-        repeats: Bootstrap samples for the 95 % intervals.
+    """How well scores tell `[n]` known photos, high, from `[m]` foreign ones, low.
 
     Returns:
         `auroc` (area under the ROC curve) and `rejected` (share of the foreign below
-        what `keep` of the known reach), each as `{"value", "low", "high"}`.
+        what `keep` of the known reach), each as `{"value", "low", "high"}`, with 95 %
+        bootstrap intervals of so many `repeats`.
 
     >>> detection([3.0, 2.0], [1.0, 0.0], repeats=10)["auroc"]["value"]
     1.0
