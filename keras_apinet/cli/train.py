@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from keras_apinet.cli.startup import check_backend, keep_messages
+from keras_apinet.cli.startup import BACKENDS, check_backend, keep_messages
 from keras_apinet.errors import APINetError, printable
 from keras_apinet.files.bounds import DEVICES, MINUTES, PROCESS_INDEX, PROCESSES
 from keras_apinet.train.recipe import Recipe, kind_of
@@ -207,7 +207,7 @@ def _choose_backend_of_run(folder: str, changed: str | None) -> None:
         _choose_backend(asked, f"The run in {folder!r} is")
     elif not os.environ.get("KERAS_BACKEND"):
         began = run.description.get("versions", {}).get("backend")
-        if began in ("tensorflow", "jax", "torch"):
+        if began in BACKENDS:
             _choose_backend(began, f"The run in {folder!r} is")
 
 

@@ -60,12 +60,11 @@ def compute_metrics(
                 seen.labels, seen.logits, temperature=temperature
             ),
         }
-    per_class = class_rows(scores, class_names)
     return {
         "metrics": metrics,
         "confidence": confidence_gap(seen.labels, seen.logits),
         "calibrated": calibrated,
-        "per_class": per_class,
+        "per_class": class_rows(scores, class_names),
         "classes_without_images": [
             name for c, name in enumerate(class_names) if c not in scores.labels
         ],
