@@ -3,10 +3,10 @@
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import COUNT
 from keras_apinet.files.schema import with_new_names
 from keras_apinet.types import Shape, Tensor
 
@@ -144,10 +144,8 @@ class PairMiner(keras.layers.Layer):
             if name not in STRATEGIES:
                 raise APINetError(f"Unknown mining={name!r}; use one of {STRATEGIES}.")
         self.num_partners = _pair(num_partners)
-        if not all(
-            isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0
-            for n in self.num_partners
-        ) or not any(self.num_partners):
+        fit = all(map(COUNT.fits, self.num_partners))
+        if not fit or not any(self.num_partners):
             raise APINetError(
                 f"num_partners={num_partners!r} must be one or two whole numbers of at "
                 "least 0, not both 0."
