@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_apinet.errors import APINetError
 from keras_apinet.files.bounds import FRACTION
-from keras_apinet.layers.mining import class_indices
+from keras_apinet.layers.mining import class_indices, is_one_hot
 from keras_apinet.types import Tensor
 
 
@@ -39,7 +39,7 @@ def label_log_probabilities(
     index = ops.broadcast_to(index, (*ops.shape(logits)[:-1], 1))
     true = ops.squeeze(ops.take_along_axis(logits, index, axis=-1), axis=-1) - total
     true = ops.where(ops.reshape(inside, (-1, *inner)), true, float("nan"))
-    if len(labels.shape) == 2 and labels.shape[-1] != 1:
+    if is_one_hot(labels):
         soft = ops.cast(ops.reshape(labels, (-1, *inner, num_classes)), "float32")
         target = ops.sum(soft * logits, axis=-1) - ops.sum(soft, axis=-1) * total
     else:

@@ -42,6 +42,11 @@ def class_indices(labels: Tensor) -> Tensor:
     return ops.cast(ops.argmax(labels, axis=-1), "int32")
 
 
+def is_one_hot(labels: Tensor) -> bool:
+    """Whether labels are rows `[N, C]`, not integers `[N]` or `[N, 1]`."""
+    return len(labels.shape) == 2 and labels.shape[-1] != 1
+
+
 def select_partners(scores: Tensor, candidates: Tensor, count: int) -> Tensor:
     """The `count` candidates of lowest score in each row; ties go to the lowest index.
 

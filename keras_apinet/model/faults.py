@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from keras_apinet.errors import APINetError
+from keras_apinet.layers.mining import is_one_hot
 from keras_apinet.pixels import DARK, MARGIN, not_numbers, wrong_pixels
 from keras_apinet.types import Tensor
 
@@ -43,7 +44,7 @@ def pixel_fault(images: Tensor) -> Tensor:
 
 def outside(labels: Tensor, num_classes: int) -> Tensor:
     """Which labels are no class, bool `[N]`; none of one-hot rows."""
-    if len(labels.shape) == 2 and labels.shape[-1] != 1:
+    if is_one_hot(labels):
         return ops.zeros_like(labels[:, 0], dtype="bool")
     values = ops.cast(ops.reshape(labels, (-1,)), "float32")
     inside = ops.logical_and(values >= 0, values <= num_classes - 1)
@@ -89,8 +90,8 @@ class Faults(keras.metrics.Metric):
         and of another.
         """
         pixel = 0.0 if images is None else pixel_fault(images)
-        one_hot = len(labels.shape) == 2 and labels.shape[-1] != 1
-        values = ops.cast(labels[:, 0] if one_hot else labels, "float32")
+        values = labels[:, 0] if is_one_hot(labels) else labels
+        values = ops.cast(values, "float32")
         label = ops.take(ops.reshape(values, (-1,)), ops.argmax(wrong), axis=0)
         found = [True, *lacks, ops.any(wrong), ops.not_equal(pixel, 0.0)]
         self.counts.assign_add(ops.stack([ops.cast(x, "float32") for x in found]))

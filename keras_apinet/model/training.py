@@ -10,7 +10,7 @@ from keras_apinet.distribute import whole_batch
 from keras_apinet.errors import APINetError
 from keras_apinet.layers.interaction import AttentivePairwiseInteraction
 from keras_apinet.layers.memory import FeatureMemory
-from keras_apinet.layers.mining import PairMiner
+from keras_apinet.layers.mining import PairMiner, is_one_hot
 from keras_apinet.losses import PairwiseLoss
 from keras_apinet.model.compiling import (
     Accuracy,
@@ -74,7 +74,8 @@ class PairwiseTraining(CheckedModel):
         plain = [m for m in plain if m != "accuracy"]  # it is there already
         weighted = logits_metrics(weighted_metrics, self.num_classes)
         # Weighted, so that they see the weights of 0 that fill a batch up.
-        own = [] if "accuracy" in _names(plain) else [Accuracy()]
+        named = any(getattr(m, "name", m) == "accuracy" for m in plain)
+        own = [] if named else [Accuracy()]
         self._compiled = _Compiled((loss, *plain, *weighted))
         weighted = [*own, *(self._compiled.pairs if pairwise else ()), *weighted]
         super().compile(
@@ -184,7 +185,7 @@ class PairwiseTraining(CheckedModel):
 
     def _inside(self, labels: Tensor) -> Tensor:
         """Labels in the form that came, with class 0 in place of what is no class."""
-        if len(labels.shape) == 2 and labels.shape[-1] != 1:
+        if is_one_hot(labels):
             return labels
         wrong = ops.reshape(outside(labels, self.num_classes), ops.shape(labels))
         return ops.where(wrong, ops.zeros_like(labels), labels)
@@ -278,10 +279,6 @@ class _Compiled:
         self.ranking_loss = PairMean("ranking_loss")
         self.valid_pairs = PairMean("valid_pairs")
         self.pairs = (self.cross_entropy, self.ranking_loss, self.valid_pairs)
-
-
-def _names(metrics: Any) -> set[str]:
-    return {m if isinstance(m, str) else m.name for m in metrics}
 
 
 def _shown(logs: dict[str, Tensor], pairwise: bool) -> dict[str, Tensor]:

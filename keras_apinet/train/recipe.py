@@ -416,11 +416,7 @@ def kind_of(name: str) -> tuple[type, bool]:
 
 
 def _check(field: Any, value: Any, kind: type, optional: bool) -> None:
-    """Checks one value of a setting of a type, and whether it may be `None`.
-
-    Raises:
-        APINetError: With the name, the value and what it should be.
-    """
+    """Checks one value of a setting of a type, and whether it may be `None`."""
     name, rules = field.name, field.metadata
     if value is None and optional:
         return

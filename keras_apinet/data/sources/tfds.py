@@ -57,18 +57,18 @@ class TFRecords:
     def __len__(self) -> int:
         return len(self._places)
 
-    def read(self, indices: NDArray[np.int64]) -> list[bytes]:
-        """The data of the records numbered `indices`."""
+    def __getitems__(self, indices: Sequence[int]) -> list[bytes]:
+        """The data of the records numbered `indices`, as TFDS' own access gives it."""
         found: dict[int, bytes] = {}
-        files = self._places[indices, 0]
+        places = self._places[indices].tolist()
         # File by file, so that each is opened once.
-        for number in np.unique(files).tolist():
+        for number in {place[0] for place in places}:
             with open(self._paths[number], "rb") as file:
-                for i in indices[files == number].tolist():
-                    _, start, length = self._places[i].tolist()
-                    file.seek(start)
-                    found[i] = file.read(length)
-        return [found[i] for i in indices.tolist()]
+                for i, (of, start, length) in zip(indices, places, strict=True):
+                    if of == number:
+                        file.seek(start)
+                        found[i] = file.read(length)
+        return [found[i] for i in indices]
 
 
 class RecordReader:
@@ -93,8 +93,7 @@ class RecordReader:
         """The parsed examples: feature name -> values."""
         import tensorflow as tf
 
-        read = getattr(self._records, "read", None)
-        data = read(indices) if read else self._records.__getitems__(indices.tolist())
+        data = self._records.__getitems__(indices.tolist())
         return [tf.train.Example.FromString(d).features.feature for d in data]
 
     def fetch(self, indices: NDArray[np.int64]) -> Contents:
