@@ -16,7 +16,7 @@ from keras import ops
 from keras_apinet.errors import APINetError
 from keras_apinet.layers.mining import is_one_hot
 from keras_apinet.pixels import DARK, MARGIN, not_numbers, wrong_pixels
-from keras_apinet.types import Tensor
+from keras_apinet.types import Logs, Tensor
 
 NAME = "faults"
 
@@ -130,36 +130,32 @@ class Watch(keras.callbacks.Callback):
         self.steps = 0
         self.training = self.is_nan = self.warned = False
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """A fit begins."""
         self.training = True
 
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Notes a loss of NaN; JAX may call this from another thread."""
         loss = float((logs or {}).get("loss", 0.0))
         self.is_nan = self.is_nan or loss != loss
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Looks when the loss was NaN, and after the very first step."""
         if self.is_nan or self.steps == 1:
             self.look()
         self.is_nan = False
         self.steps += 1
 
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         """Looks before Keras empties the metrics for a validation."""
         if self.training:
             self.look()
 
-    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_end(self, logs: Logs = None) -> None:
         """Looks at what was evaluated."""
         self.look()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Looks at what an epoch brought."""
         self.look()
 
