@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_apinet.errors import APINetError
-from keras_apinet.files.bounds import COUNT
+from keras_apinet.files.bounds import COUNT, check_choice
 from keras_apinet.files.schema import with_new_names
 from keras_apinet.types import Shape, Tensor
 
@@ -141,13 +141,11 @@ class PairMiner(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"autocast": False, **kwargs})  # labels need all their bits
-        if distance not in DISTANCES:
-            raise APINetError(f"distance={distance!r} is not one of {DISTANCES}.")
+        check_choice("distance", distance, DISTANCES)
         self.distance = distance
         self.strategies = _pair(mining)
         for name in self.strategies:
-            if name not in STRATEGIES:
-                raise APINetError(f"Unknown mining={name!r}; use one of {STRATEGIES}.")
+            check_choice("mining", name, STRATEGIES)
         self.num_partners = _pair(num_partners)
         fit = all(map(COUNT.fits, self.num_partners))
         if not fit or not any(self.num_partners):

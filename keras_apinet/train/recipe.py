@@ -16,6 +16,7 @@ from keras_apinet.files.bounds import (
     SEED,
     STEPS,
     Number,
+    check_choice,
     shown,
 )
 from keras_apinet.files.schema import NEW_NAMES
@@ -430,9 +431,5 @@ def _check(field: Any, value: Any, kind: type, optional: bool) -> None:
         raise APINetError(f"{name}={shown(value)} must be {words}.")
     elif isinstance(value, str) and "\0" in value:
         raise APINetError(f"{name}={shown(value)} must be a text without NUL.")
-    choices = rules["choices"]
-    if choices and value not in choices:
-        raise APINetError(
-            f"{name}={shown(value)} is not one of {', '.join(choices)}"
-            + did_you_mean(value, choices)
-        )
+    if rules["choices"]:
+        check_choice(name, value, rules["choices"])
