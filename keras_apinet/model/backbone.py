@@ -128,8 +128,8 @@ class BackboneModel(CheckedModel):
         Returns:
             `[N, D]`, in the compute dtype.
         """
-        self._check_inputs(inputs)
         if isinstance(inputs, dict) and "features" in inputs:
+            self._check_inputs(inputs)
             return ops.cast(inputs["features"], self.compute_dtype)
         return self.pool(self.feature_map(inputs, training=training))
 

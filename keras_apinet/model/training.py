@@ -1,5 +1,6 @@
 """How Keras trains a model on pairs: its own step, with the labels as an input."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -22,6 +23,8 @@ from keras_apinet.model.compiling import (
 from keras_apinet.model.faults import NAME, outside, pixel_fault
 from keras_apinet.model.inputs import CheckedModel, check_labels_shape
 from keras_apinet.types import Tensor
+
+_PAIR_FIGURES = ("cross_entropy", "ranking_loss", "valid_pairs")
 
 
 class PairwiseTraining(CheckedModel):
@@ -76,8 +79,9 @@ class PairwiseTraining(CheckedModel):
         # Weighted, so that they see the weights of 0 that fill a batch up.
         named = any(getattr(m, "name", m) == "accuracy" for m in plain)
         own = [] if named else [Accuracy()]
-        self._compiled = _Compiled((loss, *plain, *weighted))
-        weighted = [*own, *(self._compiled.pairs if pairwise else ()), *weighted]
+        pairs = tuple(map(PairMean, _PAIR_FIGURES))
+        self._compiled = _Compiled((loss, *plain, *weighted), pairs)
+        weighted = [*own, *(pairs if pairwise else ()), *weighted]
         super().compile(
             optimizer=optimizer,
             loss=loss,
@@ -224,9 +228,10 @@ class PairwiseTraining(CheckedModel):
             logits = ops.stop_gradient(logits)  # torch would keep what a gradient needs
             cross, ranking = self.loss.terms(self._inside(labels), logits)
             valid = ops.cast(y_pred["valid"], "float32")
-            self._compiled.cross_entropy.record(cross, valid)
-            self._compiled.ranking_loss.record(ranking, valid)
-            self._compiled.valid_pairs.record(valid)
+            cross_mean, ranking_mean, valid_mean = self._compiled.pairs
+            cross_mean.record(cross, valid)
+            ranking_mean.record(ranking, valid)
+            valid_mean.record(valid)
             logits = y_pred["logits"]
             # A memory has partners from its second batch on; NaN is another fault.
             if self.memory is None:
@@ -265,25 +270,15 @@ def _check_given(labels: Any) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
 class _Compiled:
-    """What belongs to one `compile`; Keras tracks the metrics, but not from here.
+    """What belongs to one `compile`; Keras tracks the metrics, but not from here."""
 
-    Attributes:
-        judged: Loss and metrics that were given.
-        pairs: What is measured of pairs.
-    """
-
-    def __init__(self, judged: tuple[Any, ...]) -> None:
-        self.judged = judged
-        self.cross_entropy = PairMean("cross_entropy")
-        self.ranking_loss = PairMean("ranking_loss")
-        self.valid_pairs = PairMean("valid_pairs")
-        self.pairs = (self.cross_entropy, self.ranking_loss, self.valid_pairs)
+    judged: tuple[Any, ...]  # loss and metrics that were given
+    pairs: tuple[PairMean, ...]  # one for each of `_PAIR_FIGURES`
 
 
 def _shown(logs: dict[str, Tensor], pairwise: bool) -> dict[str, Tensor]:
     """What is logged of all figures."""
-    hidden = {NAME}
-    if not pairwise:
-        hidden |= {"cross_entropy", "ranking_loss", "valid_pairs"}
+    hidden = {NAME} if pairwise else {NAME, *_PAIR_FIGURES}
     return {name: value for name, value in logs.items() if name not in hidden}

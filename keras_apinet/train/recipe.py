@@ -32,6 +32,7 @@ BEFORE = {
 }
 MOST_EPOCHS = 1_000_000
 _EPOCHS = Number(int, 0, MOST_EPOCHS)
+_PARTNERS = ("nearest", "farthest", "random", "none")
 _POSITIVE = Number(float, above=0, high=1e30)
 _WEIGHT = Number(float, 0, 1e6)
 
@@ -157,16 +158,8 @@ class Recipe:
         "how often a class is drawn, by the number of its images",
         choices=("uniform", "sqrt", "proportional"),
     )
-    intra: str = setting(
-        "nearest",
-        "partner of the same class",
-        choices=("nearest", "farthest", "random", "none"),
-    )
-    inter: str = setting(
-        "nearest",
-        "partner of another class",
-        choices=("nearest", "farthest", "random", "none"),
-    )
+    intra: str = setting("nearest", "partner of the same class", choices=_PARTNERS)
+    inter: str = setting("nearest", "partner of another class", choices=_PARTNERS)
     distance: str = setting(
         "cosine",
         "what near and far mean for partners: cosine: the angle alone, or euclidean, "

@@ -144,7 +144,7 @@ def load_tfds(
             )
             count = info.splits[split_name].num_examples
             index = Path(builder.data_dir, f"keras_apinet_{split_name}_{label_key}.npz")
-            splits[ours] = _labelled(_index(reader, count, label_key, index), reader)
+            splits[ours] = _labelled(_index(reader, count, label_key, index))
     if "val" in splits and not len(splits.get("test", ())):
         # What results are published on must not choose the model.
         splits["test"] = splits.pop("val")
@@ -221,13 +221,13 @@ def _read_labels(
     return labels, boxes
 
 
-def _labelled(split: Split, reader: RecordReader) -> Split:
+def _labelled(split: Split) -> Split:
     """Leaves out images without a label, which TFDS marks with -1."""
     known = split.labels >= 0
     if not known.all():
         warnings.warn(
             f"{np.count_nonzero(~known)} of {len(known)} images of "
-            f"{reader.reference(0).partition('#')[0]} have no label and are left out.",
+            f"{split.reference(0).partition('#')[0]} have no label and are left out.",
             stacklevel=2,
         )
     return split if known.all() else split.take(known)
