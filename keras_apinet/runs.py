@@ -250,10 +250,9 @@ class Run:
     def read(self, name: str) -> Any:
         """The content of a JSON file of the run, `None` if there is none."""
         path = self.folder / name
-        known = path.is_file()
-        return (
-            schema.read_json(path, shape_of(name), remedy_for(name)) if known else None
-        )
+        if not path.is_file():
+            return None
+        return schema.read_json(path, shape_of(name), remedy_for(name))
 
     def calibration(self, which: str, model: "APINet") -> dict[str, Any] | None:
         """What is known of a model's temperature, not of other weights; or `None`."""
