@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_apinet.errors import APINetError
-from keras_apinet.layers.mining import class_indices
+from keras_apinet.files.bounds import FRACTION
+from keras_apinet.layers.mining import class_indices, is_one_hot
 from keras_apinet.types import Tensor
 
 
@@ -38,7 +39,7 @@ def label_log_probabilities(
     index = ops.broadcast_to(index, (*ops.shape(logits)[:-1], 1))
     true = ops.squeeze(ops.take_along_axis(logits, index, axis=-1), axis=-1) - total
     true = ops.where(ops.reshape(inside, (-1, *inner)), true, float("nan"))
-    if len(labels.shape) == 2 and labels.shape[-1] != 1:
+    if is_one_hot(labels):
         soft = ops.cast(ops.reshape(labels, (-1, *inner, num_classes)), "float32")
         target = ops.sum(soft * logits, axis=-1) - ops.sum(soft, axis=-1) * total
     else:
@@ -80,10 +81,7 @@ class CrossEntropy(keras.losses.Loss):
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, reduction=reduction, **kwargs)
-        if not 0 <= label_smoothing < 1:
-            raise APINetError(
-                f"label_smoothing={label_smoothing!r} must lie in [0, 1)."
-            )
+        FRACTION.check("label_smoothing", label_smoothing)
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -166,10 +164,7 @@ class PairwiseLoss(keras.losses.Loss):
         ):
             if not value >= 0:
                 raise APINetError(f"{key}={value!r} must be at least 0.")
-        if not 0 <= label_smoothing < 1:
-            raise APINetError(
-                f"label_smoothing={label_smoothing!r} must lie in [0, 1)."
-            )
+        FRACTION.check("label_smoothing", label_smoothing)
         self.margin = margin
         self.ranking_weight = ranking_weight
         self.single_image_weight = single_image_weight

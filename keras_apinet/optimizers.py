@@ -11,6 +11,7 @@ from keras import ops
 from keras_apinet.compat import OptimizerSteps
 from keras_apinet.distribute import whole_gradients
 from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import check_choice
 
 WEIGHT_DECAY_MODES = ("decoupled", "l2")
 
@@ -213,11 +214,7 @@ class LayerwiseSGD(_Layerwise, keras.optimizers.SGD):
         self, *args: Any, weight_decay_mode: str = "decoupled", **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        if weight_decay_mode not in WEIGHT_DECAY_MODES:
-            raise APINetError(
-                f"weight_decay_mode={weight_decay_mode!r} is not one of "
-                f"{', '.join(WEIGHT_DECAY_MODES)}."
-            )
+        check_choice("weight_decay_mode", weight_decay_mode, WEIGHT_DECAY_MODES)
         if weight_decay_mode == "l2" and self.nesterov:
             raise APINetError(
                 "nesterov=True and weight_decay_mode='l2' do not go together; set "

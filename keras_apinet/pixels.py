@@ -77,7 +77,7 @@ def not_numbers(dtype: Any, what: str = "The images") -> APINetError:
     )
 
 
-def as_rgb(image: Any, what: str = "The pixels of an image") -> NDArray[np.uint8]:
+def as_rgb(image: Any) -> NDArray[np.uint8]:
     """The pixels of one image as uint8 `[h, w, 3]`; grey becomes three equal channels.
 
     It may be `[h, w, 3]`, `[h, w, 1]` or `[h, w]`, 0..255; see `check_pixels`.
@@ -90,7 +90,7 @@ def as_rgb(image: Any, what: str = "The pixels of an image") -> NDArray[np.uint8
         raise APINetError(
             f"An image must be [h, w, 3] with pixels 0..255; got shape={shape}."
         )
-    check_pixels(pixels, what, margin=0)
+    check_pixels(pixels, "The pixels of an image", margin=0)
     if pixels.dtype != np.uint8:
         pixels = np.rint(pixels).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_apinet.errors import APINetError, printable
+from keras_apinet.errors import APINetError, printable, reason
 from keras_apinet.files import io, schema
 from keras_apinet.files.io import write_atomically
 from keras_apinet.files.run_shapes import remedy_for, shape_of
@@ -62,8 +62,8 @@ def check_new(folder: str | Path) -> None:
         found = sorted(os.listdir(folder))
     except OSError as error:
         raise APINetError(
-            f"The run folder {str(folder)!r} cannot be written "
-            f"({error.strerror or error}); give another --out."
+            f"The run folder {str(folder)!r} cannot be written ({reason(error)}); "
+            "give another --out."
         ) from error
     # What a training that was killed while it began has left is no obstacle.
     others = [name for name in found if name != LOCK and not io.is_partial(name)]
@@ -105,10 +105,9 @@ def only_writer(folder: str | Path) -> Iterator[None]:
             "stop it."
         ) from error
     except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise APINetError(
-            f"The run folder {str(folder)!r} cannot be locked ({reason}); give a "
-            "folder that can be written, on a file system with locks."
+            f"The run folder {str(folder)!r} cannot be locked ({reason(error)}); give "
+            "a folder that can be written, on a file system with locks."
         ) from error
     try:
         yield
@@ -251,10 +250,9 @@ class Run:
     def read(self, name: str) -> Any:
         """The content of a JSON file of the run, `None` if there is none."""
         path = self.folder / name
-        known = path.is_file()
-        return (
-            schema.read_json(path, shape_of(name), remedy_for(name)) if known else None
-        )
+        if not path.is_file():
+            return None
+        return schema.read_json(path, shape_of(name), remedy_for(name))
 
     def calibration(self, which: str, model: "APINet") -> dict[str, Any] | None:
         """What is known of a model's temperature, not of other weights; or `None`."""

@@ -6,5 +6,7 @@ from typing import Any
 Tensor = Any
 # Anything that `keras.Model.fit` takes as its training data.
 Dataset = Any
+# The figures that Keras tells a callback.
+Logs = dict[str, Any] | None
 # The static shape of a tensor; `None` for an unknown dimension.
 Shape = tuple[int | None, ...]

@@ -223,4 +223,4 @@ def test_a_box_is_cut_out_first():
 def load_reader(pixels):
     from keras_apinet.data.image_data import ArrayReader
 
-    return ArrayReader(pixels[None], "array")
+    return ArrayReader([pixels].__getitem__, "array")

@@ -66,7 +66,7 @@ def child(*arguments):
 
 def outcome(folder):
     """All variables of the last checkpoint, the best model's weights, and the log."""
-    progress, values = checkpoints.read_newest(folder)
+    progress, values = next(checkpoints.readable(folder))
     best = Run.open(folder).model().get_weights()
     return [*values, *best], progress, (folder / "log.csv").read_text()
 
@@ -104,16 +104,16 @@ def test_kills_and_signals_change_nothing(whole, recipe, tmp_path):
     # single epoch has its own callback. Before there is any checkpoint:
     if BACKEND == "tensorflow":
         assert child("train", folder, busy, "checkpoint:1") == -9
-        assert checkpoints.read_newest(folder) is None
+        assert next(checkpoints.readable(folder), None) is None
     # In the second epoch, in the middle of a step:
     begun = ("resume", folder, {}) if folder.exists() else ("train", folder, busy)
     assert child(*begun, "step:6") == -9
-    assert checkpoints.read_newest(folder)[0].step == 1
+    assert next(checkpoints.readable(folder))[0].step == 1
     # What does not depend on the backend is seen on one: a signal stops after the step.
     for how in ("interrupt:1", "hangup:1") if BACKEND == "tensorflow" else ():
-        before = checkpoints.read_newest(folder)[0].step
+        before = next(checkpoints.readable(folder))[0].step
         assert child("resume", folder, {}, how) == 130
-        assert checkpoints.read_newest(folder)[0].step == before + 1
+        assert next(checkpoints.readable(folder))[0].step == before + 1
     if BACKEND == "tensorflow":
         # Then at the end of that epoch, with the models kept and the checkpoint not:
         assert child("resume", folder, {}, "checkpoint:2") == -9
@@ -155,7 +155,7 @@ def test_a_run_that_has_ended_is_left_alone(ended, capsys):
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, ended):
     newest = checkpoints.everything(ended)[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    assert checkpoints.read_newest(ended)[0].epoch == 2
+    assert next(checkpoints.readable(ended))[0].epoch == 2
     assert child("resume", ended, {}) == 0
     equal(whole, ended)
 
@@ -182,7 +182,9 @@ def newest(small, tmp_path):
 def gives_way(newest):
     """Whether the newest checkpoint is passed over, with a sentence, for the other."""
     said = []
-    progress, (first, *_) = checkpoints.read_newest(newest.parent.parent, said.append)
+    progress, (first, *_) = next(
+        checkpoints.readable(newest.parent.parent, said.append)
+    )
     np.testing.assert_array_equal(first, [[0, 1, 2], [3, 4, 5]])
     if progress.step == 2:
         assert not said
@@ -374,7 +376,7 @@ def test_a_run_that_has_ended_goes_on_to_more_epochs(ended):
     assert child("resume", ended, {"epochs": 4, "steps_per_epoch": 2}) == 0
     for name in strangers:
         assert (ended / name).read_bytes() == b"precious"
-    assert checkpoints.read_newest(ended)[0].epoch == 4
+    assert next(checkpoints.readable(ended))[0].epoch == 4
     assert len((ended / "log.csv").read_text().splitlines()) == 5
     assert Run.open(ended).settings["epochs"] == 4
 

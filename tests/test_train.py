@@ -363,7 +363,7 @@ def test_what_is_not_finite_is_never_kept(what, value, kept, tmp_path):
     with pytest.raises(APINetError, match=r"became .* in epoch 2: .*--learning-rate"):
         kept.on_epoch_end(1, logs)
     assert content() == before
-    assert checkpoints.read_newest(tmp_path / "run")[0].epoch == 1
+    assert next(checkpoints.readable(tmp_path / "run"))[0].epoch == 1
     if what != "val_loss":
         with pytest.raises(APINetError, match="Weights became"):
             kept.checkpoint()
@@ -377,7 +377,7 @@ def test_nobody_goes_on_from_a_checkpoint_that_is_not_finite(tmp_path):
     good, bad = [np.ones(3)], [np.array([1.0, np.nan, 1.0])]
     checkpoints.save(tmp_path, good, checkpoints.Progress(epoch=1), 9)
     checkpoints.save(tmp_path, bad, checkpoints.Progress(epoch=2), 9)
-    assert checkpoints.read_newest(tmp_path)[0].epoch == 1
+    assert next(checkpoints.readable(tmp_path))[0].epoch == 1
     checkpoints.everything(tmp_path)[0].unlink()
     with pytest.raises(APINetError, match=r"None of the 1 .*NaN or infinite values"):
-        checkpoints.read_newest(tmp_path)
+        next(checkpoints.readable(tmp_path))

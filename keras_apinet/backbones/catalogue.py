@@ -48,35 +48,22 @@ def _keras(
     smallest: int = 32,
     short: tuple[str, ...] = (),
 ) -> BackboneInfo:
-    return BackboneInfo(
-        name,
-        "keras",
-        builder,
-        parameters,
-        feature_size,
-        image_size,
-        smallest,
-        scaling,
-        short_names=short,
-    )
+    facts = (parameters, feature_size, image_size, smallest, scaling, True, short)
+    return BackboneInfo(name, "keras", builder, *facts)
 
 
-def _lite(
-    number: int, parameters: int, image_size: int, imagenet: bool
+def _own(
+    name: str,
+    parameters: int,
+    feature_size: int,
+    scaling: str,
+    image_size: int,
+    imagenet: bool = False,
+    short: tuple[str, ...] = (),
 ) -> BackboneInfo:
-    name = f"efficientnet_lite{number}"
-    return BackboneInfo(
-        name,
-        "keras_apinet",
-        name,
-        parameters,
-        1280,
-        image_size,
-        32,
-        "lite",
-        imagenet=imagenet,
-        short_names=("efficientnet_lite",) if number == 0 else (),
-    )
+    """One of `networks`, where its builder has its name."""
+    facts = (parameters, feature_size, image_size, 32, scaling, imagenet, short)
+    return BackboneInfo(name, "keras_apinet", name, *facts)
 
 
 # MobileNetV2 stands for "mobilenet": unlike V3's hard-swish its ReLU6 survives
@@ -88,17 +75,7 @@ _TABLE = (
     _keras("convnext_large", "ConvNeXtLarge", 196230336, 1536, None),
     _keras("convnext_xlarge", "ConvNeXtXLarge", 348147968, 2048, None),
     _keras("densenet121", "DenseNet121", 7037504, 1024, "torch", short=("densenet",)),
-    BackboneInfo(
-        name="densenet161",
-        source="keras_apinet",
-        builder="densenet161",
-        parameters=26691936,
-        feature_size=2208,
-        image_size=224,
-        smallest_image_size=32,
-        scaling="torch",
-        imagenet=False,
-    ),
+    _own("densenet161", 26691936, 2208, "torch", 224),
     _keras("densenet169", "DenseNet169", 12642880, 1664, "torch"),
     _keras("densenet201", "DenseNet201", 18321984, 1920, "torch"),
     _keras("efficientnet_b0", "EfficientNetB0", 4049571, 1280, None),
@@ -109,11 +86,19 @@ _TABLE = (
     _keras("efficientnet_b5", "EfficientNetB5", 28513527, 2048, None, 456),
     _keras("efficientnet_b6", "EfficientNetB6", 40960143, 2304, None, 528),
     _keras("efficientnet_b7", "EfficientNetB7", 64097687, 2560, None, 600),
-    _lite(0, 3413024, 224, imagenet=True),
-    _lite(1, 4189344, 240, imagenet=True),
-    _lite(2, 4869168, 260, imagenet=True),
-    _lite(3, 6992768, 280, imagenet=False),
-    _lite(4, 11837936, 300, imagenet=False),
+    _own(
+        "efficientnet_lite0",
+        3413024,
+        1280,
+        "lite",
+        224,
+        imagenet=True,
+        short=("efficientnet_lite",),
+    ),
+    _own("efficientnet_lite1", 4189344, 1280, "lite", 240, imagenet=True),
+    _own("efficientnet_lite2", 4869168, 1280, "lite", 260, imagenet=True),
+    _own("efficientnet_lite3", 6992768, 1280, "lite", 280),
+    _own("efficientnet_lite4", 11837936, 1280, "lite", 300),
     _keras(
         "efficientnet_v2_b0",
         "EfficientNetV2B0",
@@ -161,17 +146,7 @@ _TABLE = (
     _keras("vgg16", "VGG16", 14714688, 512, "caffe", short=("vgg",)),
     _keras("vgg19", "VGG19", 20024384, 512, "caffe"),
     _keras("xception", "Xception", 20861480, 2048, "tf", 299, 71),
-    BackboneInfo(
-        name="tiny",
-        source="keras_apinet",
-        builder="tiny",
-        parameters=339184,
-        feature_size=96,
-        image_size=96,
-        smallest_image_size=32,
-        scaling="tf",
-        imagenet=False,
-    ),
+    _own("tiny", 339184, 96, "tf", 96),
 )
 
 

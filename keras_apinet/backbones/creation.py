@@ -82,17 +82,12 @@ def create(
             "image_data_format='channels_first'; set it to 'channels_last'"
         )
     file = weights_file(weights)
-    _check_image_size(image_size)
+    if image_size is not None:
+        IMAGE_SIZE.check("image_size", image_size)
     source, _, preset = name.partition(":")
     if preset and source in presets.SOURCES:
         return Backbone(*presets.create(source, preset, image_size, weights, file))
     return _create_known(find(name), image_size, weights, file)
-
-
-def _check_image_size(image_size: object) -> None:
-    if image_size is None:
-        return
-    IMAGE_SIZE.check("image_size", image_size)
 
 
 def _create_known(

@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from typing import Any
 
 import keras
 from keras import layers
@@ -66,7 +65,7 @@ def tiny(image_size: int) -> keras.Model:
     for stage, channels in enumerate((32, 64, 96), start=1):
         x = _conv(x, channels, f"stage{stage}_down", strides=2)
         y = _conv(x, channels, f"stage{stage}_conv1")
-        y = _conv(y, channels, f"stage{stage}_conv2", activation=None)
+        y = _conv(y, channels, f"stage{stage}_conv2", relu=False)
         x = layers.Add(name=f"stage{stage}_add")([x, y])
         x = layers.ReLU(name=f"stage{stage}_relu")(x)
     return keras.Model(image, x, name="tiny")
@@ -77,19 +76,19 @@ def _conv(
     channels: int,
     name: str,
     strides: int = 1,
-    activation: str | None = "relu",
+    relu: bool = True,
 ) -> Tensor:
-    options: dict[str, Any] = {"padding": "same", "use_bias": False}
     x = layers.Conv2D(
         channels,
         3,
         strides=strides,
+        padding="same",
+        use_bias=False,
         kernel_initializer="he_normal",
         name=f"{name}_conv",
-        **options,
     )(x)
     x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
-    return layers.ReLU(name=f"{name}_relu")(x) if activation else x
+    return layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
 # Repeats, kernel, stride, expansion and channels of each stage of EfficientNet-Lite0.

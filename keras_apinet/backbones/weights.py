@@ -90,12 +90,7 @@ def load_file(model: keras.Model, path: Path, name: str) -> None:
 
 def _count_arrays(path: Path) -> int:
     """Return how many weights the file holds, whatever layer they belong to."""
-    count = 0
-
-    def visit(_: str, item: object) -> None:
-        nonlocal count
-        count += isinstance(item, h5py.Dataset)
-
+    found: list[object] = []
     with contextlib.ExitStack() as stack:
         source: Path | io.BytesIO = path
         if path.suffix == ".keras":
@@ -103,12 +98,10 @@ def _count_arrays(path: Path) -> int:
             source = io.BytesIO(archive.read("model.weights.h5"))
         file = stack.enter_context(h5py.File(source, "r"))
         # A whole model's file keeps its optimizer's state beside the weights.
-        for group in ("model_weights", "layers", "_layers"):
-            if group in file:
-                file[group].visititems(visit)
-                return count
-        file.visititems(visit)
-    return count
+        names = ("model_weights", "layers", "_layers")
+        group = next((file[name] for name in names if name in file), file)
+        group.visititems(lambda _, item: found.append(item))
+        return sum(isinstance(item, h5py.Dataset) for item in found)
 
 
 def converted_file(name: str) -> Path:

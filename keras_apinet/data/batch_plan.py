@@ -13,6 +13,7 @@ from keras_apinet.files.bounds import (
     IMAGES_PER_CLASS,
     PROCESSES,
     STEPS,
+    check_choice,
 )
 
 CLASS_SAMPLING = {"uniform": 0.0, "sqrt": 0.5, "proportional": 1.0}
@@ -78,11 +79,7 @@ class BatchPlan:
         IMAGES_PER_CLASS.check("images_per_class", images_per_class)
         STEPS.check("epoch_steps", 1 if epoch_steps is None else epoch_steps)
         PROCESSES.check("num_replicas", num_replicas)
-        if class_sampling not in CLASS_SAMPLING:
-            raise APINetError(
-                f"class_sampling={class_sampling!r} is not known: use one of "
-                f"{', '.join(CLASS_SAMPLING)}."
-            )
+        check_choice("class_sampling", class_sampling, CLASS_SAMPLING)
         classes, counts = np.unique(labels, return_counts=True)
         if len(classes) < classes_per_batch:
             warnings.warn(

@@ -42,20 +42,21 @@ def hold_out(
     if "val" in data.splits or not validation:
         return data
     train = data.splits["train"]
-    if group_by == "none" or (group_by == "photos" and len(train) > _MOST_PHOTOS):
+    too_many = group_by == "photos" and len(train) > _MOST_PHOTOS
+    if group_by == "none" or too_many:
         rest, val = stratified_holdout(train.labels, validation, seed)
         groups = np.arange(len(train))
     else:
         groups = _groups(data, group_by, pattern)
         rest, val = grouped_holdout(train, groups, validation, seed)
-    kept = len(np.unique(groups))
-    if group_by not in ("none", "photos") and kept < 2:
+    named = group_by not in ("none", "photos")
+    if named and len(np.unique(groups)) < 2:
         raise APINetError(
             f"group_by={group_by!r} puts all {len(train):,} photos into one group, of "
             "which none can be held out: give a pattern or column that tells apart "
             "what was photographed apart, or group_by='none'."
         )
-    if group_by not in ("none", "photos") and not len(val):
+    if named and not len(val):
         raise APINetError(
             f"group_by={group_by!r} puts every class into one group, and a class "
             "cannot be held out whole: give a pattern or column that cuts classes "
@@ -71,7 +72,7 @@ def hold_out(
     if len(val):
         how = f"in {held:,} whole groups" if held < len(val) else "one by one"
         notes.append(f"Held out {len(val):,} of {len(train):,} photos {how}.")
-    if group_by == "photos" and len(train) > _MOST_PHOTOS:
+    if too_many:
         notes.append(
             f"More than {_MOST_PHOTOS:,} photos are not searched for bursts: give "
             "--group-by if photos belong together."

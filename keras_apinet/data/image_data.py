@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -69,7 +69,7 @@ class FileReader:
     kind: Literal["file"] = "file"
 
     def __init__(self, paths: Iterable[str]) -> None:
-        self.paths = paths if isinstance(paths, Strings) else Strings(paths)
+        self.paths = Strings(paths)
 
     def reference(self, index: int) -> str:
         """The path."""
@@ -82,12 +82,12 @@ class FileReader:
 
 
 class ArrayReader:
-    """Pixels in memory: `[n, h, w, 3]` uint8, or a sequence of `[h, w, 3]` arrays."""
+    """Pixels that `image` gives for a position: `[h, w, 3]`, 0..255."""
 
     kind: Literal["raw"] = "raw"
 
-    def __init__(self, images: Sequence[Any] | NDArray[Any], name: str) -> None:
-        self._images, self._name = images, name
+    def __init__(self, image: Callable[[int], Any], name: str) -> None:
+        self._image, self._name = image, name
 
     def reference(self, index: int) -> str:
         """`name#index`."""
@@ -95,7 +95,7 @@ class ArrayReader:
 
     def fetch(self, indices: NDArray[np.int64]) -> Contents:
         """The pixels."""
-        return pack([self._images[i] for i in indices])
+        return pack([self._image(i) for i in indices.tolist()])
 
 
 def pack(images: Sequence[Any]) -> Contents:

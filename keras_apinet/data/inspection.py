@@ -102,15 +102,10 @@ def near_duplicates(data: ImageData) -> dict[str, list[tuple[Place, Place]]]:
     part = np.repeat(np.arange(len(names)), sizes)
     number = np.concatenate([np.arange(size) for size in sizes])
 
-    def pairs(of: Any) -> list[tuple[Place, Place]]:
-        def allowed(j: Any) -> Any:
-            earlier = np.arange(len(marks)) < j[:, None]
-            return earlier & (of != of[j][:, None])
-
-        found = nearest_twins(marks, marks, allowed)
+    def pairs(kinds: NDArray[Any]) -> list[tuple[Place, Place]]:
         return [
             ((names[part[i]], int(number[i])), (names[part[j]], int(number[j])))
-            for i, j in found.tolist()
+            for i, j in nearest_twins(marks, kinds).tolist()
         ]
 
     return {"near_leakage": pairs(part), "near_conflicts": pairs(labels)}

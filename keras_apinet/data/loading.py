@@ -186,14 +186,13 @@ def _corrected(
         ) as file:
             rows = csv.DictReader(file)
             missing = {"path", column or "path"} - {*(rows.fieldnames or ())}
-            found = {os.path.abspath(r["path"]): r.get(column or "") for r in rows}
-    except (OSError, csv.Error, TypeError, KeyError) as error:
-        missing = missing if isinstance(error, KeyError) else set()
-        if not missing:
-            raise APINetError(
-                f"The table {text!r} cannot be read ({reason(error)}); give one that "
-                "`keras-apinet data --audit` wrote."
-            ) from error
+            kept = () if missing else rows
+            found = {os.path.abspath(r["path"]): r.get(column or "") for r in kept}
+    except (OSError, csv.Error, TypeError) as error:
+        raise APINetError(
+            f"The table {text!r} cannot be read ({reason(error)}); give one that "
+            "`keras-apinet data --audit` wrote."
+        ) from error
     if missing:
         raise APINetError(
             f"The table {text!r} has no column {min(missing)!r}; give one that "

@@ -83,33 +83,29 @@ def read_marks(split: Split) -> NDArray[Any]:
 
 
 def nearest_twins(
-    one: NDArray[Any], other: NDArray[Any], allowed: Any = None, bits: int = NEAR_BITS
+    marks: NDArray[Any], kinds: NDArray[Any] | None = None
 ) -> NDArray[np.int64]:
-    """For each photo that looks the same as another, the nearest such.
+    """For each photo that looks the same as one before it, the nearest such.
 
     Args:
-        one: `[n]` marks, in which twins are sought.
-        other: `[m]` marks, for each of which a twin is sought.
-        allowed: Called with an array of positions in `other`, `[k]`; which positions of
-            `one` may be their twins, `[k, n]`. Default: all.
-        bits: Of 64 that may differ.
+        marks: `[n]` records of `MARKS`.
+        kinds: `[n]` numbers that differ between twins. Default: any two may be twins.
 
     Returns:
-        `[k, 2]`: positions in `one` and in `other`, ascending in `other`.
+        `[k, 2]`: positions of the earlier photo and of the later, ascending in that.
     """
-    first = _signs(one["hash"])
-    plain = _plain(one)
+    signs, plain = _signs(marks["hash"]), _plain(marks)
+    colours = marks["colours"].astype(np.int16)
     pairs = [np.empty((0, 2), np.int64)]
-    for start in range(0, len(other), 512):
-        j = np.arange(start, min(start + 512, len(other)))
-        differ = (64 - _signs(other["hash"][j]) @ first.T) / 2
-        differ[_plain(other[j])] = 65
-        differ[:, plain] = 65
-        if allowed is not None:
-            differ[~allowed(j)] = 65
+    for start in range(0, len(marks), 512):
+        j = np.arange(start, min(start + 512, len(marks)))
+        differ = (64 - signs[j] @ signs.T) / 2
+        no_twins = plain | plain[j][:, None] | (np.arange(len(marks)) >= j[:, None])
+        if kinds is not None:
+            no_twins |= kinds == kinds[j][:, None]
         # The hash sees no colours, and a thumbnail little else.
-        row, i = np.nonzero(differ <= bits)
-        apart = np.abs(one["colours"][i].astype(np.int16) - other["colours"][j[row]])
+        row, i = np.nonzero((differ <= NEAR_BITS) & ~no_twins)
+        apart = np.abs(colours[i] - colours[j[row]])
         near = apart.mean(axis=1) <= 12
         row, i = row[near], i[near]
         order = np.lexsort((i, differ[row, i], row))
@@ -146,7 +142,7 @@ def _look_alikes(marks: NDArray[Any]) -> NDArray[np.int64]:
     from scipy.sparse.csgraph import connected_components
 
     n = len(marks)
-    twins = nearest_twins(marks, marks, lambda j: np.arange(n) < j[:, None])
+    twins = nearest_twins(marks)
     order = np.lexsort((marks["taken"], marks["camera"]))
     apart = np.diff(marks["taken"][order])  # NaN where a photo does not say
     follows = (apart <= BURST_S) & (np.diff(marks["camera"][order]) == 0)

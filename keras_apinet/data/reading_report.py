@@ -9,6 +9,7 @@ from typing import Literal, NoReturn
 
 from keras_apinet.data.image_data import Split
 from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import check_choice
 from keras_apinet.files.io import write_atomically
 
 _LOG = logging.getLogger("keras_apinet")
@@ -41,10 +42,7 @@ class ReadingReport:
     def __init__(
         self, split: Split, on_error: Literal["raise", "skip"], at_least: int = 0
     ) -> None:
-        if on_error not in ("raise", "skip"):
-            raise APINetError(
-                f"on_error={on_error!r} is not known: use one of raise, skip."
-            )
+        check_choice("on_error", on_error, ("raise", "skip"))
         self.split = split
         self.on_error, self.at_least = on_error, at_least
         self.failed: dict[str, str] = {}

@@ -1,12 +1,16 @@
-"""Numbers within bounds: one kind for files, Python arguments and the command line."""
+"""Numbers within bounds: one kind for files, Python arguments and the command line.
+
+And the check of an argument that takes one of a few texts.
+"""
 
 import argparse
 import math
 import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,16 @@ PROCESS_INDEX = Number(int, 0, 65_535)
 CLASSES = Number(int, 2)
 COUNT = Number(int, 0, 2**53)
 MINUTES = Number(float, above=0, high=1e6)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Checks an argument that takes one of a few texts; the error has them all."""
+    known = tuple(choices)
+    if value not in known:
+        raise APINetError(
+            f"{name}={shown(value)} is not one of {', '.join(known)}"
+            + did_you_mean(str(value), known)
+        )
 
 
 def shown(value: Any) -> str:

@@ -16,6 +16,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from keras_apinet.errors import APINetError, reason
@@ -57,7 +58,7 @@ def replacing(
 
 def write_atomically(
     path: str | Path,
-    content: str | bytes | memoryview,
+    content: str | bytes,
     *,
     advice: str = ADVICE,
     exclusive: bool = False,
@@ -152,11 +153,9 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-@contextlib.contextmanager
-def partial_folder(parent: Path) -> Iterator[Path]:
+def partial_folder(parent: Path) -> AbstractContextManager[Path]:
     """A folder for unfinished work, which is gone when the block ends."""
-    with _partial(parent, "", folder=True) as place:
-        yield place
+    return _partial(parent, "", folder=True)
 
 
 @contextlib.contextmanager

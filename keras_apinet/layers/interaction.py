@@ -3,10 +3,10 @@
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import FRACTION, Number
 from keras_apinet.types import Shape, Tensor
 
 
@@ -21,9 +21,7 @@ def interact(
     """
     gate1 = ops.sigmoid(mutual * x1)
     gate2 = ops.sigmoid(mutual * x2)
-    kept1, kept2 = (
-        x if residual_weight == 1 else residual_weight * x for x in (x1, x2)
-    )
+    kept1, kept2 = residual_weight * x1, residual_weight * x2
     return (
         kept1 + x1 * gate1,
         kept1 + x1 * gate2,
@@ -92,19 +90,9 @@ class AttentivePairwiseInteraction(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not isinstance(mutual_units, (int, np.integer)) or mutual_units < 1:
-            raise APINetError(
-                f"mutual_units={mutual_units!r} must be a whole number of at least 1."
-            )
-        if not 0 <= dropout_rate < 1:
-            raise APINetError(
-                f"dropout_rate={dropout_rate!r} must lie in [0, 1): it is a share of "
-                "the hidden units."
-            )
-        if not 0 <= residual_weight <= 10:
-            raise APINetError(
-                f"residual_weight={residual_weight!r} must be a number from 0 to 10."
-            )
+        Number(int, 1).check("mutual_units", mutual_units)
+        FRACTION.check("dropout_rate", dropout_rate)
+        Number(float, 0, 10).check("residual_weight", residual_weight)
         self.mutual_units = mutual_units
         self.residual_weight = residual_weight
         self.dropout_rate = dropout_rate

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_apinet.layers.mining import class_indices
+from keras_apinet.layers.mining import class_indices, is_one_hot
 from keras_apinet.types import Shape, Tensor
 
 
@@ -92,7 +92,7 @@ class FeatureMemory(keras.layers.Layer):
             self.classes.assign(together[: self.size])
         # An empty place is nobody's partner; its class only has to exist.
         classes = ops.maximum(classes, 0)
-        if len(labels.shape) == 2 and labels.shape[-1] != 1:
+        if is_one_hot(labels):
             classes = ops.one_hot(classes, labels.shape[-1], dtype=labels.dtype)
         else:
             labels = ops.reshape(labels, (-1,))

@@ -3,10 +3,10 @@
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import COUNT, check_choice
 from keras_apinet.files.schema import with_new_names
 from keras_apinet.types import Shape, Tensor
 
@@ -40,6 +40,11 @@ def class_indices(labels: Tensor) -> Tensor:
     if labels.shape[-1] == 1:
         return ops.cast(ops.squeeze(labels, axis=-1), "int32")
     return ops.cast(ops.argmax(labels, axis=-1), "int32")
+
+
+def is_one_hot(labels: Tensor) -> bool:
+    """Whether labels are rows `[N, C]`, not integers `[N]` or `[N, 1]`."""
+    return len(labels.shape) == 2 and labels.shape[-1] != 1
 
 
 def select_partners(scores: Tensor, candidates: Tensor, count: int) -> Tensor:
@@ -136,18 +141,14 @@ class PairMiner(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"autocast": False, **kwargs})  # labels need all their bits
-        if distance not in DISTANCES:
-            raise APINetError(f"distance={distance!r} is not one of {DISTANCES}.")
+        check_choice("distance", distance, DISTANCES)
         self.distance = distance
         self.strategies = _pair(mining)
         for name in self.strategies:
-            if name not in STRATEGIES:
-                raise APINetError(f"Unknown mining={name!r}; use one of {STRATEGIES}.")
+            check_choice("mining", name, STRATEGIES)
         self.num_partners = _pair(num_partners)
-        if not all(
-            isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0
-            for n in self.num_partners
-        ) or not any(self.num_partners):
+        fit = all(map(COUNT.fits, self.num_partners))
+        if not fit or not any(self.num_partners):
             raise APINetError(
                 f"num_partners={num_partners!r} must be one or two whole numbers of at "
                 "least 0, not both 0."

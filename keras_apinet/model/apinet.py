@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_apinet.distribute import whole_batch
 from keras_apinet.errors import APINetError, distinct_names
-from keras_apinet.files.bounds import CLASSES, COUNT
+from keras_apinet.files.bounds import CLASSES, COUNT, check_choice
 from keras_apinet.files.schema import with_new_names
 from keras_apinet.layers.interaction import AttentivePairwiseInteraction
 from keras_apinet.layers.memory import FeatureMemory
@@ -130,8 +130,8 @@ class APINet(BackboneModel, PairwiseTraining):
     ) -> None:
         # Labels come through here, and 16 bits do not hold whole numbers of any size.
         super().__init__(**{"autocast": False, **kwargs})
-        _check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
-        _check_choice("pooling", pooling, POOLINGS)
+        check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
+        check_choice("pooling", pooling, POOLINGS)
         CLASSES.check("num_classes", num_classes)
         COUNT.check("memory_size", memory_size)
         num_classes, memory_size = int(num_classes), int(memory_size)
@@ -280,11 +280,6 @@ class APINet(BackboneModel, PairwiseTraining):
                     config[key], custom_objects=custom_objects
                 )
         return cls(**config)
-
-
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise APINetError(f"{key}={value!r} is not one of {choices}.")
 
 
 def _finite(images: Any, training: bool | None) -> Any:

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_apinet.compat import flatten_layers
 from keras_apinet.errors import APINetError
+from keras_apinet.files.bounds import FRACTION
 from keras_apinet.model.inputs import CheckedModel, wrong_shape
 from keras_apinet.types import Shape, Tensor
 
@@ -34,10 +35,7 @@ def split(backbone: keras.Model, share: float) -> Halves:
     Raises:
         APINetError: For another share, or a backbone without such a place.
     """
-    if not 0 <= share < 1:
-        raise APINetError(
-            f"freeze_fraction={share!r} must lie in [0, 1): a share of the layers."
-        )
+    FRACTION.check("freeze_fraction", share)
     layers = getattr(backbone, "layers", [])
     for layer in reversed(layers[1 : round(share * len(layers))]):
         rest = tail(backbone, getattr(layer, "output", None))
@@ -130,8 +128,8 @@ class BackboneModel(CheckedModel):
         Returns:
             `[N, D]`, in the compute dtype.
         """
-        self._check_inputs(inputs)
         if isinstance(inputs, dict) and "features" in inputs:
+            self._check_inputs(inputs)
             return ops.cast(inputs["features"], self.compute_dtype)
         return self.pool(self.feature_map(inputs, training=training))
 
@@ -229,8 +227,7 @@ class BackboneModel(CheckedModel):
 
 def set_momentum(backbone: keras.Model, momentum: float) -> None:
     """Sets the momentum of every batch-norm of a backbone, in [0, 1)."""
-    if not 0 <= momentum < 1:
-        raise APINetError(f"batch_norm_momentum={momentum!r} must lie in [0, 1).")
+    FRACTION.check("batch_norm_momentum", momentum)
     for layer in flatten_layers(backbone):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum

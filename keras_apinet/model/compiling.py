@@ -102,11 +102,9 @@ def takes_logits(function: Callable[..., Any], num_classes: int) -> bool:
 
 def label_form(given: Any) -> str | None:
     """What a loss or metric takes by its name: `"integer"`, `"one-hot"` or `None`."""
-    name = given if isinstance(given, str) else _name(given)
-    name = name.replace("_", "").lower()
-    if isinstance(given, (CrossEntropy, PairwiseLoss, Accuracy)):
-        return None
-    if "categorical" not in name:
+    name = _name(given).replace("_", "").lower()
+    ours = isinstance(given, (CrossEntropy, PairwiseLoss, Accuracy))
+    if ours or "categorical" not in name:
         return None
     return "integer" if "sparse" in name else "one-hot"
 
@@ -125,10 +123,10 @@ def check_form(given: Any, labels: Tensor) -> None:
 
 
 def _name(given: Any) -> str:
-    if isinstance(given, (OnProbabilities, keras.metrics.MeanMetricWrapper)):
-        inner = getattr(given, "metric", None)
-        named = type(given) is keras.metrics.MeanMetricWrapper
-        return given.name if named else _name(inner) if inner else type(given).__name__
+    if isinstance(given, OnProbabilities):
+        return _name(given.metric)
+    if type(given) is keras.metrics.MeanMetricWrapper:
+        return str(given.name)
     if isinstance(given, str):
         return given
     return str(getattr(given, "__name__", type(given).__name__))

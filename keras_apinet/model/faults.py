@@ -14,8 +14,9 @@ import keras
 from keras import ops
 
 from keras_apinet.errors import APINetError
+from keras_apinet.layers.mining import is_one_hot
 from keras_apinet.pixels import DARK, MARGIN, not_numbers, wrong_pixels
-from keras_apinet.types import Tensor
+from keras_apinet.types import Logs, Tensor
 
 NAME = "faults"
 
@@ -43,7 +44,7 @@ def pixel_fault(images: Tensor) -> Tensor:
 
 def outside(labels: Tensor, num_classes: int) -> Tensor:
     """Which labels are no class, bool `[N]`; none of one-hot rows."""
-    if len(labels.shape) == 2 and labels.shape[-1] != 1:
+    if is_one_hot(labels):
         return ops.zeros_like(labels[:, 0], dtype="bool")
     values = ops.cast(ops.reshape(labels, (-1,)), "float32")
     inside = ops.logical_and(values >= 0, values <= num_classes - 1)
@@ -89,8 +90,8 @@ class Faults(keras.metrics.Metric):
         and of another.
         """
         pixel = 0.0 if images is None else pixel_fault(images)
-        one_hot = len(labels.shape) == 2 and labels.shape[-1] != 1
-        values = ops.cast(labels[:, 0] if one_hot else labels, "float32")
+        values = labels[:, 0] if is_one_hot(labels) else labels
+        values = ops.cast(values, "float32")
         label = ops.take(ops.reshape(values, (-1,)), ops.argmax(wrong), axis=0)
         found = [True, *lacks, ops.any(wrong), ops.not_equal(pixel, 0.0)]
         self.counts.assign_add(ops.stack([ops.cast(x, "float32") for x in found]))
@@ -129,36 +130,32 @@ class Watch(keras.callbacks.Callback):
         self.steps = 0
         self.training = self.is_nan = self.warned = False
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """A fit begins."""
         self.training = True
 
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Notes a loss of NaN; JAX may call this from another thread."""
         loss = float((logs or {}).get("loss", 0.0))
         self.is_nan = self.is_nan or loss != loss
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Looks when the loss was NaN, and after the very first step."""
         if self.is_nan or self.steps == 1:
             self.look()
         self.is_nan = False
         self.steps += 1
 
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         """Looks before Keras empties the metrics for a validation."""
         if self.training:
             self.look()
 
-    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_end(self, logs: Logs = None) -> None:
         """Looks at what was evaluated."""
         self.look()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Looks at what an epoch brought."""
         self.look()
 

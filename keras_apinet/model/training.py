@@ -1,5 +1,6 @@
 """How Keras trains a model on pairs: its own step, with the labels as an input."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -10,7 +11,7 @@ from keras_apinet.distribute import whole_batch
 from keras_apinet.errors import APINetError
 from keras_apinet.layers.interaction import AttentivePairwiseInteraction
 from keras_apinet.layers.memory import FeatureMemory
-from keras_apinet.layers.mining import PairMiner
+from keras_apinet.layers.mining import PairMiner, is_one_hot
 from keras_apinet.losses import PairwiseLoss
 from keras_apinet.model.compiling import (
     Accuracy,
@@ -22,6 +23,8 @@ from keras_apinet.model.compiling import (
 from keras_apinet.model.faults import NAME, outside, pixel_fault
 from keras_apinet.model.inputs import CheckedModel, check_labels_shape
 from keras_apinet.types import Tensor
+
+_PAIR_FIGURES = ("cross_entropy", "ranking_loss", "valid_pairs")
 
 
 class PairwiseTraining(CheckedModel):
@@ -74,9 +77,11 @@ class PairwiseTraining(CheckedModel):
         plain = [m for m in plain if m != "accuracy"]  # it is there already
         weighted = logits_metrics(weighted_metrics, self.num_classes)
         # Weighted, so that they see the weights of 0 that fill a batch up.
-        own = [] if "accuracy" in _names(plain) else [Accuracy()]
-        self._compiled = _Compiled((loss, *plain, *weighted))
-        weighted = [*own, *(self._compiled.pairs if pairwise else ()), *weighted]
+        named = any(getattr(m, "name", m) == "accuracy" for m in plain)
+        own = [] if named else [Accuracy()]
+        pairs = tuple(map(PairMean, _PAIR_FIGURES))
+        self._compiled = _Compiled((loss, *plain, *weighted), pairs)
+        weighted = [*own, *(pairs if pairwise else ()), *weighted]
         super().compile(
             optimizer=optimizer,
             loss=loss,
@@ -184,7 +189,7 @@ class PairwiseTraining(CheckedModel):
 
     def _inside(self, labels: Tensor) -> Tensor:
         """Labels in the form that came, with class 0 in place of what is no class."""
-        if len(labels.shape) == 2 and labels.shape[-1] != 1:
+        if is_one_hot(labels):
             return labels
         wrong = ops.reshape(outside(labels, self.num_classes), ops.shape(labels))
         return ops.where(wrong, ops.zeros_like(labels), labels)
@@ -223,9 +228,10 @@ class PairwiseTraining(CheckedModel):
             logits = ops.stop_gradient(logits)  # torch would keep what a gradient needs
             cross, ranking = self.loss.terms(self._inside(labels), logits)
             valid = ops.cast(y_pred["valid"], "float32")
-            self._compiled.cross_entropy.record(cross, valid)
-            self._compiled.ranking_loss.record(ranking, valid)
-            self._compiled.valid_pairs.record(valid)
+            cross_mean, ranking_mean, valid_mean = self._compiled.pairs
+            cross_mean.record(cross, valid)
+            ranking_mean.record(ranking, valid)
+            valid_mean.record(valid)
             logits = y_pred["logits"]
             # A memory has partners from its second batch on; NaN is another fault.
             if self.memory is None:
@@ -264,29 +270,15 @@ def _check_given(labels: Any) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
 class _Compiled:
-    """What belongs to one `compile`; Keras tracks the metrics, but not from here.
+    """What belongs to one `compile`; Keras tracks the metrics, but not from here."""
 
-    Attributes:
-        judged: Loss and metrics that were given.
-        pairs: What is measured of pairs.
-    """
-
-    def __init__(self, judged: tuple[Any, ...]) -> None:
-        self.judged = judged
-        self.cross_entropy = PairMean("cross_entropy")
-        self.ranking_loss = PairMean("ranking_loss")
-        self.valid_pairs = PairMean("valid_pairs")
-        self.pairs = (self.cross_entropy, self.ranking_loss, self.valid_pairs)
-
-
-def _names(metrics: Any) -> set[str]:
-    return {m if isinstance(m, str) else m.name for m in metrics}
+    judged: tuple[Any, ...]  # loss and metrics that were given
+    pairs: tuple[PairMean, ...]  # one for each of `_PAIR_FIGURES`
 
 
 def _shown(logs: dict[str, Tensor], pairwise: bool) -> dict[str, Tensor]:
     """What is logged of all figures."""
-    hidden = {NAME}
-    if not pairwise:
-        hidden |= {"cross_entropy", "ranking_loss", "valid_pairs"}
+    hidden = {NAME} if pairwise else {NAME, *_PAIR_FIGURES}
     return {name: value for name, value in logs.items() if name not in hidden}

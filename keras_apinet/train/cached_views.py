@@ -25,7 +25,12 @@ from keras_apinet.data.pipeline import with_account
 from keras_apinet.errors import APINetError
 from keras_apinet.files import schema
 from keras_apinet.files.bounds import COUNT
-from keras_apinet.files.io import replacing, unwritable, write_atomically
+from keras_apinet.files.io import (
+    digest_of,
+    replacing,
+    unwritable,
+    write_atomically,
+)
 from keras_apinet.progress import phase
 from keras_apinet.types import Dataset
 
@@ -88,7 +93,7 @@ def stored_views(setup: "Setup", folder: Path) -> StoredViews:
         with unwritable(path, _ADVICE):
             folder.mkdir(parents=True, exist_ok=True)
             failed, rows = _compute(setup, model, path)
-            found = {"failed": failed, "rows": rows, "sha256": _digest(path)}
+            found = {"failed": failed, "rows": rows, "sha256": digest_of(path)}
             write_atomically(notes, schema.to_json(found, None), advice=_ADVICE)
             arrays = np.load(path, mmap_mode="r", allow_pickle=False)
     labels = setup.images.splits["train"].labels[np.array(found["rows"])]
@@ -153,18 +158,13 @@ def _opened(
 ) -> NDArray[np.float16] | None:
     """Stored views, `None` if they are not what their notes say."""
     try:
-        if notes is None or _digest(path) != notes["sha256"]:
+        if notes is None or digest_of(path) != notes["sha256"]:
             return None
         arrays: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         return None
     shape = (len(notes["rows"]), *model.output_shape[1:])
     return arrays if arrays.shape[1:] == shape and arrays.dtype == "<f2" else None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _compute(

@@ -21,6 +21,7 @@ from keras_apinet.files.sealing import save_atomically
 from keras_apinet.runs import Run
 from keras_apinet.train import checkpoints
 from keras_apinet.train.recipe import Recipe
+from keras_apinet.types import Logs
 
 # A loss is looked at this often: asking for it makes the program wait for the device.
 _LOOK_EVERY = 20
@@ -71,16 +72,14 @@ class RunCheckpoint(keras.callbacks.Callback):
         if self.average is not None:
             self.average.set_model(model)
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Goes on with the figures of an epoch that had been begun."""
         self.first_step = self.looked_step = self.progress.step
         if self.partial is not None:
             checkpoints.restore(self.partial, self.model)
             self.partial = None
 
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Stops if asked to, looks at the loss, and saves when it is time."""
         done = self.first_step + batch + 1
         if batch + 1 == self.params["steps"]:
@@ -96,7 +95,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         if self.stop_asked:
             raise TrainingStopped
 
-    def look(self, step: int, logs: dict[str, Any] | None) -> None:
+    def look(self, step: int, logs: Logs) -> None:
         """Raises an `APINetError` if the loss is NaN or infinite."""
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
@@ -114,17 +113,17 @@ class RunCheckpoint(keras.callbacks.Callback):
         self.progress.failed.update(report.failed)
         report.tell()
 
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         """Validates the averaged weights, if there are any."""
         if self.average is not None:
             self.average.on_test_begin()
 
-    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_end(self, logs: Logs = None) -> None:
         """Puts the weights that are being trained back."""
         if self.average is not None:
             self.average.on_test_end()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Keeps what an epoch brought."""
         logs = {k: float(v) for k, v in (logs or {}).items()}
         self.look((self.params or {}).get("steps") or 0, logs)

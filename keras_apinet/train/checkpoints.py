@@ -127,8 +127,8 @@ def everything(folder: Path) -> list[Path]:
 
 def readable(
     folder: Path, say: Callable[[str], None] = lambda text: None
-) -> Iterator[tuple[Progress, list[NDArray[Any]]]]:
-    """The checkpoints that are whole, newest first: progress and variables' values.
+) -> Iterator[Stored]:
+    """The checkpoints that are whole, newest first.
 
     `say` is told which ones are passed over, and why; some and none whole is an error.
     """
@@ -149,13 +149,6 @@ def readable(
         )
 
 
-def read_newest(
-    folder: Path, say: Callable[[str], None] = lambda text: None
-) -> tuple[Progress, list[NDArray[Any]]] | None:
-    """The newest checkpoint that is whole, `None` if there is none; see `readable`."""
-    return next(readable(folder, say), None)
-
-
 _DAMAGES = (
     *(OSError, ValueError, TypeError, KeyError, IndexError, AttributeError),
     *(EOFError, OverflowError, MemoryError, RecursionError, NotImplementedError),
@@ -163,7 +156,7 @@ _DAMAGES = (
 )
 
 
-def read(path: Path) -> tuple[Progress, list[NDArray[Any]]]:
+def read(path: Path) -> Stored:
     """The progress and the arrays of one checkpoint.
 
     Raises:

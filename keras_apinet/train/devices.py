@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from keras_apinet.errors import APINetError
+from keras_apinet.errors import APINetError, reason
 from keras_apinet.files.bounds import DEVICES, PROCESS_INDEX, PROCESSES
 from keras_apinet.types import Dataset, Tensor
 
@@ -43,13 +43,12 @@ class Devices:
     process_index: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("count", "model", "processes"):
-            value = getattr(self, name)
-            if name != "count" or value is not None:
-                limit = PROCESSES if name == "processes" else DEVICES
-                limit.check(name, value)
+        if self.count is not None:
+            DEVICES.check("count", self.count)
+        DEVICES.check("model", self.model)
+        PROCESSES.check("processes", self.processes)
         PROCESS_INDEX.check("process_index", self.process_index)
-        if not 0 <= self.process_index < self.processes:
+        if self.process_index >= self.processes:
             raise APINetError(
                 f"process_index={self.process_index} must lie in 0 to "
                 f"{self.processes - 1} for processes={self.processes}."
@@ -171,16 +170,7 @@ def place(devices: Devices) -> Iterator[Placement]:
     elif backend == "tensorflow" and devices.processes == 1:
         yield Placement(devices, devices.count or 1, _on_tensorflow(devices))
     else:
-        what = "processes" if devices.processes > 1 else "devices"
-        number = devices.processes if devices.processes > 1 else devices.count
-        raise APINetError(
-            f"{number} {what} cannot train together on the backend {backend!r}; set "
-            + (
-                "KERAS_BACKEND=jax."
-                if devices.processes > 1 or devices.model > 1
-                else "KERAS_BACKEND=jax or tensorflow."
-            )
-        )
+        raise _no_engine(devices)
 
 
 def start_processes(devices: Devices) -> None:
@@ -188,10 +178,7 @@ def start_processes(devices: Devices) -> None:
     if devices.processes == 1:
         return
     if keras.backend.backend() != "jax":
-        raise APINetError(
-            f"{devices.processes} processes cannot train together on the backend "
-            f"{keras.backend.backend()!r}; set KERAS_BACKEND=jax."
-        )
+        raise _no_engine(devices)
     try:
         keras.distribution.initialize(
             devices.coordinator, devices.processes, devices.process_index
@@ -199,10 +186,22 @@ def start_processes(devices: Devices) -> None:
     except Exception as error:
         raise APINetError(
             f"Process {devices.process_index} of {devices.processes} cannot reach the "
-            f"coordinator {devices.coordinator!r} ({_first_line(error)}); start "
+            f"coordinator {devices.coordinator!r} ({reason(error)}); start "
             "process 0 there, and all others with the same --coordinator and "
             "--processes."
         ) from error
+
+
+def _no_engine(devices: Devices) -> APINetError:
+    """The error where a backend cannot spread a training over what was asked for."""
+    what = f"{devices.count} devices"
+    if devices.processes > 1:
+        what = f"{devices.processes} processes"
+    only_jax = devices.processes > 1 or devices.model > 1
+    return APINetError(
+        f"{what} cannot train together on the backend {keras.backend.backend()!r}; "
+        f"set KERAS_BACKEND=jax{'' if only_jax else ' or tensorflow'}."
+    )
 
 
 def _on_jax(devices: Devices) -> Any:
@@ -255,10 +254,6 @@ def out_of_memory(error: BaseException) -> bool:
         or "RESOURCE_EXHAUSTED" in str(error)
         or "out of memory" in str(error).lower()
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
 
 
 def peak_memory() -> int | None:

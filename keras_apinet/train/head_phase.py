@@ -11,6 +11,7 @@ from keras_apinet import data
 from keras_apinet.progress import Phase, phase
 from keras_apinet.train.cached_views import predictor
 from keras_apinet.train.progress import running
+from keras_apinet.types import Logs
 
 if TYPE_CHECKING:
     from keras_apinet.train.callbacks import RunCheckpoint
@@ -86,7 +87,7 @@ class _Watch(keras.callbacks.Callback):
         self.shown, self.batch_size = shown, batch_size
         self.before = 0
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Notes the figures."""
         self.before += self.params["steps"]
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
@@ -94,9 +95,7 @@ class _Watch(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, **figures, "learning_rate": rate}
         self.run_checkpoint.head_rows.append(row)
 
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Looks after every step."""
         done = self.before + batch + 1
         self.run_checkpoint.look(done, logs)

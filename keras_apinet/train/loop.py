@@ -146,16 +146,15 @@ def _calibrated(setup: Setup, run: Run) -> Run:
     return run
 
 
-def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) -> Run:
+def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) -> None:
     """Runs the phases that are left; `rest` are the checkpoints before `stored`."""
     recipe, model, say = setup.recipe, setup.model, setup.say
     progress = stored[0] if stored else checkpoints.Progress()
     if progress.ended:
         say(f"This training has ended already, after epoch {progress.epoch}.")
         if run.read(FIGURES) is None:  # it was killed before it could tell
-            writes = setup.placement.is_first
-            _finish(setup, run, RunCheckpoint(run, recipe, progress, writes))
-        return run
+            _finish(setup, run, progress)
+        return
     validation = setup.validation()
     if recipe.patience and validation is None:
         raise APINetError(
@@ -208,7 +207,7 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
                 progress.step = 0
             say(f"Going on after epoch {progress.epoch}, step {progress.step}")
         _run_epochs(setup, source, validation, run_checkpoint)
-    return _finish(setup, run, run_checkpoint)
+    _finish(setup, run, progress)
 
 
 def _run_epochs(
@@ -253,12 +252,11 @@ def _run_epochs(
                 checkpoints.restore(run_checkpoint.values, model)
 
 
-def _finish(setup: Setup, run: Run, run_checkpoint: RunCheckpoint) -> Run:
+def _finish(setup: Setup, run: Run, progress: checkpoints.Progress) -> None:
     """Writes what the training came to."""
-    progress, say = run_checkpoint.progress, setup.say
-    validated = "val" in setup.images.splits
-    best = progress.best if validated else None
-    if run_checkpoint.writes:
+    say = setup.say
+    best = progress.best if "val" in setup.images.splits else None
+    if setup.placement.is_first:
         if not draw_curves(run.folder, progress.best_epoch):
             say("For pictures of the curves: pip install 'keras-apinet[report]'")
         remove_views(run.folder)
@@ -281,7 +279,6 @@ def _finish(setup: Setup, run: Run, run_checkpoint: RunCheckpoint) -> Run:
             f"Best validation accuracy {percent(best[0])} of {count:,} images "
             f"({ends}), after {where}"
         )
-    return run
 
 
 @contextlib.contextmanager

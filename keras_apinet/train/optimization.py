@@ -12,6 +12,7 @@ from keras_apinet.model.apinet import APINet
 from keras_apinet.optimizers import LayerwiseAdamW, LayerwiseSGD, OneCycle, Rising
 from keras_apinet.progress import Phase, phase
 from keras_apinet.train.recipe import Recipe
+from keras_apinet.types import Logs
 
 if TYPE_CHECKING:
     from keras_apinet.train.setup import Setup
@@ -134,14 +135,10 @@ class _RisingRate(keras.callbacks.Callback):
         self.smooth: list[float] = []
         self.total = self.average = 0.0
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self.model.optimizer.learning_rate = float(self.rates[batch])
 
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         # Keras tells the mean of all batches so far.
         total = float((logs or {})["loss"]) * (batch + 1)
         loss, self.total = total - self.total, total

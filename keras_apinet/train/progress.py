@@ -17,6 +17,7 @@ from keras_apinet.files.outputs import picture_bytes
 from keras_apinet.progress import Phase, clock
 from keras_apinet.train.devices import peak_memory
 from keras_apinet.train.recipe import Recipe
+from keras_apinet.types import Logs
 
 
 class Console:
@@ -46,15 +47,13 @@ class EpochLine(keras.callbacks.Callback):
         self.started = self.epoch_started = self.training_s = 0.0
         self.validated = ""
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Starts the clocks."""
         self.epoch_started = time.monotonic()
         self.started = self.started or self.epoch_started
         self.epoch, self.training_s, self.steps_done = epoch, 0.0, 0
 
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Counts the steps, of which a resumed epoch has fewer, and moves the bar."""
         self.steps_done = batch + 1
         # A resumed epoch begins in its middle, and ends where all do.
@@ -65,11 +64,11 @@ class EpochLine(keras.callbacks.Callback):
             f"Epoch {self.epoch + 1}/{self.epochs}",
         )
 
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         """Training of this epoch is over; what follows is validation."""
         self.training_s = time.monotonic() - self.epoch_started
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Prints the line."""
         logs = logs or {}
         now = time.monotonic()
@@ -93,7 +92,7 @@ class EpochLine(keras.callbacks.Callback):
         self.say(f"Epoch {epoch + 1}/{self.epochs} {' '.join(figures)}")
 
 
-def running(logs: dict[str, Any] | None) -> str:
+def running(logs: Logs) -> str:
     """Loss and accuracy so far, for the bar."""
     logs = logs or {}
     return f"loss {float(logs['loss']):.2f} accuracy {float(logs['accuracy']):.0%}"

@@ -9,11 +9,14 @@ from typing import Any
 from keras_apinet.errors import APINetError, did_you_mean
 from keras_apinet.files.bounds import (
     CLASSES_PER_BATCH,
+    FRACTION,
     IMAGE_SIZE,
     IMAGES_PER_CLASS,
+    MINUTES,
     SEED,
     STEPS,
     Number,
+    check_choice,
     shown,
 )
 from keras_apinet.files.schema import NEW_NAMES
@@ -27,6 +30,11 @@ BEFORE = {
     "single_image_weight": 0.0,
     "residual_weight": 1.0,
 }
+MOST_EPOCHS = 1_000_000
+_EPOCHS = Number(int, 0, MOST_EPOCHS)
+_PARTNERS = ("nearest", "farthest", "random", "none")
+_POSITIVE = Number(float, above=0, high=1e30)
+_WEIGHT = Number(float, 0, 1e6)
 
 
 def setting(
@@ -34,15 +42,11 @@ def setting(
     text: str,
     *,
     choices: tuple[str, ...] = (),
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
+    within: Number | None = None,
 ) -> Any:
     """A field of a dataclass: its default, what it means, and which values it takes."""
-    bounds = {"low": low, "high": high, "above": above, "below": below}
-    rules = {"choices": choices, "bounds": bounds}
-    return dataclasses.field(default=default, metadata={"text": text, **rules})
+    rules = {"text": text, "choices": choices, "within": within}
+    return dataclasses.field(default=default, metadata=rules)
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,7 @@ class Recipe:
     validation: float = setting(
         0.1,
         "share of the training images held out, if the set has no validation split",
-        low=0,
-        below=1,
+        within=FRACTION,
     )
     group_by: str = setting(
         "photos",
@@ -104,8 +107,7 @@ class Recipe:
     image_size: int | None = setting(
         None,
         "side of the square images in px (default: the backbone's own)",
-        low=1,
-        high=IMAGE_SIZE.high,
+        within=IMAGE_SIZE,
     )
     pooling: str = setting(
         "average",
@@ -118,21 +120,19 @@ class Recipe:
         choices=("train", "inference"),
     )
     batch_norm_momentum: float = setting(
-        0.9, "momentum of the moving statistics under train", low=0, below=1
+        0.9, "momentum of the moving statistics under train", within=FRACTION
     )
 
     freeze_fraction: float = setting(
         0.0,
         "share of the backbone's layers, from the images on, that stay unchanged",
-        low=0,
-        below=1,
+        within=FRACTION,
     )
     cached_views: int = setting(
         0,
         "augmented views of each image that the frozen layers see, once, which is "
         "several times as fast on a CPU; 0: new ones at each step",
-        low=0,
-        high=10_000,
+        within=Number(int, 0, 10_000),
     )
     cached_views_dir: str | None = setting(
         None,
@@ -148,27 +148,18 @@ class Recipe:
     classes_per_batch: int = setting(
         12,
         "classes in a batch, P (fewer if the set has fewer)",
-        low=1,
-        high=CLASSES_PER_BATCH.high,
+        within=CLASSES_PER_BATCH,
     )
     images_per_class: int = setting(
-        4, "images of each class in a batch, K", low=1, high=IMAGES_PER_CLASS.high
+        4, "images of each class in a batch, K", within=IMAGES_PER_CLASS
     )
     class_sampling: str = setting(
         "uniform",
         "how often a class is drawn, by the number of its images",
         choices=("uniform", "sqrt", "proportional"),
     )
-    intra: str = setting(
-        "nearest",
-        "partner of the same class",
-        choices=("nearest", "farthest", "random", "none"),
-    )
-    inter: str = setting(
-        "nearest",
-        "partner of another class",
-        choices=("nearest", "farthest", "random", "none"),
-    )
+    intra: str = setting("nearest", "partner of the same class", choices=_PARTNERS)
+    inter: str = setting("nearest", "partner of another class", choices=_PARTNERS)
     distance: str = setting(
         "cosine",
         "what near and far mean for partners: cosine: the angle alone, or euclidean, "
@@ -178,50 +169,47 @@ class Recipe:
     memory_size: int = setting(
         0,
         "recent features, beyond the batch, among which partners are sought",
-        low=0,
-        high=100_000,
+        within=Number(int, 0, 100_000),
     )
-    mutual_units: int = setting(512, "width of the mutual MLP", low=1, high=16_384)
+    mutual_units: int = setting(
+        512, "width of the mutual MLP", within=Number(int, 1, 16_384)
+    )
     dropout_rate: float = setting(
-        0.5, "dropout in the mutual MLP and before the classifier", low=0, below=1
+        0.5, "dropout in the mutual MLP and before the classifier", within=FRACTION
     )
     residual_weight: float = setting(
         0.5,
         "what a feature counts beside its gates: 1 in the paper; 0.5 makes gated "
         "features as large as a test's",
-        low=0,
-        high=10,
+        within=Number(float, 0, 10),
     )
     margin: float = setting(
-        0.05, "margin of the ranking loss, in probability", low=0, high=10
+        0.05, "margin of the ranking loss, in probability", within=Number(float, 0, 10)
     )
-    ranking_weight: float = setting(1.0, "weight of the ranking loss", low=0, high=1e6)
+    ranking_weight: float = setting(1.0, "weight of the ranking loss", within=_WEIGHT)
     single_image_weight: float = setting(
         1.0,
         "weight of the images' own cross-entropy, without gates, beside the pairs'; 0 "
         "in the paper",
-        low=0,
-        high=1e6,
+        within=_WEIGHT,
     )
     label_smoothing: float = setting(
-        0.0, "share of the target spread over all classes", low=0, below=1
+        0.0, "share of the target spread over all classes", within=FRACTION
     )
 
     head_epochs: int | None = setting(
         None,
         "epochs in which only the head learns (default: 30 if pretrained, else 0)",
-        low=0,
-        high=1_000_000,
+        within=_EPOCHS,
     )
     cached_head_features: bool = setting(
         True, "train the head alone on features of un-augmented images, computed once"
     )
-    epochs: int = setting(12, "epochs in which all layers learn", low=0, high=1_000_000)
+    epochs: int = setting(12, "epochs in which all layers learn", within=_EPOCHS)
     steps_per_epoch: int | None = setting(
         None,
         "batches in an epoch (default: training images // batch size)",
-        low=1,
-        high=STEPS.high,
+        within=STEPS,
     )
     augmentation: str = setting(
         "paper",
@@ -239,11 +227,10 @@ class Recipe:
         None,
         "peak learning rate (default: 1e-4 without normalisation layers, else 3e-4 if "
         "pretrained, else 2e-3)",
-        above=0,
-        high=1e30,
+        within=_POSITIVE,
     )
     head_learning_rate: float = setting(
-        1e-3, "peak learning rate of the head phase (AdamW)", above=0, high=1e30
+        1e-3, "peak learning rate of the head phase (AdamW)", within=_POSITIVE
     )
     schedule: str = setting(
         "cosine",
@@ -253,21 +240,18 @@ class Recipe:
     warmup_fraction: float = setting(
         0.05,
         "share of the run over which the rate rises first (one_cycle: always 0.3)",
-        low=0,
-        below=1,
+        within=FRACTION,
     )
     layer_decay: float = setting(
         1.0,
         "learning rate of the backbone's first layer as a share of the head's, "
         "rising layer by layer",
-        above=0,
-        high=1,
+        within=Number(float, above=0, high=1),
     )
     weight_decay: float = setting(
         5e-4,
         "decay of kernels; layer-wise rates scale a decoupled one",
-        low=0,
-        high=1000,
+        within=Number(float, 0, 1000),
     )
     weight_decay_mode: str = setting(
         "decoupled",
@@ -277,34 +261,30 @@ class Recipe:
     )
     decay_all: bool = setting(False, "decay biases and norms as well")
     clipnorm: float = setting(
-        1.0, "largest norm of the whole gradient", above=0, high=1e30
+        1.0, "largest norm of the whole gradient", within=_POSITIVE
     )
     gradient_accumulation_steps: int = setting(
         1,
         "batches whose gradients are averaged before the weights change, counted over "
         "the epochs after the head phase; an incomplete last group is dropped",
-        low=1,
-        high=10_000,
+        within=Number(int, 1, 10_000),
     )
     ema_momentum: float = setting(
         0.0,
         "momentum of the average of the weights that is validated and kept, per change "
         "of the weights; 0: none",
-        low=0,
-        below=1,
+        within=FRACTION,
     )
     patience: int = setting(
         0,
         "epochs after the head phase without a better validation before it stops; "
         "0: never",
-        low=0,
-        high=1_000_000,
+        within=_EPOCHS,
     )
     steps_per_execution: int = setting(
         1,
         "batches handed to the backend at a time, a divisor of the batches of an epoch",
-        low=1,
-        high=10_000,
+        within=Number(int, 1, 10_000),
     )
     jit_compile: bool | None = setting(
         None, "compile the step with XLA (default: what the backend does best)"
@@ -316,7 +296,7 @@ class Recipe:
     )
 
     unknown_keep: float = setting(
-        0.95, "share of known photos that `unknown` spares; 0: none", low=0, below=1
+        0.95, "share of known photos that `unknown` spares; 0: none", within=FRACTION
     )
     tracker: str | None = setting(
         None,
@@ -325,10 +305,12 @@ class Recipe:
         choices=("wandb", "mlflow"),
     )
     checkpoint_minutes: float = setting(
-        10.0, "minutes between checkpoints inside an epoch", above=0, high=1e6
+        10.0, "minutes between checkpoints inside an epoch", within=MINUTES
     )
-    keep_checkpoints: int = setting(2, "newest checkpoints kept", low=1, high=10_000)
-    seed: int = setting(0, "seed of everything random", low=0, high=SEED.high)
+    keep_checkpoints: int = setting(
+        2, "newest checkpoints kept", within=Number(int, 1, 10_000)
+    )
+    seed: int = setting(0, "seed of everything random", within=SEED)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -428,28 +410,19 @@ def kind_of(name: str) -> tuple[type, bool]:
 
 
 def _check(field: Any, value: Any, kind: type, optional: bool) -> None:
-    """Checks one value of a setting of a type, and whether it may be `None`.
-
-    Raises:
-        APINetError: With the name, the value and what it should be.
-    """
+    """Checks one value of a setting of a type, and whether it may be `None`."""
     name, rules = field.name, field.metadata
     if value is None and optional:
         return
     if kind in (int, float):
-        number = Number(kind, **rules["bounds"])
+        number = rules["within"]
         # Plain numbers only: they have to go into JSON and TOML.
-        if type(value) not in (int, float):
+        if type(value) not in (int, float) or not number.fits(value):
             raise APINetError(f"{name}={shown(value)} must be {number}.")
-        number.check(name, value)
     elif not isinstance(value, kind):
         words = "true or false" if kind is bool else "a text"
         raise APINetError(f"{name}={shown(value)} must be {words}.")
     elif isinstance(value, str) and "\0" in value:
         raise APINetError(f"{name}={shown(value)} must be a text without NUL.")
-    choices = rules["choices"]
-    if choices and value not in choices:
-        raise APINetError(
-            f"{name}={shown(value)} is not one of {', '.join(choices)}"
-            + did_you_mean(value, choices)
-        )
+    if rules["choices"]:
+        check_choice(name, value, rules["choices"])

@@ -56,27 +56,23 @@ class Setup:
             "versions": _versions(),
         }
 
-    def batches(self, start_step: int = 0, **options: Any) -> Any:
+    def batches(self, start_step: int = 0) -> Any:
         """The training batches from a step on, counted over all epochs."""
         recipe, placement = self.recipe, self.placement
-        classes = min(recipe.classes_per_batch, len(self.images.class_names))
-        placement.check_batch(classes * recipe.images_per_class)
+        classes = self._classes_per_batch()
         if classes % placement.processes:
             raise APINetError(
                 f"{classes} classes in a batch cannot be shared by "
                 f"{placement.processes} processes; change --classes-per-batch."
             )
-        settings = {
-            "augmentation": recipe.augmentation,
-            "box_crop": recipe.box_crop,
-            **options,
-        }
         return data.balanced_batches(
             self.images.splits["train"],
             classes_per_batch=classes // placement.processes,
             images_per_class=recipe.images_per_class,
             image_size=self.image_size,
+            augmentation=recipe.augmentation,
             resize=recipe.resize,
+            box_crop=recipe.box_crop,
             seed=recipe.seed,
             epoch_steps=recipe.steps_per_epoch,
             start_step=start_step,
@@ -85,7 +81,6 @@ class Setup:
             num_replicas=placement.processes,
             process_index=placement.process_index,
             process_count=placement.processes,
-            **settings,
         )
 
     def validation(self) -> Any:
@@ -102,16 +97,20 @@ class Setup:
     def plan(self, labels: Any) -> data.BatchPlan:
         """Which of images with these labels meet in a step, in a single process."""
         recipe = self.recipe
-        classes = min(recipe.classes_per_batch, len(self.images.class_names))
-        self.placement.check_batch(classes * recipe.images_per_class)
         return data.BatchPlan(
             labels,
-            classes,
+            self._classes_per_batch(),
             recipe.images_per_class,
             seed=recipe.seed,
             epoch_steps=recipe.steps_per_epoch,
             class_sampling=recipe.class_sampling,
         )
+
+    def _classes_per_batch(self) -> int:
+        recipe = self.recipe
+        classes = min(recipe.classes_per_batch, len(self.images.class_names))
+        self.placement.check_batch(classes * recipe.images_per_class)
+        return classes
 
     def in_order(
         self, split: data.Split, images: int = 64, **options: Any

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_apinet.errors import APINetError
-from keras_apinet.files.bounds import IMAGE_SIZE
+from keras_apinet.files.bounds import IMAGE_SIZE, check_choice
 from keras_apinet.types import Tensor
 
 AUGMENTATIONS = ("paper", "light", "strong", "none")
@@ -22,15 +21,8 @@ RESIZES = ("fit", "squash")
 def check_options(image_size: int, augmentation: str, resize: str) -> None:
     """Checks what the user chose."""
     IMAGE_SIZE.check("image_size", image_size)
-    if augmentation not in AUGMENTATIONS:
-        raise APINetError(
-            f"augmentation={augmentation!r} is not known: use one of "
-            f"{', '.join(AUGMENTATIONS)}."
-        )
-    if resize not in RESIZES:
-        raise APINetError(
-            f"resize={resize!r} is not known: use one of {', '.join(RESIZES)}."
-        )
+    check_choice("augmentation", augmentation, AUGMENTATIONS)
+    check_choice("resize", resize, RESIZES)
 
 
 def augmenter(name: str) -> Callable[[Tensor, Tensor], Tensor]:

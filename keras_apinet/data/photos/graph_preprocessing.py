@@ -88,11 +88,11 @@ def decode_alone(content: Tensor) -> Tensor:
             return upright(_jpeg_pixels(content), jpeg_orientation(content))
 
     def png() -> Tensor:
-        sides = tf.io.decode_raw(_bytes(content, 16, 8), tf.int32, False)
+        sides = tf.io.decode_raw(tf.strings.substr(content, 16, 8), tf.int32, False)
         with checked(_pixel_count(sides), MAX_PNG_PIXELS):
             rgba = tf.io.decode_png(content, channels=4)
         # Where a file has no alpha, TensorFlow fills in the largest value of its depth.
-        depth = tf.io.decode_raw(_bytes(content, 24, 1), tf.uint8)[0]
+        depth = tf.io.decode_raw(tf.strings.substr(content, 24, 1), tf.uint8)[0]
         top = tf.bitwise.left_shift(1, tf.cast(tf.minimum(depth, 8), tf.int32)) - 1
         rgb, alpha = rgba[..., :3], rgba[..., 3:]
         opaque = tf.reduce_all(alpha == tf.cast(top, tf.uint8))
@@ -235,10 +235,6 @@ def _in_python(function: Any, content: Tensor, kind: Any) -> Tensor:
 
 def _head_matches(content: Tensor, length: int, pattern: bytes) -> Tensor:
     return tf.strings.regex_full_match(tf.strings.substr(content, 0, length), pattern)
-
-
-def _bytes(content: Tensor, start: int, count: int) -> Tensor:
-    return tf.strings.substr(content, start, count)
 
 
 def _on_white(rgb: Tensor, alpha: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_apinet.data.image_data import ImageData, Split
 from keras_apinet.errors import APINetError, reason
@@ -112,27 +113,24 @@ def _aircraft(root: Path, level: str | None) -> ImageData:
 def _cars(root: Path, level: str | None) -> ImageData:
     test = root / _CAR_TEST_LABELS
     test = test if test.exists() else root / "devkit" / _CAR_TEST_LABELS
-    meta = _mat(root / "devkit" / "cars_meta.mat")["class_names"]
+    meta = _mat(root / "devkit" / "cars_meta.mat", "class_names")
     files = {"train": root / "devkit" / "cars_train_annos.mat", "test": test}
 
     def rows() -> Iterator[Row]:
         for split, file in files.items():
-            for annotation in np.atleast_1d(_mat(file)["annotations"]):
+            for annotation in _mat(file, "annotations"):
                 box = [float(annotation[f"bbox_{x}"]) for x in ("x1", "y1", "x2", "y2")]
                 path = os.path.join(root, f"cars_{split}", str(annotation["fname"]))
                 yield split, path, int(annotation["class"]), box
 
-    names = {i + 1: str(name) for i, name in enumerate(np.atleast_1d(meta))}
+    names = {i + 1: str(name) for i, name in enumerate(meta)}
     return _gather(root, "Stanford Cars", rows(), names, {}, level)
 
 
 def _dogs(root: Path, level: str | None) -> ImageData:
     lists = root if (root / "train_list.mat").exists() else root / "lists"
     files = {
-        split: [
-            str(f)
-            for f in np.atleast_1d(_mat(lists / f"{split}_list.mat")["file_list"])
-        ]
+        split: [str(f) for f in _mat(lists / f"{split}_list.mat", "file_list")]
         for split in ("train", "test")
     }
     names = sorted(
@@ -166,13 +164,12 @@ def _dog_box(file: Path) -> list[float] | None:
 
 
 def _flowers(root: Path, level: str | None) -> ImageData:
-    labels = _mat(root / "imagelabels.mat")["labels"]
-    sets = _mat(root / "setid.mat")
+    labels = _mat(root / "imagelabels.mat", "labels")
     keys = {"train": "trnid", "val": "valid", "test": "tstid"}
 
     def rows() -> Iterator[Row]:
         for split, key in keys.items():
-            for image in np.atleast_1d(sets[key]).tolist():
+            for image in _mat(root / "setid.mat", key).tolist():
                 path = os.path.join(root, "jpg", f"image_{image:05d}.jpg")
                 yield split, path, int(labels[image - 1]), None
 
@@ -244,13 +241,13 @@ def _lines(path: Path, optional: bool = False) -> Iterator[tuple[str, str]]:
         yield key, rest.strip()
 
 
-def _mat(path: Path) -> Mapping[str, Any]:
+def _mat(path: Path, name: str) -> NDArray[Any]:
+    """An array of a MATLAB file, also of one value."""
     from scipy.io import loadmat
 
     if not path.exists():
         raise FileNotFoundError(2, "missing", os.fspath(path))
-    content: Mapping[str, Any] = loadmat(path, squeeze_me=True)
-    return content
+    return np.atleast_1d(loadmat(path, squeeze_me=True)[name])
 
 
 _ARCHIVES: tuple[

@@ -15,7 +15,6 @@ from keras_apinet.data.image_data import (
     Contents,
     Split,
     as_objects,
-    pack,
 )
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import unwritable
@@ -51,7 +50,7 @@ def as_split(source: Any) -> Split:
             # The others are looked at when they are read.
             for index in np.linspace(0, len(images) - 1, min(8, len(images))):
                 check_pixels(np.asarray(images[int(index)]), "The images", margin=0)
-            return Split.of(ArrayReader(images, "array"), labels)
+            return Split.of(ArrayReader(images.__getitem__, "array"), labels)
         if _is_endless(source):
             raise ValueError("it never ends: take a part of it, or leave out repeat()")
         if _is_map(source):
@@ -59,7 +58,8 @@ def as_split(source: Any) -> Split:
             labels = _integers(
                 np.array([_pair(source[i])[1] for i in range(len(source))])
             )
-            return Split.of(PairReader(source), labels)
+            reader = ArrayReader(lambda i: _pair(source[i])[0], type(source).__name__)
+            return Split.of(reader, labels)
         if isinstance(source, Iterable) or hasattr(source, "__getitem__"):
             spool = Spool()
             return Split.of(spool, np.array(spool.fill(_stream(source)), np.int32))
@@ -72,23 +72,6 @@ def as_split(source: Any) -> Split:
         f"source={source!r} is not a data set: give a Split, a pair of arrays, or "
         "a data set of (image, label)."
     )
-
-
-class PairReader:
-    """A sequence of `(image, label)` pairs, read when an image is needed."""
-
-    kind: Literal["raw"] = "raw"
-
-    def __init__(self, pairs: Any) -> None:
-        self._pairs = pairs
-
-    def reference(self, index: int) -> str:
-        """The type of the sequence and the position."""
-        return f"{type(self._pairs).__name__}#{index}"
-
-    def fetch(self, indices: NDArray[np.int64]) -> Contents:
-        """The pixels."""
-        return pack([_pair(self._pairs[int(i)])[0] for i in indices])
 
 
 class Spool:

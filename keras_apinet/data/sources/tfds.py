@@ -57,18 +57,18 @@ class TFRecords:
     def __len__(self) -> int:
         return len(self._places)
 
-    def read(self, indices: NDArray[np.int64]) -> list[bytes]:
-        """The data of the records numbered `indices`."""
+    def __getitems__(self, indices: Sequence[int]) -> list[bytes]:
+        """The data of the records numbered `indices`, as TFDS' own access gives it."""
         found: dict[int, bytes] = {}
-        files = self._places[indices, 0]
+        places = self._places[indices].tolist()
         # File by file, so that each is opened once.
-        for number in np.unique(files).tolist():
+        for number in {place[0] for place in places}:
             with open(self._paths[number], "rb") as file:
-                for i in indices[files == number].tolist():
-                    _, start, length = self._places[i].tolist()
-                    file.seek(start)
-                    found[i] = file.read(length)
-        return [found[i] for i in indices.tolist()]
+                for i, (of, start, length) in zip(indices, places, strict=True):
+                    if of == number:
+                        file.seek(start)
+                        found[i] = file.read(length)
+        return [found[i] for i in indices]
 
 
 class RecordReader:
@@ -93,8 +93,7 @@ class RecordReader:
         """The parsed examples: feature name -> values."""
         import tensorflow as tf
 
-        read = getattr(self._records, "read", None)
-        data = read(indices) if read else self._records.__getitems__(indices.tolist())
+        data = self._records.__getitems__(indices.tolist())
         return [tf.train.Example.FromString(d).features.feature for d in data]
 
     def fetch(self, indices: NDArray[np.int64]) -> Contents:
@@ -145,7 +144,7 @@ def load_tfds(
             )
             count = info.splits[split_name].num_examples
             index = Path(builder.data_dir, f"keras_apinet_{split_name}_{label_key}.npz")
-            splits[ours] = _labelled(_index(reader, count, label_key, index), reader)
+            splits[ours] = _labelled(_index(reader, count, label_key, index))
     if "val" in splits and not len(splits.get("test", ())):
         # What results are published on must not choose the model.
         splits["test"] = splits.pop("val")
@@ -222,13 +221,13 @@ def _read_labels(
     return labels, boxes
 
 
-def _labelled(split: Split, reader: RecordReader) -> Split:
+def _labelled(split: Split) -> Split:
     """Leaves out images without a label, which TFDS marks with -1."""
     known = split.labels >= 0
     if not known.all():
         warnings.warn(
             f"{np.count_nonzero(~known)} of {len(known)} images of "
-            f"{reader.reference(0).partition('#')[0]} have no label and are left out.",
+            f"{split.reference(0).partition('#')[0]} have no label and are left out.",
             stacklevel=2,
         )
     return split if known.all() else split.take(known)

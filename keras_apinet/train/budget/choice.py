@@ -14,13 +14,11 @@ from keras_apinet.errors import APINetError
 from keras_apinet.files.bounds import MINUTES
 from keras_apinet.progress import clock
 from keras_apinet.train.budget.trial import Costs, measured
-from keras_apinet.train.recipe import Recipe
+from keras_apinet.train.recipe import MOST_EPOCHS, Recipe
 from keras_apinet.train.setup import Setup
 
 # The smallest training that is worth its time.
 _FEWEST_EPOCHS, _FEWEST_HEAD_EPOCHS, _FEWEST_VIEWS = 3, 5, 2
-# As many as a recipe may have.
-_MOST_EPOCHS = 1_000_000
 # Where an epoch takes long, a shorter one more fills the rest of the time.
 _LEFT_OVER = 0.04
 
@@ -110,9 +108,9 @@ def chosen(
                 "--freeze-fraction."
             )
     left -= costs.before_epochs(views, head)
-    epochs, steps = min(int(left / costs.epoch), _MOST_EPOCHS), recipe.steps_per_epoch
+    epochs, steps = min(int(left / costs.epoch), MOST_EPOCHS), recipe.steps_per_epoch
     over = left - epochs * costs.epoch
-    if over > _LEFT_OVER * 60 * minutes and steps is None and epochs < _MOST_EPOCHS:
+    if over > _LEFT_OVER * 60 * minutes and steps is None and epochs < MOST_EPOCHS:
         fewer = int((left / (epochs + 1) - costs.epoch_end) / costs.step)
         fewer -= fewer % recipe.steps_per_execution
         # One more costs one more validation, which may be more than the rest holds.

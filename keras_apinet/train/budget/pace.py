@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_apinet.types import Logs
+
 # Batches that wait when the first step ends; they say nothing about the time they took.
 _WAITING = 4
 
@@ -58,9 +60,7 @@ class Pace(keras.callbacks.Callback):
             yield batch
         self.reached(done + 1)
 
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Waits for the step, and notes it."""
         float((logs or {})["loss"])
         if self.reached(batch + 1):
@@ -77,21 +77,21 @@ class EpochEnds(keras.callbacks.Callback):
         self.took: list[float] = []
         self.began = 0.0
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Starts the clock."""
         self.began = time.monotonic()
 
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         """Begins to look at a validation."""
         self.tests.append(Pace(self.limit))
 
-    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Waits for the batch, notes it, and ends the validation when it is enough."""
         float((logs or {})["loss"])
         if self.tests[-1].reached(batch + 1):
             self.model.stop_evaluating = True
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Notes how long all of it took."""
         self.took.append(time.monotonic() - self.began)
 
@@ -104,7 +104,7 @@ class HeadPace(Pace):
         self.group = group
         self.head_rows: list[dict[str, float]] = []
 
-    def look(self, step: int, logs: dict[str, Any] | None) -> None:
+    def look(self, step: int, logs: Logs) -> None:
         """Waits for the step, notes it, and ends the phase when it is enough."""
         float((logs or {})["loss"])
         if self.reached(self.marks[-1][1] + self.group):
