@@ -25,7 +25,13 @@ from keras_apinet.open_world.fitting import (
     fit_unknown,
     measure_open,
 )
-from keras_apinet.open_world.unknown import Prototypes, Unknown, detection, open_unknown
+from keras_apinet.open_world.unknown import (
+    Prototypes,
+    Unknown,
+    detection,
+    open_unknown,
+    outstanding,
+)
 from keras_apinet.runs import Run
 from keras_apinet.train import loop
 from keras_apinet.train.recipe import Recipe
@@ -76,9 +82,10 @@ def test_training_leaves_a_threshold_that_keeps_the_share(made):
     held_out = run.data().splits["val"]
     assert len(held_out) == 80
     with np.load(run.folder / "features.npz") as file:
-        margins = unknown.margins(file["val.features"])
-    assert (margins >= 0).sum() in (72, 73)  # 90 % of 80, and what equals the quantile
+        features = file["val.features"]
     kernel, bias = model.classifier.get_weights()
+    margins = unknown.margins(features, features @ kernel + bias)
+    assert (margins >= 0).sum() in (72, 73)  # 90 % of 80, and what equals the quantile
     model.classifier.set_weights([kernel + 1, bias])
     assert open_unknown(run, model) is None  # of other weights
 
@@ -197,9 +204,8 @@ def test_files_are_plain_unless_asked(made):
     asked = Exporter(run, verify=False, unknown=True)
     logits = keras.ops.convert_to_numpy(asked._logits(images[:8]))
     np.testing.assert_allclose(logits[:, :4], plain, atol=1e-4)
-    margins = open_unknown(run, run.model()).margins(
-        run.model().feature_model().predict(images[:8], verbose=0)
-    )
+    features = run.model().feature_model().predict(images[:8], verbose=0)
+    margins = open_unknown(run, run.model()).margins(features, plain)
     assert ((logits[:, 4] > plain.max(axis=1)) == (margins < 0)).all()
 
 
@@ -212,8 +218,17 @@ def test_prototypes_and_margins_by_hand():
     expected = np.array([[1, 0, -1, 0], [0, 1, 0, -1]])
     points = np.array([[9.0, 1], [1, 1.5]])
     np.testing.assert_allclose(fitted.similarities(points), expected, atol=1e-5)
-    margins = Unknown(fitted, np.full(4, 0.25, "float32"), 1.0, 0.95).margins(points)
-    np.testing.assert_allclose(margins, [0.75, 0.75], atol=1e-5)
+    # Four classes: where one alone stands out it is 1; where two do, 1 / sqrt(3) each.
+    logits = np.array([[5.0, 1, 1, 1], [9, 9, 7, 7]])
+    stands = np.array([[1, -1 / 3, -1 / 3, -1 / 3], np.array([1, 1, -1, -1]) / 3**0.5])
+    np.testing.assert_allclose(outstanding(logits), stands, atol=1e-6)
+    np.testing.assert_allclose(outstanding(2 - 3 * logits), -stands, atol=1e-6)
+    thresholds = np.full(4, 0.25, "float32")
+    margins = Unknown(fitted, thresholds, 1.0, 0.95).margins(points, logits)
+    np.testing.assert_allclose(margins, [1.75, 0.75 + 3**-0.5], atol=1e-5)
+    # As earlier versions did, whose thresholds are for that.
+    earlier = Unknown(fitted, thresholds, 1.0, 0.95, by_logits=False)
+    np.testing.assert_allclose(earlier.margins(points, logits), [0.75, 0.75], atol=1e-5)
 
 
 @pytest.mark.one_backend
@@ -227,14 +242,18 @@ def test_classes_with_photos_have_thresholds_of_their_own():
         Features(x[rows], labels[rows], np.arange(450))
         for rows in (slice(0, 450), slice(450, 900))
     )
-    unknown = Unknown.fit(train, held_out, 3, keep=0.8)
+    logits = x @ centres.T.astype("float32") / 6
+    unknown = Unknown.fit(train, held_out, logits[450:], keep=0.8)
     assert unknown.thresholds[0] > unknown.thresholds[1] > unknown.thresholds[2]
-    assert (unknown.margins(held_out.features) >= 0).mean() == pytest.approx(
-        0.8, abs=0.01
-    )
+    margins = unknown.margins(held_out.features, logits[450:])
+    assert (margins >= 0).mean() == pytest.approx(0.8, abs=0.01)
     # A class without training photos accepts nothing.
-    absent = Unknown.fit(train, held_out, 4, keep=0.8)
-    assert np.allclose(absent.margins(x), unknown.margins(x), atol=1e-5)
+    more = np.c_[logits, logits[:, 0] + 1]
+    absent = Unknown.fit(train, held_out, more[450:], keep=0.8)
+    best = absent.prototypes.similarities(x) + outstanding(more) - absent.thresholds
+    assert (best[:, 3] < 0).all()
+    known = best[:, :3].max(axis=1) >= 0
+    np.testing.assert_array_equal(absent.margins(x, more) >= 0, known)
 
 
 @pytest.mark.one_backend

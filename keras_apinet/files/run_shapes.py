@@ -51,6 +51,7 @@ CALIBRATION: Shape = {
 UNKNOWN: Shape = {
     "keep": KEEP,
     "slope": Number(float, above=0),
+    "logits?": bool,
     "images?": COUNT,
     "weights": str,
     "arrays": str,

@@ -105,7 +105,8 @@ def fit_unknown(
             "most; train on fewer photos."
         )
     found = run_features(run, model, images, which=which)
-    fitted = Unknown.fit(found["train"], found["val"], len(run.class_names), keep)
+    logits = found["val"].logits(model)
+    fitted = Unknown.fit(found["train"], found["val"], logits, keep)
     fitted.save(run, which, model, len(found["val"]))
     known = run.read(FILE)
     # Those of earlier confusions are of an earlier model.
@@ -191,10 +192,8 @@ def measure_open(
             keep = run.settings.get("unknown_keep") or 0.95
             fitted_on = None if given else images
             unknown = fit_unknown(run, model, fitted_on, which=which, keep=keep)
-        parts = [photo_features(run, model, part).features for part in others]
-        strange = np.concatenate(parts)
-        right = known.logits(model).argmax(axis=1) == known.labels
-        result["foreign"] = _told_apart(unknown, known, right, strange)
+        strange = [photo_features(run, model, part) for part in others]
+        result["foreign"] = _told_apart(unknown, model, known, strange)
     if confidence is not None:
         own = families_in(run.read(FILE), names)
         if own is None:
@@ -281,9 +280,13 @@ def _foreign_data(folder: str | Path, class_names: list[str]) -> list[Split]:
 
 
 def _told_apart(
-    unknown: Unknown, known: Features, right: Any, foreign: Any
+    unknown: Unknown, model: APINet, known: Features, foreign: list[Features]
 ) -> dict[str, Any]:
-    margins, strange = (unknown.margins(x) for x in (known.features, foreign))
+    margins, *parts = (
+        unknown.margins(seen.features, seen.logits(model)) for seen in (known, *foreign)
+    )
+    strange = np.concatenate(parts)
+    right = known.logits(model).argmax(axis=1) == known.labels
     return {
         "keep": unknown.keep,
         "known": len(margins),

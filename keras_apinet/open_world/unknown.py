@@ -1,6 +1,8 @@
 """None of these: the score and threshold that tell photos of classes never learned.
 
-The score is the cosine similarity to class prototypes, also inside a file's graph.
+The score is the sum of two cosine similarities to a class: of the features, to its
+prototype, and of the logits, to what they would be if it alone stood out. An exported
+file computes it in its graph.
 A run keeps them in `unknown.json` and `unknown.npz` (`unknown_last.*` of the last
 model); the JSON names the model and the arrays that it belongs to.
 """
@@ -92,22 +94,26 @@ class Unknown:
     """Says which photos are of none of the classes.
 
     Attributes:
-        prototypes: What a photo is compared with.
+        prototypes: What a photo's features are compared with.
         thresholds: `[C]` float32, the similarity that each class asks for.
         slope: What the margin is worth in the logits.
         keep: Share of known held-out photos that the thresholds keep.
+        by_logits: Whether logits are compared, too; not in runs of earlier versions.
     """
 
     prototypes: Prototypes
     thresholds: NDArray[np.float32]
     slope: float
     keep: float
+    by_logits: bool = True
 
     @classmethod
     def fit(
-        cls, train: Features, held_out: Features, num_classes: int, keep: float = 0.95
+        cls, train: Features, held_out: Features, logits: ArrayLike, keep: float = 0.95
     ) -> "Unknown":
         """Prototypes of training photos, and thresholds of held-out ones.
+
+        `logits` `[n, C]` are those of the held-out photos.
 
         Each class's threshold is the similarity that `keep` of its held-out photos
         reach, drawn towards that of all photos where there are few; then all move
@@ -122,8 +128,9 @@ class Unknown:
                 f"{len(held_out)} held-out photos are too few for a threshold for "
                 f"unknown (at least {FEWEST_IMAGES}); hold out more with --validation."
             )
+        num_classes = np.shape(logits)[1]
         prototypes = Prototypes.fit(train.features, train.labels, num_classes)
-        similar = prototypes.similarities(held_out.features)
+        similar = prototypes.similarities(held_out.features) + outstanding(logits)
         own = similar[np.arange(len(held_out)), held_out.labels]
         whole = np.quantile(own, 1 - keep)
         thresholds = np.full(num_classes, whole)
@@ -139,10 +146,15 @@ class Unknown:
         slope = _STEEPNESS / max(float(margins.std()), 1e-3)
         return cls(prototypes, thresholds.astype(np.float32), slope, keep)
 
-    def margins(self, features: ArrayLike) -> NDArray[np.float32]:
-        """How far `[n, D]` features are above the thresholds; unknown if below 0."""
-        similar = self.prototypes.similarities(features) - self.thresholds
-        return np.asarray(similar.max(axis=1))
+    def margins(self, features: ArrayLike, logits: ArrayLike) -> NDArray[np.float32]:
+        """How far photos are above the thresholds, `[n]`; unknown if below 0.
+
+        `features` are `[n, D]`, `logits` `[n, C]`.
+        """
+        similar = self.prototypes.similarities(features)
+        if self.by_logits:
+            similar = similar + outstanding(logits)
+        return np.asarray((similar - self.thresholds).max(axis=1))
 
     def save(self, run: Run, which: str, model: "APINet", images: int) -> None:
         """Keeps it in the run, for this model."""
@@ -153,11 +165,27 @@ class Unknown:
         content = {
             "keep": self.keep,
             "slope": self.slope,
+            "logits": self.by_logits,
             "images": images,
             "weights": weights_fingerprint(model),
             "arrays": digest_of(path),
         }
         run.write(unknown_file(which), content)
+
+
+def outstanding(logits: ArrayLike) -> NDArray[np.float32]:
+    """How much each class stands out in logits `[n, C]`, whatever their scale.
+
+    Less their mean over the classes, their cosine similarity to logits in which the
+    class alone stands out: `(l_c - mean(l)) sqrt(C / (C - 1)) / |l - mean(l)|`.
+    """
+    x = np.asarray(logits, np.float32)
+    x = unit(x - x.mean(axis=1, keepdims=True))
+    return np.asarray(x * _corner(x.shape[1]))
+
+
+def _corner(classes: int) -> float:
+    return (classes / max(classes - 1, 1)) ** 0.5
 
 
 def unknown_file(which: str) -> str:
@@ -185,7 +213,8 @@ def open_unknown(run: Run, model: "APINet", which: str = "best") -> Unknown | No
             f"{str(path)!r} cannot be used ({error}); remove it and "
             f"{unknown_file(which)}, and `keras-apinet evaluate` makes them again."
         ) from error
-    return Unknown(Prototypes(*parts), thresholds, content["slope"], content["keep"])
+    options = content["slope"], content["keep"], content.get("logits", False)
+    return Unknown(Prototypes(*parts), thresholds, *options)
 
 
 def with_unknown(
@@ -196,10 +225,11 @@ def with_unknown(
     Its logit is the largest of the others less `slope * margin`, so that it is the
     largest of all exactly where the margin is below 0:
 
-    `margin = max_c (cos(z, prototype_c) - threshold_c)`, `z = (x - m) W`.
+    `margin = max_c (cos(z, prototype_c) + outstanding(logits)_c - threshold_c)`,
+    `z = (x - m) W`.
 
-    These are two matrix products, a division by the length, a maximum and a
-    subtraction. The model's layer `"classifier"` takes the pooled features. Divided by
+    These are two matrix products, two divisions by a length, a mean, a maximum and
+    subtractions. The model's layer `"classifier"` takes the pooled features. Divided by
     the temperature, as the logits are going to be, the others are those without
     `unknown`.
 
@@ -218,7 +248,12 @@ def with_unknown(
     slope = layers.Dense(1, use_bias=False, name=SLOPE, **options)
     z = turned(features)
     z = layers.UnitNormalization(name="unknown_length", **options)(z)
-    margin = ops.max(similar(z), axis=-1, keepdims=True)
+    whole = similar(z)
+    if unknown.by_logits:
+        centred = logits - ops.mean(logits, axis=-1, keepdims=True)
+        own = layers.UnitNormalization(name="unknown_logits", **options)(centred)
+        whole = whole + own * _corner(logits.shape[-1])
+    margin = ops.max(whole, axis=-1, keepdims=True)
     known = ops.max(logits, axis=-1, keepdims=True)
     outputs = layers.Concatenate(name="with_unknown", **options)(
         [logits, known - slope(margin)]
