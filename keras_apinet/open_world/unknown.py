@@ -185,7 +185,7 @@ def outstanding(logits: ArrayLike) -> NDArray[np.float32]:
 
 
 def _corner(classes: int) -> float:
-    return (classes / max(classes - 1, 1)) ** 0.5
+    return float((classes / max(classes - 1, 1)) ** 0.5)
 
 
 def unknown_file(which: str) -> str:
