@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from keras_apinet import data as sources
 from keras_apinet.data import ImageData, Split
@@ -192,8 +191,8 @@ def stored_predictions(
     if kept is None or not np.array_equal(kept.labels, part.labels):
         return None
     features, labels = kept.features[rows], kept.labels[rows]
-    logits = ops.convert_to_numpy(ops.cast(model.classifier(features), "float32"))
-    return Predictions(labels, np.asarray(logits), features, np.arange(len(labels)))
+    logits = kept.logits(model)[rows]
+    return Predictions(labels, logits, features, np.arange(len(labels)))
 
 
 def _warnings(result: dict[str, Any], calibration: dict[str, Any] | None) -> list[str]:
