@@ -21,7 +21,9 @@ def interact(
     """
     gate1 = ops.sigmoid(mutual * x1)
     gate2 = ops.sigmoid(mutual * x2)
-    kept1, kept2 = residual_weight * x1, residual_weight * x2
+    kept1, kept2 = (
+        x if residual_weight == 1 else residual_weight * x for x in (x1, x2)
+    )
     return (
         kept1 + x1 * gate1,
         kept1 + x1 * gate2,
