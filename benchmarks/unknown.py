@@ -223,8 +223,9 @@ def main() -> None:
     parser.add_argument("--choices", type=int, default=3)
     args = parser.parse_args()
 
+    from keras_apinet.evaluate.measures import detection
     from keras_apinet.files.features import Features
-    from keras_apinet.open_world.unknown import Unknown, detection
+    from keras_apinet.open_world.unknown import Unknown
 
     store = frozen_maps(args)
     classes = int(max(found.max() for found in store[1].values())) + 1

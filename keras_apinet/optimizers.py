@@ -3,6 +3,7 @@
 They stand here and not in `keras_apinet.train` so that a saved model finds them.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -97,10 +98,20 @@ class _Layerwise(OptimizerSteps):
     weight_decay_mode = "decoupled"
 
     def __init__(
-        self, *args: Any, layer_shares: dict[str, float] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        layer_shares: dict[str, float] | None = None,
+        undecayed: Sequence[str] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.layer_shares = dict(layer_shares or {})
+        # Keras forgets these when an optimizer is saved.
+        self.undecayed = list(undecayed)
+        if undecayed:
+            self.exclude_from_weight_decay(  # type: ignore[attr-defined]
+                var_names=self.undecayed
+            )
 
     def build(self, variables: list[Any]) -> None:
         """Makes the optimizer's variables."""
@@ -169,7 +180,8 @@ class _Layerwise(OptimizerSteps):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         config: dict[str, Any] = super().get_config()  # type: ignore[misc]
-        return {**config, "layer_shares": self.layer_shares}
+        own = {"layer_shares": self.layer_shares, "undecayed": self.undecayed}
+        return {**config, **own}
 
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
@@ -179,6 +191,7 @@ class LayerwiseAdamW(_Layerwise, keras.optimizers.AdamW):
     Args:
         layer_shares: For paths of variables, what their rate is multiplied by; their
             weight decay, which is proportional to the rate, with it.
+        undecayed: Variables with one of these in their names have no weight decay.
     """
 
 
@@ -204,6 +217,7 @@ class LayerwiseSGD(_Layerwise, keras.optimizers.SGD):
         layer_shares: For paths of variables, what their rate is multiplied by. A
             decoupled decay, which is proportional to the rate, is multiplied with it;
             the L2 term is part of the gradient and is not.
+        undecayed: Variables with one of these in their names have no weight decay.
         weight_decay_mode: `"decoupled"` (default) or `"l2"`.
 
     Raises:

@@ -9,6 +9,7 @@ training.json best epoch and its validation accuracy, once the training has ende
 log_head.csv  one line for each epoch of the head phase, if there is one
 checkpoints/  what a training goes on from, see `train.checkpoints`
 run.lock      locked while a training writes here
+held_out.json the photos that were held out of the training images
 *.json        what later commands add: metrics, temperature
 ```
 
@@ -20,18 +21,15 @@ deletes nothing else.
 """
 
 import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from keras_apinet.errors import APINetError, printable, reason
 from keras_apinet.files import io, schema
+from keras_apinet.files.features import weights_fingerprint
 from keras_apinet.files.io import write_atomically
 from keras_apinet.files.run_shapes import remedy_for, shape_of
 from keras_apinet.files.schema import with_new_names
@@ -45,6 +43,8 @@ DESCRIPTION, LOCK = "run.json", "run.lock"
 FIGURES = "training.json"
 # Settings that are tables of photos.
 TABLES = ("exclude", "relabel")
+HELD_OUT = "held_out.json"
+_SPLITS = ("train", "val", "test")
 __all__ = ["Run", "check_new", "only_writer", "write_atomically"]
 
 
@@ -115,36 +115,18 @@ def only_writer(folder: str | Path) -> Iterator[None]:
         lock.release()
 
 
+def drop_figures(run: "Run") -> None:
+    """Removes what was measured on the run's models, which are about to change."""
+    kinds = [f"{k}_{s}.json" for k in ("evaluation", "open") for s in _SPLITS]
+    for name in ("advice.json", *kinds):
+        if _is_ours(run.folder / name, {}):
+            (run.folder / name).unlink()
+    (run.folder / FIGURES).unlink(missing_ok=True)
+
+
 def calibration_file(which: str) -> str:
     """Where a run keeps the temperature of its `"best"` or `"last"` model."""
     return "calibration.json" if which == "best" else f"calibration_{which}.json"
-
-
-def weights_fingerprint(model: "APINet", head: bool = True) -> str:
-    """16 hexadecimal digits that change with any weight that predictions depend on.
-
-    Without the head they are those of features.
-    """
-    from keras import ops
-
-    digest = hashlib.sha256()
-    head_weights = model.classifier.weights if head else []
-    for weight in (*model.backbone.weights, *head_weights):
-        digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def features_fingerprint(run: "Run", model: "APINet", images: "ImageData") -> str:
-    """Changes with backbone, photos (also one replaced), preparation and classes."""
-    settings = run.settings
-    parts = (
-        weights_fingerprint(model, head=False),
-        images.fingerprint(),
-        images.stamps(),
-        (run.image_size, settings.get("resize", "fit"), settings.get("box_crop")),
-        run.class_names,
-    )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -178,7 +160,7 @@ class Run:
         with only_writer(folder):
             check_new(folder)
             io.sweep(folder, again=True)
-            text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+            text = schema.to_json(description) + "\n"
             path = folder / DESCRIPTION
             write_atomically(path, text, advice=advice, exclusive=True)
         return cls(folder, description)
@@ -201,9 +183,12 @@ class Run:
     def of_model(cls, file: str | Path) -> "tuple[Run, str] | None":
         """The run that a model's file lies in, and which of its models that is."""
         path = Path(file)
-        is_model = path.suffix == ".keras" and path.stem in ("best", "last")
-        if not is_model or not (path.parent / DESCRIPTION).is_file():
+        described = path.parent / DESCRIPTION
+        if path.name not in ("best.keras", "last.keras") or not described.is_file():
             return None
+        text = described.read_text("utf-8", "replace")
+        if '"settings"' not in text and '"class_names"' not in text:
+            return None  # a file of somebody else
         return cls.open(path.parent), path.stem
 
     @property
@@ -230,6 +215,7 @@ class Run:
     def data(self, name: str | None = None, data_dir: str | None = None) -> "ImageData":
         """The data set as the training saw it, with the same split, moved or not."""
         from keras_apinet import data
+        from keras_apinet.data.holdout import hold_out_again
 
         # Runs that do not say how they grouped drew each image by itself.
         options = {"group_by": "none", **self.description["data"].get("load", {})}
@@ -241,11 +227,30 @@ class Run:
             )
         if data_dir:
             options["data_dir"] = data_dir
-        for table in TABLES:  # a copy, for the day when the table is gone
+        for table in TABLES:
             kept = self.folder / f"{table}.csv"
             if options.get(table) and kept.is_file():
                 options[table] = str(kept)
-        return data.load(name or recorded, **options)
+        held_out = self.read(HELD_OUT)
+        if held_out is None:
+            return data.load(name or recorded, **options)
+        # Drawn again, the split would hold other photos once some have come or gone.
+        images = data.load(name or recorded, **{**options, "validation": None})
+        again = hold_out_again(images, held_out["photos"])
+        return replace(again, held_out=self.description["data"].get("held_out"))
+
+    def keep_data(self, images: "ImageData") -> None:
+        """Keeps what the splits of the data depend on, for `data` to find."""
+        from keras_apinet.data.holdout import held_out_photos
+
+        for name in TABLES:
+            table = Path(self.settings.get(name) or "")
+            if table.is_file():
+                write_atomically(self.folder / f"{name}.csv", table.read_bytes())
+        if images.held_out:
+            self.write(HELD_OUT, {"photos": held_out_photos(images)})
+        else:  # another split than before
+            (self.folder / HELD_OUT).unlink(missing_ok=True)
 
     def read(self, name: str) -> Any:
         """The content of a JSON file of the run, `None` if there is none."""

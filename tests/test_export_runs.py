@@ -71,7 +71,7 @@ def test_the_file_says_where_it_comes_from(run):
 def test_the_temperature_belongs_to_the_model(run):
     """Each model of a run has its own, and that of other weights is left out."""
     from keras_apinet.export.sources import open_source
-    from keras_apinet.runs import weights_fingerprint
+    from keras_apinet.files.features import weights_fingerprint
 
     def temperature(which):
         return open_source(run, which=which).info.temperature

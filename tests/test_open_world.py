@@ -13,6 +13,7 @@ from keras_apinet import APINetError
 from keras_apinet.cli import main
 from keras_apinet.data import prepare
 from keras_apinet.evaluate import write_card, write_report
+from keras_apinet.evaluate.measures import detection
 from keras_apinet.evaluate.pages import unknown_words
 from keras_apinet.export import Exporter, load_classifier
 from keras_apinet.export.formats import Target
@@ -28,7 +29,6 @@ from keras_apinet.open_world.fitting import (
 from keras_apinet.open_world.unknown import (
     Prototypes,
     Unknown,
-    detection,
     open_unknown,
     outstanding,
 )

@@ -11,7 +11,8 @@ from factories import class_folders
 import keras_apinet
 from keras_apinet import APINet, APINetError, data
 from keras_apinet.evaluate import evaluate_run
-from keras_apinet.runs import Run, weights_fingerprint, write_atomically
+from keras_apinet.files.features import weights_fingerprint
+from keras_apinet.runs import Run, write_atomically
 from keras_apinet.train import Recipe, resume, train
 
 QUICK = {

@@ -54,14 +54,22 @@ def main() -> None:
     """Converts one file."""
     from safetensors.numpy import load_file
 
+    from keras_apinet.files.io import hand_over, partial_folder
+
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], allow_abbrev=False
     )
     parser.add_argument("source", help="model.safetensors of the torch model")
     parser.add_argument("target", help="the .weights.h5 file to write")
     args = parser.parse_args()
-    Path(args.target).parent.mkdir(parents=True, exist_ok=True)
-    convert(load_file(args.source)).save_weights(args.target)
+    target = Path(args.target)
+    if not target.name.endswith(".weights.h5") or target.exists():
+        parser.error(f"{args.target} has to end in .weights.h5, and to be new")
+    model = convert(load_file(args.source))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with partial_folder(target.parent) as folder:
+        model.save_weights(folder / target.name)
+        hand_over(folder / target.name, target)
     print(f"Written: {args.target}")
 
 

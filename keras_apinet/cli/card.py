@@ -24,15 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--push",
         metavar="OWNER/NAME",
-        help="also upload the card and best.keras to a model repository of the Hugging "
-        "Face hub, which is made if needed; it asks the network",
+        help="also upload the card and the model that it is of to a model repository "
+        "of the Hugging Face hub, which is made if needed; it asks the network",
     )
     add_options(parser, "--force")
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the card."""
-    from keras_apinet.evaluate.pages import write_card
+    from keras_apinet.evaluate.pages import evaluation_of, write_card
+    from keras_apinet.runs import Run
 
     path = write_card(
         args.run_folder,
@@ -43,12 +44,14 @@ def run(args: argparse.Namespace) -> int:
     )
     print(printable(path))
     if args.push:
-        print(printable(push_card(args.run_folder, path, args.push)))
+        which = evaluation_of(Run.open(args.run_folder), args.split)["model"]
+        model = Path(args.run_folder, f"{which}.keras")
+        print(printable(push_card(path, model, args.push)))
     return 0
 
 
-def push_card(run: str | Path, card: str | Path, repository: str) -> str:
-    """Uploads a card, as `README.md`, and the run's best model to the Hugging Face hub.
+def push_card(card: str | Path, model: str | Path, repository: str) -> str:
+    """Uploads a card, as `README.md`, and its model to the Hugging Face hub.
 
     The repository `OWNER/NAME` is made if there is none. What says who may write there
     is what `hf auth login` left, or the variable `HF_TOKEN`. Returns the page.
@@ -58,7 +61,7 @@ def push_card(run: str | Path, card: str | Path, repository: str) -> str:
     need("huggingface_hub")
     import huggingface_hub as hub
 
-    files = {"README.md": Path(card), "best.keras": Path(run) / "best.keras"}
+    files = {"README.md": Path(card), Path(model).name: Path(model)}
     add = hub.CommitOperationAdd
     try:
         api = hub.HfApi()

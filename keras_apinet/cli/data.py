@@ -244,8 +244,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         if name == "val" and report["held_out"]:
             cut = report["held_out"]
             yield (
-                f"  held out of the training images: {cut['fraction']:.0%} of each "
-                f"class, seed {cut['seed']}, in {cut['groups']:,} groups"
+                f"  held out of the training images, {cut['fraction']:.0%} of each "
+                f"class asked for, seed {cut['seed']}, in {cut['groups']:,} groups"
             )
         sizes = sorted(split["per_class"].values())
         if sizes[0] == sizes[-1]:

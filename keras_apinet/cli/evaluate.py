@@ -146,9 +146,8 @@ def show(result: dict[str, Any]) -> None:
             )
         )
     reason = calibrated and calibrated.get("reason")
-    for sentence in [*calibration_words(result), *([reason] if reason else [])]:
-        console.print(Text(f"\n{sentence}"))
-    for sentence in result.get("open", []):
+    told = [*calibration_words(result), *([reason] if reason else [])]
+    told += result.get("open", [])
+    told += [f"Beware: {sentence}" for sentence in result["warnings"]]
+    for sentence in told:
         console.print(Text(f"\n{printable(sentence)}"))
-    for sentence in result["warnings"]:
-        console.print(Text(f"\nBeware: {sentence}"))

@@ -78,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
     from keras_apinet.progress import phase
     from keras_apinet.shares import probability as as_shown
 
-    photos = listed_photos(args.photos)
+    photos = listed_photos(
+        args.photos, lambda note: print(printable(note), file=sys.stderr)
+    )
     if args.features:
         from keras_apinet.open_world.features import check_features_file
 

@@ -133,7 +133,7 @@ def _named_as_options(command: Callable[[argparse.Namespace], T]) -> Any:
             names = "|".join(["minutes", *(f.name for f in dataclasses.fields(Recipe))])
             raise APINetError(
                 re.sub(
-                    rf"(?<![\w.-])({names})=",
+                    rf"(?<![\w.\-/\\'\"])({names})=",
                     lambda found: f"--{found[1].replace('_', '-')} ",
                     str(error),
                 )

@@ -5,13 +5,15 @@ that knows the twins is said to be right where fresh photos prove it wrong.
 """
 
 import hashlib
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_apinet.data.image_data import ImageData, Split, end_of
+from keras_apinet.data.image_data import ImageData, Split, checked, end_of
 from keras_apinet.data.marks import photo_groups
 from keras_apinet.data.sources.tables import number_groups
 from keras_apinet.errors import APINetError
@@ -72,6 +74,12 @@ def hold_out(
     if len(val):
         how = f"in {held:,} whole groups" if held < len(val) else "one by one"
         notes.append(f"Held out {len(val):,} of {len(train):,} photos {how}.")
+    total = len(train)
+    if len(val) and abs(len(val) / total - validation) > max(0.05, validation / 2):
+        notes.append(
+            f"That is {len(val) / total:.0%} where {validation:.0%} was asked for, "
+            "because groups go whole and at most half of a class goes."
+        )
     if too_many:
         notes.append(
             f"More than {_MOST_PHOTOS:,} photos are not searched for bursts: give "
@@ -102,6 +110,30 @@ def hold_out(
         },
         notes=(*data.notes, *notes),
     )
+
+
+def held_out_photos(data: ImageData) -> list[str]:
+    """The photos of the validation split, for `hold_out_again`."""
+    val = data.splits["val"]
+    return [_place(val.reference(i), data.name) for i in range(len(val))]
+
+
+def hold_out_again(data: ImageData, photos: Sequence[str]) -> ImageData:
+    """Holds the same photos out as before, whatever has come or gone since."""
+    train, held = data.splits["train"], set(photos)
+    again = np.array(
+        [_place(train.reference(i), data.name) in held for i in range(len(train))], bool
+    )
+    splits = {"train": train.take(~again), "val": train.take(again)}
+    return checked(replace(data, splits={**data.splits, **splits}))
+
+
+def _place(reference: str, name: str) -> str:
+    """A file's path below its data set, which stays when both move; or the name."""
+    if not os.path.isfile(reference):
+        return reference
+    root = name if os.path.isdir(name) else os.path.dirname(name)
+    return os.path.relpath(os.path.abspath(reference), os.path.abspath(root))
 
 
 def check_group_by(group_by: str) -> re.Pattern[str] | None:

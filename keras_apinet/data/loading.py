@@ -1,6 +1,7 @@
 """`load`: the one way from a name on the command line to a data set."""
 
 import csv
+import filecmp
 import importlib.util
 import os
 import re
@@ -19,6 +20,8 @@ from keras_apinet.errors import APINetError, did_you_mean, reason
 
 # Share of a table's rows that must be of photos of a set that has moved.
 _MOVED = 0.9
+# Photos that are compared, of a table whose photos are still there, too.
+_COMPARED = 8
 # A TensorFlow Datasets name: set, perhaps /config, perhaps :version.
 _TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:\d[\w.*]*)?")
 
@@ -165,13 +168,19 @@ def _moved(
     root = os.path.abspath(data.name)
     root = root if os.path.isdir(root) else os.path.dirname(root)
     there = {os.path.relpath(photo, root): photo for photo in photos}
-    moved = {}
+    moved, pairs = {}, []
     for path, value in found.items():
         parts = path.split(os.sep)
         ends = (os.path.join(*parts[i:]) for i in range(1, len(parts)))
         if end := next((end for end in ends if end in there), None):
             moved[there[end]] = value
-    return moved if len(moved) >= _MOVED * len(found) else {}
+            pairs.append((path, there[end]))
+    if len(moved) < _MOVED * len(found):
+        return {}
+    # Files of the same names that are still where the table says are other photos.
+    stays = [(path, new) for path, new in pairs if os.path.isfile(path)][:_COMPARED]
+    same = all(filecmp.cmp(path, new, shallow=False) for path, new in stays)
+    return moved if same else {}
 
 
 def _corrected(

@@ -7,7 +7,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.predictions import known_images, predict_split, run_options
-from keras_apinet.runs import Run, calibration_file, weights_fingerprint
+from keras_apinet.files.features import weights_fingerprint
+from keras_apinet.runs import Run, calibration_file
 from keras_apinet.shares import wilson
 
 if TYPE_CHECKING:

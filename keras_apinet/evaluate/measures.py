@@ -251,3 +251,33 @@ def _confidence_words(who: str, gap: Mapping[str, Any]) -> str:
         f"{said}: it is {gap['verdict']} by {abs(points[0]):.1f} points "
         f"({ends[0]:.1f} to {ends[1]:.1f})."
     )
+
+
+def detection(
+    known: ArrayLike, foreign: ArrayLike, keep: float = 0.95, repeats: int = 300
+) -> dict[str, Any]:
+    """How well scores tell `[n]` known photos, high, from `[m]` foreign ones, low.
+
+    Returns:
+        `auroc` (area under the ROC curve) and `rejected` (share of the foreign below
+        what `keep` of the known reach), each as `{"value", "low", "high"}`, with 95 %
+        bootstrap intervals of so many `repeats`.
+
+    >>> detection([3.0, 2.0], [1.0, 0.0], repeats=10)["auroc"]["value"]
+    1.0
+    """
+    a, b = np.asarray(known, np.float64), np.asarray(foreign, np.float64)
+    rng = np.random.default_rng(0)
+    drawn = ((rng.choice(a, len(a)), rng.choice(b, len(b))) for _ in range(repeats))
+    samples = [_figures(x, y, keep) for x, y in ((a, b), *drawn)]
+    ends = np.quantile(samples[1:] or samples, [0.025, 0.975], axis=0)
+    rows = zip(("auroc", "rejected"), samples[0], *ends.tolist(), strict=True)
+    return {name: {"value": v, "low": a, "high": b} for name, v, a, b in rows}
+
+
+def _figures(a: NDArray[Any], b: NDArray[Any], keep: float) -> tuple[float, float]:
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.concatenate([a, b]))[: len(a)]
+    auroc = (ranks.mean() - (len(a) + 1) / 2) / len(b)
+    return float(auroc), float((b < np.quantile(a, 1 - keep)).mean())

@@ -94,6 +94,18 @@ _KNOWN_LICENSES = (
 )
 
 
+def evaluation_of(run: Run, split: str | None = None) -> dict[str, Any]:
+    """What a run keeps of its evaluation: on the test split, or else on validation."""
+    wanted = [split] if split else ["test", "val"]
+    known = (run.read(f"evaluation_{name}.json") for name in wanted)
+    for result in filter(None, known):
+        return dict(result)
+    raise APINetError(
+        f"The run {str(run.folder)!r} was not evaluated on {' or '.join(wanted)}; "
+        "run `keras-apinet evaluate` on it first."
+    )
+
+
 def write_card(
     run: Run | str | Path,
     out: str | Path | None = None,
@@ -125,14 +137,7 @@ def write_card(
     path = run.folder / "MODEL_CARD.md" if out is None else Path(out)
     force = force or out is None
     check_output(path, "Markdown file", force)
-    wanted = [split] if split else ["test", "val"]
-    known = (run.read(f"evaluation_{name}.json") for name in wanted)
-    result = next(filter(None, known), None)
-    if result is None:
-        raise APINetError(
-            f"The run {str(run.folder)!r} was not evaluated on {' or '.join(wanted)}; "
-            "run `keras-apinet evaluate` on it first."
-        )
+    result = evaluation_of(run, split)
     if "warnings" not in result:
         raise APINetError(
             f"The run {str(run.folder)!r} was evaluated by an earlier version, which "

@@ -23,7 +23,13 @@ from keras_apinet.export.runtime.classifier_info import ClassifierInfo
 from keras_apinet.export.runtime.runtimes import open_runtime
 from keras_apinet.export.sources import Source, open_source
 from keras_apinet.export.verification import ExportReport, check, measure
-from keras_apinet.files.bounds import IMAGE_SIZE, PHOTOS, SHARE, TEMPERATURE
+from keras_apinet.files.bounds import (
+    IMAGE_SIZE,
+    LOGIT_SHARE,
+    PHOTOS,
+    SHARE,
+    TEMPERATURE,
+)
 from keras_apinet.files.io import hand_over, partial_folder, unwritable
 from keras_apinet.files.outputs import MARKDOWN_MARK, write_manifest, write_output
 
@@ -131,6 +137,7 @@ class Exporter:
             ("image_size", IMAGE_SIZE, image_size),
             ("min_agreement", SHARE, min_agreement),
             ("max_difference", SHARE, max_difference),
+            ("max_logit_difference", LOGIT_SHARE, max_logit_difference),
             ("max_photos", PHOTOS, max_photos),
             ("temperature", TEMPERATURE, temperature),
         ):
@@ -226,24 +233,22 @@ class Exporter:
             photos, expected = self._compared()
             origin = photos.origin
             self._say(f"Comparing {target.path.name} with the Keras model ...")
-            measured = measure(
-                open_runtime(result, trust=True), photos.images, expected, photos.labels
-            )
+            opened = open_runtime(result, trust=True)
+            measured = measure(opened, photos.images, expected, photos.labels)
             report = replace(report, **measured)
             agreement, difference, logits = self._limits
-            if self.info.unknown and target.precision == "float32":
-                difference = difference or UNKNOWN_DIFFERENCE
+            if target.precision == "float32" and self.info.unknown:
+                difference = UNKNOWN_DIFFERENCE if difference is None else difference
             check(report, self.info.backbone, agreement, difference, logits)
         if target.format == "web":
             from keras_apinet.export.web import write_page
 
-            info = self._described(target)
-            result = write_page(result, info, folder, target.runtime, self._say)
+            described = self._described(target), folder, target.runtime, self._say
+            result = write_page(result, *described)
         report = replace(report, size=_size(result))
         if target.is_folder:
             write_manifest(result)
-        # Converting takes its time, in which other files may have come there.
-        target.check(force)
+        target.check(force)  # other files may have come there meanwhile
         hand_over(result, target.path)
         notes = f"Compared on: {origin}.\n"
         if target.precision == "int8" and self.representative is not None:

@@ -64,12 +64,6 @@ def verification_photos(
 
 def representative_photos(source: Source, given: Any, apart: bool = False) -> Photos:
     """Training photos that show which values layers take; see `verification_photos`."""
-    if given is None and source.run is None:
-        raise APINetError(
-            "int8 needs representative photos to choose its ranges, and there are "
-            "none: give a run folder, or photos= (--photos) with some of the "
-            "training photos."
-        )
     found = _found(source, given, _RANGES, _REPRESENTATIVE, 1 if apart else None)
     # The full range of pixels, whatever the photos hold: then uint8 pixels go in as
     # they are, which is what phones feed.
@@ -88,9 +82,20 @@ def _found(
         except APINetError:
             if source.place and source.place.is_dir():
                 raise
+        if given is None and splits is _RANGES:
+            raise APINetError(
+                "int8 needs representative photos to choose its ranges, and there are "
+                "none: give a run folder, or photos= (--photos) with some of the "
+                "training photos."
+            )
         if given is None:
             return Photos(_drawn(size), None, "16 drawn pictures, for want of photos")
     if _are_images(given):
+        if isinstance(given, np.ndarray) and given.ndim != 4:
+            raise APINetError(
+                f"photos has shape {given.shape}; give images [N, height, width, 3], "
+                "or a list of them."
+            )
         if not len(given):
             raise APINetError("photos holds no image; give at least one.")
         chosen = _spread(_half(len(given), half), limit)

@@ -6,6 +6,7 @@ they were computed from. It is a cache: what does not fit is computed again.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from keras_apinet.errors import APINetError
 from keras_apinet.files.io import replacing
 
 if TYPE_CHECKING:
+    from keras_apinet.data import ImageData
     from keras_apinet.model.apinet import APINet
+    from keras_apinet.runs import Run
 
 _ARRAYS = ("features", "labels", "positions")
 
@@ -98,3 +101,30 @@ def _is_whole(kept: Features, width: int) -> bool:
         and kept.labels.dtype == kept.positions.dtype == np.int64
         and bool(np.isfinite(kept.features).all())
     )
+
+
+def weights_fingerprint(model: "APINet", head: bool = True) -> str:
+    """16 hexadecimal digits that change with any weight that predictions depend on.
+
+    Without the head they are those of features.
+    """
+    from keras import ops
+
+    digest = hashlib.sha256()
+    head_weights = model.classifier.weights if head else []
+    for weight in (*model.backbone.weights, *head_weights):
+        digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def features_fingerprint(run: "Run", model: "APINet", images: "ImageData") -> str:
+    """Changes with backbone, photos (also one replaced), preparation and classes."""
+    settings = run.settings
+    parts = (
+        weights_fingerprint(model, head=False),
+        images.fingerprint(),
+        images.stamps(),
+        (run.image_size, settings.get("resize", "fit"), settings.get("box_crop")),
+        run.class_names,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -165,6 +165,8 @@ def shape_of(name: str) -> Shape:
         return FAMILIES
     if name == "training.json":
         return TRAINING
+    if name == "held_out.json":
+        return {"photos": [str]}
     if name == "advice.json":
         return {"advice": [str], "model?": str}
     if name.startswith("open_"):
@@ -178,5 +180,11 @@ def shape_of(name: str) -> Shape:
 def remedy_for(name: str) -> str:
     """What to do about a JSON file of a run folder that is damaged."""
     if name.startswith(("evaluation_", "calibration", "unknown", "open_")):
-        return "it is damaged: remove it, and `keras-apinet evaluate` makes it again"
+        asked = ""
+        if name.startswith("unknown"):
+            asked = " --foreign FOLDER"
+        elif name.startswith("open_"):
+            asked = " --foreign FOLDER or --confidence P"
+        command = f"`keras-apinet evaluate{asked}`"
+        return f"it is damaged: remove it, and {command} makes it again"
     return schema.DAMAGED

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_apinet.compat import flatten_layers
 from keras_apinet.distribute import whole_batch
 from keras_apinet.errors import APINetError, distinct_names
 from keras_apinet.files.bounds import CLASSES, COUNT, check_choice
@@ -15,16 +16,21 @@ from keras_apinet.layers.memory import FeatureMemory
 from keras_apinet.layers.mining import PairMiner
 from keras_apinet.model.backbone import (
     BackboneModel,
+    check_names,
+    check_unquantized,
     pooling_layer,
     set_momentum,
     split,
 )
 from keras_apinet.model.faults import outside
+from keras_apinet.model.inputs import finite
 from keras_apinet.model.training import PairwiseTraining
 from keras_apinet.types import Shape, Tensor
 
 BATCH_NORM_POLICIES = ("train", "inference")
 POOLINGS = ("average", "token")
+# Parts besides the backbone that a user may freeze.
+_PARTS = ("interaction", "classifier")
 
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
@@ -130,6 +136,7 @@ class APINet(BackboneModel, PairwiseTraining):
     ) -> None:
         # Labels come through here, and 16 bits do not hold whole numbers of any size.
         super().__init__(**{"autocast": False, **kwargs})
+        check_names(backbone, scaling)
         check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
         check_choice("pooling", pooling, POOLINGS)
         CLASSES.check("num_classes", num_classes)
@@ -192,8 +199,8 @@ class APINet(BackboneModel, PairwiseTraining):
         """Logits of single images, or everything the pairwise loss needs."""
         if isinstance(inputs, (tuple, list)):
             images, labels = inputs
-            return self._pairwise(_finite(images, training), labels, training)
-        features = self.features(_finite(inputs, training), training=training)
+            return self._pairwise(finite(images, training), labels, training)
+        features = self.features(finite(inputs, training), training=training)
         return self.classifier(self.dropout(features, training=training))
 
     def _pairwise(
@@ -249,7 +256,10 @@ class APINet(BackboneModel, PairwiseTraining):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; layers in Keras's serialized form."""
+        check_unquantized((self.classifier, *flatten_layers(self.backbone)))
         serialize = keras.saving.serialize_keras_object
+        parts = _PARTS[1:] if self._was_baseline else _PARTS
+        frozen = [name for name in parts if not getattr(self, name).trainable]
         return {
             **super().get_config(),
             "backbone": serialize(self.backbone),
@@ -268,6 +278,7 @@ class APINet(BackboneModel, PairwiseTraining):
             "batch_norm_momentum": self.batch_norm_momentum,
             "class_names": self.class_names,
             "seed": self.seed,
+            **({"frozen": frozen} if frozen and self.trainable else {}),
         }
 
     @classmethod
@@ -279,16 +290,9 @@ class APINet(BackboneModel, PairwiseTraining):
                 config[key] = keras.saving.deserialize_keras_object(
                     config[key], custom_objects=custom_objects
                 )
-        return cls(**config)
-
-
-def _finite(images: Any, training: bool | None) -> Any:
-    """Images without NaN in training, where the step refuses the batch anyway.
-
-    One NaN would otherwise reach the statistics of every batch-norm.
-    """
-    if isinstance(images, dict) or not training:
-        return images
-    if not keras.backend.is_float_dtype(images.dtype):
-        return images
-    return ops.where(ops.isfinite(images), images, ops.zeros_like(images))
+        frozen = config.pop("frozen", ())
+        model = cls(**config)
+        for name in _PARTS:
+            if name in frozen:
+                getattr(model, name).trainable = False
+        return model

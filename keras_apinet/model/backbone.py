@@ -1,5 +1,6 @@
 """A model's backbone: frozen first layers, feature maps and pooled features."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,10 +77,34 @@ def pooling_layer(backbone: keras.Model, pooling: str) -> keras.layers.Layer:
     if len(shape) == 2:
         return keras.layers.Identity(name="pool")
     if len(shape) == 4:
-        return keras.layers.GlobalAveragePooling2D(name="pool")
+        # Whatever Keras is told, feature maps have their channels last.
+        return keras.layers.GlobalAveragePooling2D("channels_last", name="pool")
     if pooling == "token":
         return FirstToken(name="pool")
-    return keras.layers.GlobalAveragePooling1D(name="pool")
+    return keras.layers.GlobalAveragePooling1D("channels_last", name="pool")
+
+
+def check_names(backbone: keras.Model, scaling: keras.layers.Layer | None) -> None:
+    """Checks that the layers of a classifier would have names of their own."""
+    taken = {"image", "pool", "classifier", "probabilities"}
+    for part in filter(None, (scaling, backbone)):
+        if part.name in taken:
+            raise APINetError(
+                f"The name {part.name!r} of the backbone or its scaling is taken; give "
+                "another, as in keras.Model(..., name='backbone')."
+            )
+        taken.add(part.name)
+
+
+def check_unquantized(layers: Iterable[keras.layers.Layer]) -> None:
+    """Checks that a model can be read back when it is saved."""
+    for layer in layers:
+        if getattr(layer, "quantization_mode", None):
+            raise APINetError(
+                f"The layer {layer.name!r} was quantized, with all models that share "
+                "it, and could not be read back; save the model before that, and "
+                "export it with precision='int8'."
+            )
 
 
 @keras.saving.register_keras_serializable(package="keras_apinet")

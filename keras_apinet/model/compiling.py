@@ -60,6 +60,12 @@ def logits_loss(loss: Any, num_classes: int) -> Any:
     )
 
 
+@keras.saving.register_keras_serializable("keras_apinet")  # type: ignore[untyped-decorator]
+def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
+    """The cross-entropy `[N]` of each image, of labels `[N]` or one-hot `[N, C]`."""
+    return CrossEntropy().call(labels, logits)
+
+
 def _from_logits(given: Any) -> Any:
     """A cross-entropy over classes, told that it gets logits."""
     config = given.get_config() if hasattr(given, "get_config") else {}
@@ -153,6 +159,8 @@ def logits_metrics(metrics: Any, num_classes: int) -> list[Any]:
 def _logits_metric(given: Any, num_classes: int) -> Any:
     if isinstance(given, OnProbabilities) or given in ("acc", "accuracy"):
         return given
+    if given in ("crossentropy", "ce"):
+        return keras.metrics.MeanMetricWrapper(cross_entropy, name=given)
     metric = keras.metrics.get(given)
     if isinstance(metric, type):
         metric = metric()

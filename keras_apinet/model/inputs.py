@@ -103,11 +103,10 @@ class CheckedModel(keras.Model):
         """Refused: what was quantized in part could not be read back.
 
         Raises:
-            APINetError: Always; the model of single images can be quantized.
+            APINetError: Always; exported files can be of 8 bits.
         """
         raise APINetError(
-            "An APINet is not quantized itself; call classifier_model().quantize(...), "
-            "or export it in int8."
+            "An APINet is not quantized itself; export it with precision='int8'."
         )
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -127,6 +126,8 @@ class CheckedModel(keras.Model):
             APINetError: For anything but images `[N, H, W, 3]` of pixels 0..255.
         """
         self._checked(x)
+        if isinstance(x, np.ndarray) and not len(x):  # Keras asks for one batch
+            return np.zeros((0, self.num_classes), np.float32)
         return _sound(super().predict(x, *args, **kwargs))
 
     def predict_on_batch(self, x: Any) -> Any:
@@ -182,3 +183,15 @@ def _sound(logits: Any) -> Any:
     if told.any():
         raise wrong_pixels(float(logits[told][0, 1]))
     return logits
+
+
+def finite(images: Any, training: bool | None) -> Any:
+    """Images without NaN in training, where the step refuses the batch anyway.
+
+    One NaN would otherwise reach the statistics of every batch-norm.
+    """
+    if isinstance(images, dict) or not training:
+        return images
+    if not keras.backend.is_float_dtype(images.dtype):
+        return images
+    return ops.where(ops.isfinite(images), images, ops.zeros_like(images))

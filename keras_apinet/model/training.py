@@ -62,10 +62,17 @@ class PairwiseTraining(CheckedModel):
             **kwargs: As in Keras.
 
         Raises:
-            APINetError: For a loss of probabilities.
+            APINetError: For a loss of probabilities, or `loss_weights` of a loss with
+                `single_image_weight`.
         """
         loss = logits_loss(loss, self.num_classes)
         pairwise = isinstance(loss, PairwiseLoss)
+        if loss_weights is not None and getattr(loss, "single_image_weight", False):
+            raise APINetError(
+                f"loss_weights={loss_weights!r} would weigh the pairs and not the "
+                "single images; choose the loss's ranking_weight and "
+                "single_image_weight, and the learning rate."
+            )
         # The baseline never meets the interaction: its weights would have no gradient.
         if pairwise and self._was_baseline:
             self.interaction.trainable = True

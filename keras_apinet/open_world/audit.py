@@ -101,6 +101,8 @@ def audit(run: Run | str | Path, images: ImageData) -> list[Finding]:
             if kind == "unreadable":
                 bad.add(place)
         good = np.array([i for i in range(len(split)) if i not in bad], np.int64)
+        if not len(good):
+            continue
         seen = predict_split(model, split.take(good), **options)
         features.append(seen.features)
         labels.append(seen.labels)
@@ -169,7 +171,8 @@ def sharpness(grey: NDArray[Any]) -> float:
 def audit_table(findings: list[Finding]) -> str:
     """The findings as CSV: delete the rows that you disagree with."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    # Not ended by "\n" alone, where "\r" in a path would stand without quotes.
+    table = csv.writer(text)
     table.writerow(COLUMNS)
     for f in findings:
         table.writerow(

@@ -1,5 +1,6 @@
 """Photos of new classes made features, and what a change of classes costs."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_apinet import data
-from keras_apinet.errors import APINetError, printable
+from keras_apinet.errors import APINetError, did_you_mean, printable
 from keras_apinet.files.features import Features
 from keras_apinet.runs import Run
 
@@ -59,6 +60,33 @@ def relabelled(had: Features, to: NDArray[Any]) -> Features:
         np.arange(kept.sum()),
         tuple(np.array(had.names, object)[kept]),
     )
+
+
+def check_fresh(run: Run, images: "data.ImageData", photos: "data.ImageData") -> None:
+    """Checks that no new photo is one that the run has under another name."""
+    has = {
+        os.path.realpath(part.reference(i)): images.class_names[part.labels[i]]
+        for part in images.splits.values()
+        for i in range(len(part))
+    }
+    for part in photos.splits.values():
+        for i in range(len(part)):
+            if name := has.get(os.path.realpath(part.reference(i))):
+                raise APINetError(
+                    f"The photo {part.reference(i)!r} is in the run "
+                    f"{str(run.folder)!r} already, as {name!r}; take it out of the "
+                    "new class, or remove that class first."
+                )
+
+
+def check_known(run: Run, names: Sequence[str]) -> None:
+    """Checks that a run has classes of these names."""
+    for name in names:
+        if name not in run.class_names:
+            raise APINetError(
+                f"The run {str(run.folder)!r} has no class {name!r}"
+                + did_you_mean(name, run.class_names)
+            )
 
 
 def joined(old: Features | None, new: Features, to: NDArray[Any]) -> Features:

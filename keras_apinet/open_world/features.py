@@ -16,12 +16,13 @@ from keras_apinet.evaluate.predictions import known_images, predict_split, run_o
 from keras_apinet.files.features import (
     Features,
     features_file,
+    features_fingerprint,
+    keep_features,
     read_features,
-    write_features,
 )
 from keras_apinet.files.outputs import check_output, write_output
 from keras_apinet.model.apinet import APINet
-from keras_apinet.runs import Run, features_fingerprint
+from keras_apinet.runs import Run
 
 
 def run_features(
@@ -56,7 +57,7 @@ def run_features(
         names = tuple(part.reference(int(i)) for i in stored[name].positions)
         found[name] = replace(stored[name], names=names)
     if new:
-        write_features(path, mark, stored)
+        keep_features(path, mark, stored)
     return found
 
 
@@ -90,7 +91,7 @@ def write_photo_features(
     check_features_file(path, force)
     if Path(path).suffix.lower() == ".csv":
         text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
+        table = csv.writer(text)
         table.writerow(["photo", *(f"feature_{i}" for i in range(features.shape[1]))])
         for photo, row in zip(photos, features, strict=True):
             table.writerow([photo, *(f"{value:.6g}" for value in row)])

@@ -11,8 +11,9 @@ from keras_apinet.data import ImageData, Split
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.calibration import calibrate_run, log_softmax, too_few
 from keras_apinet.evaluate.evaluation import open_data, open_judged_data
+from keras_apinet.evaluate.measures import detection
 from keras_apinet.evaluate.predictions import data_groups, known_images
-from keras_apinet.files.features import Features
+from keras_apinet.files.features import Features, weights_fingerprint
 from keras_apinet.files.io import digest_of
 from keras_apinet.model.apinet import APINet
 from keras_apinet.open_world.families import (
@@ -26,11 +27,10 @@ from keras_apinet.open_world.features import photo_features, run_features
 from keras_apinet.open_world.unknown import (
     FEWEST_IMAGES,
     Unknown,
-    detection,
     open_unknown,
     unknown_file,
 )
-from keras_apinet.runs import Run, calibration_file, weights_fingerprint
+from keras_apinet.runs import Run, calibration_file
 from keras_apinet.shares import interval, percent, share_of
 
 Say = Callable[[str], None]

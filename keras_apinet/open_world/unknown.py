@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.metrics import class_means, unit
 from keras_apinet.files.bounds import KEEP
-from keras_apinet.files.features import Features
+from keras_apinet.files.features import Features, weights_fingerprint
 from keras_apinet.files.io import digest_of, replacing
-from keras_apinet.runs import Run, weights_fingerprint
+from keras_apinet.runs import Run
 
 if TYPE_CHECKING:
     import keras
@@ -211,7 +211,8 @@ def open_unknown(run: Run, model: "APINet", which: str = "best") -> Unknown | No
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise APINetError(
             f"{str(path)!r} cannot be used ({error}); remove it and "
-            f"{unknown_file(which)}, and `keras-apinet evaluate` makes them again."
+            f"{unknown_file(which)}, and `keras-apinet evaluate --foreign FOLDER` "
+            "makes them again."
         ) from error
     options = content["slope"], content["keep"], content.get("logits", False)
     return Unknown(Prototypes(*parts), thresholds, *options)
@@ -228,8 +229,8 @@ def with_unknown(
     `margin = max_c (cos(z, prototype_c) + outstanding(logits)_c - threshold_c)`,
     `z = (x - m) W`.
 
-    These are two matrix products, two divisions by a length, a mean, a maximum and
-    subtractions. The model's layer `"classifier"` takes the pooled features. Divided by
+    These are three matrix products, two divisions by a length, a maximum and a
+    subtraction. The model's layer `"classifier"` takes the pooled features. Divided by
     the temperature, as the logits are going to be, the others are those without
     `unknown`.
 
@@ -239,57 +240,37 @@ def with_unknown(
     import keras
     from keras import layers, ops
 
-    part = unknown.prototypes
+    def product(x: Any, name: str, kernel: Any, bias: Any = None) -> Any:
+        options = {"use_bias": bias is not None, "name": name, "dtype": "float32"}
+        layer = layers.Dense(kernel.shape[1], **options)
+        result = layer(x)
+        layer.set_weights([kernel] if bias is None else [kernel, bias])
+        return result
+
+    part, logits = unknown.prototypes, model.output
     features = model.get_layer("classifier").input
-    logits = model.output
-    options = {"dtype": "float32"}
-    turned = layers.Dense(part.projection.shape[1], name="unknown_space", **options)
-    similar = layers.Dense(len(part.directions), name="unknown_margins", **options)
-    slope = layers.Dense(1, use_bias=False, name=SLOPE, **options)
-    z = turned(features)
-    z = layers.UnitNormalization(name="unknown_length", **options)(z)
-    whole = similar(z)
+    offset = -part.centre @ part.projection
+    z = _unit_length(product(features, "unknown_space", part.projection, offset))
+    similar = product(z, "unknown_margins", part.directions.T, -unknown.thresholds)
     if unknown.by_logits:
-        centred = logits - ops.mean(logits, axis=-1, keepdims=True)
-        own = layers.UnitNormalization(name="unknown_logits", **options)(centred)
-        whole = whole + own * _corner(logits.shape[-1])
-    margin = ops.max(whole, axis=-1, keepdims=True)
+        count = logits.shape[-1]
+        centred = product(logits, "unknown_logits", np.eye(count) - 1 / count)
+        similar = similar + _unit_length(centred) * _corner(count)
+    margin = ops.max(similar, axis=-1, keepdims=True)
     known = ops.max(logits, axis=-1, keepdims=True)
-    outputs = layers.Concatenate(name="with_unknown", **options)(
-        [logits, known - slope(margin)]
+    slope = np.full((1, 1), unknown.slope * temperature)
+    outputs = layers.Concatenate(name="with_unknown", dtype="float32")(
+        [logits, known - product(margin, SLOPE, slope)]
     )
-    result = keras.Model(model.input, outputs, name=f"{model.name}_unknown")
-    turned.set_weights([part.projection, -part.centre @ part.projection])
-    similar.set_weights([part.directions.T, -unknown.thresholds])
-    slope.set_weights([np.full((1, 1), unknown.slope * temperature, np.float32)])
-    return result
+    return keras.Model(model.input, outputs, name=f"{model.name}_unknown")
 
 
-def detection(
-    known: ArrayLike, foreign: ArrayLike, keep: float = 0.95, repeats: int = 300
-) -> dict[str, Any]:
-    """How well scores tell `[n]` known photos, high, from `[m]` foreign ones, low.
+def _unit_length(x: Any) -> Any:
+    """Rows `[N, n]` of length 1, written so that TFLite knows it as one operation.
 
-    Returns:
-        `auroc` (area under the ROC curve) and `rejected` (share of the foreign below
-        what `keep` of the known reach), each as `{"value", "low", "high"}`, with 95 %
-        bootstrap intervals of so many `repeats`.
-
-    >>> detection([3.0, 2.0], [1.0, 0.0], repeats=10)["auroc"]["value"]
-    1.0
+    Its kernel is exact in 8 bits, where a length of its own would be coarse.
     """
-    a, b = np.asarray(known, np.float64), np.asarray(foreign, np.float64)
-    rng = np.random.default_rng(0)
-    drawn = ((rng.choice(a, len(a)), rng.choice(b, len(b))) for _ in range(repeats))
-    samples = [_figures(x, y, keep) for x, y in ((a, b), *drawn)]
-    ends = np.quantile(samples[1:] or samples, [0.025, 0.975], axis=0)
-    rows = zip(("auroc", "rejected"), samples[0], *ends.tolist(), strict=True)
-    return {name: {"value": v, "low": a, "high": b} for name, v, a, b in rows}
+    from keras import ops
 
-
-def _figures(a: NDArray[Any], b: NDArray[Any], keep: float) -> tuple[float, float]:
-    from scipy.stats import rankdata
-
-    ranks = rankdata(np.concatenate([a, b]))[: len(a)]
-    auroc = (ranks.mean() - (len(a) + 1) / 2) / len(b)
-    return float(auroc), float((b < np.quantile(a, 1 - keep)).mean())
+    squares = ops.sum(ops.square(x), axis=-1, keepdims=True)
+    return x * ops.rsqrt(ops.maximum(squares, 1e-12))

@@ -21,13 +21,20 @@ from keras_apinet import data
 from keras_apinet.data.holdout import hold_out
 from keras_apinet.data.photos.files import cell
 from keras_apinet.data.sources.tables import in_order
-from keras_apinet.errors import APINetError, did_you_mean, distinct_names
+from keras_apinet.errors import APINetError, distinct_names, printable
 from keras_apinet.evaluate.evaluation import open_data
-from keras_apinet.files.features import Features, features_file, write_features
+from keras_apinet.files.features import (
+    Features,
+    features_file,
+    features_fingerprint,
+    write_features,
+)
 from keras_apinet.files.io import hand_over, partial_folder, unwritable
 from keras_apinet.files.sealing import save_atomically
 from keras_apinet.open_world.changes import (
     Change,
+    check_fresh,
+    check_known,
     joined,
     judged,
     listed,
@@ -37,7 +44,7 @@ from keras_apinet.open_world.changes import (
 )
 from keras_apinet.open_world.features import photo_features, run_features
 from keras_apinet.open_world.heads import with_classes
-from keras_apinet.runs import FIGURES, Run, check_new, features_fingerprint
+from keras_apinet.runs import FIGURES, Run, check_new
 from keras_apinet.train import checkpoints
 from keras_apinet.train.devices import Devices, place
 from keras_apinet.train.optimization import peak_rate, schedule
@@ -94,6 +101,7 @@ def add_classes(
     images = open_data(run, moved, data_dir)
     if "train" not in photos.splits:
         raise APINetError(f"{photos.name!r} has no training photos; give some.")
+    check_fresh(run, images, photos)
     if "val" in images.splits:
         share = run.settings.get("validation") or 0.1
         photos = hold_out(photos, validation=share, seed=0)
@@ -113,7 +121,7 @@ def remove_classes(
     """Removes classes from a run; see `add_classes`."""
     run = run if isinstance(run, Run) else Run.open(run)
     check_new(out)
-    _check_known(run, names)
+    check_known(run, names)
     wanted = {name: (name,) for name in run.class_names if name not in names}
     images = open_data(run, moved, data_dir)
     return _changed(run, images, None, wanted, out, refit)
@@ -132,9 +140,10 @@ def merge_classes(
     """Makes one class of several of a run, called `into`; see `add_classes`."""
     run = run if isinstance(run, Run) else Run.open(run)
     check_new(out)
-    _check_known(run, names)
+    check_known(run, names)
     if len(set(names)) < 2:
         raise APINetError(f"There is nothing to merge with {names[0]!r}; give two.")
+    into = printable(cell(into))
     if into in run.class_names and into not in names:
         raise APINetError(
             f"The run {str(run.folder)!r} has a class {into!r} already; give another "
@@ -145,15 +154,6 @@ def merge_classes(
     }
     wanted[into] = tuple(dict.fromkeys(names))
     return _changed(run, open_data(run, moved, data_dir), None, wanted, out, refit)
-
-
-def _check_known(run: Run, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in run.class_names:
-            raise APINetError(
-                f"The run {str(run.folder)!r} has no class {name!r}"
-                + did_you_mean(name, run.class_names)
-            )
 
 
 def _changed(
@@ -176,9 +176,14 @@ def _changed(
     new = {name: photo_features(run, model, part) for name, part in parts.items()}
     # As the table of these photos will name and order them.
     kept, added = (
-        [cell(name) for name in group]
+        [printable(cell(name)) for name in group]
         for group in (wanted, more.class_names if more else ())
     )
+    if "" in (*kept, *added):
+        raise APINetError(
+            "A class name of quotes and spaces alone is none to a table of photos; "
+            "give the class another name."
+        )
     names = in_order(distinct_names([*kept, *added]))
     wanted = dict(zip(kept, wanted.values(), strict=True))
     place_of = {part: names.index(n) for n, parts in wanted.items() for part in parts}
@@ -188,6 +193,7 @@ def _changed(
         to = np.array([names.index(name) for name in added])
         for split, part in new.items():
             splits[split] = joined(splits.get(split), part, to)
+    splits = {split: part for split, part in splits.items() if len(part)}
     train = splits["train"]
     merged = {n: p for n, p in wanted.items() if p != (n,)}
     changed = with_classes(
@@ -202,13 +208,15 @@ def _changed(
             folder = room / "run"
             folder.mkdir()
             _write(run, images, more, changed, splits, folder, out, names, change)
+            check_new(out)  # that took a while
             hand_over(folder, out)
     return replace(change, run=Run.open(out))
 
 
 def _is_plain(path: str) -> bool:
     """Whether a table gives a path back as it is."""
-    return cell(path) == path == path.encode("utf-8", "replace").decode()
+    text = path.encode("utf-8", "replace").decode()
+    return cell(path) == path == text == " ".join(path.splitlines())
 
 
 def _write(
@@ -224,7 +232,7 @@ def _write(
 ) -> None:
     """Everything that a run folder holds."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    table = csv.writer(text)
     table.writerow(("path", "label", "split"))
     for split, part in splits.items():
         found = origins((images, more), split)

@@ -1,7 +1,6 @@
 """A training from start to end: the head alone, then all layers; and resuming one."""
 
 import contextlib
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import sweep
 from keras_apinet.progress import lines_shown, phase
-from keras_apinet.runs import FIGURES, TABLES, Run, check_new, only_writer
+from keras_apinet.runs import FIGURES, Run, check_new, drop_figures, only_writer
 from keras_apinet.shares import interval, percent, spread_points, wilson
 from keras_apinet.train import checkpoints
 from keras_apinet.train.budget.choice import Budget, fitted
@@ -23,7 +22,7 @@ from keras_apinet.train.optimization import check_steps, peak_rate, schedule
 from keras_apinet.train.progress import Console, EpochLine, draw_curves, loggers
 from keras_apinet.train.recipe import BEFORE, Recipe
 from keras_apinet.train.recipe_files import differences
-from keras_apinet.train.setup import Setup, own_globals, prepare
+from keras_apinet.train.setup import OF_DATA, Setup, own_globals, prepare
 
 
 def train(
@@ -72,8 +71,7 @@ def train(
         if placement.is_first:
             run = Run.create(out, run.description)
             stack.enter_context(only_writer(run.folder))
-            for name in filter(run.settings.get, TABLES):
-                shutil.copyfile(run.settings[name], run.folder / f"{name}.csv")
+            run.keep_data(setup.images)
         _fit(setup, run, None, iter(()))
     return _calibrated(setup, run)
 
@@ -114,7 +112,8 @@ def resume(
                 sweep(left, again=True)
         say = Console(verbose, placement.is_first)
         stack.enter_context(lines_shown(say.bar))
-        setup = prepare(recipe, placement, say)
+        other = recipe.download or {*(changes or ())} & {*OF_DATA}
+        setup = prepare(recipe, placement, say, None if other else run)
         description = setup.description()
         changed = differences(run.description, description)
         if changed and not force:
@@ -128,6 +127,8 @@ def resume(
             if placement.is_first:
                 run.write("run.json", description)
             run = Run(run.folder, description)
+            if placement.is_first:
+                run.keep_data(setup.images)
             if stored:  # more epochs, or fewer, may have been asked for
                 stored[0].ended = stored[0].epoch >= recipe.epochs
         _fit(setup, run, stored, readable)
@@ -171,7 +172,7 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
     steps = source.batches().plan.epoch_steps
     check_steps(recipe, steps)
     if setup.placement.is_first:
-        (run.folder / FIGURES).unlink(missing_ok=True)  # of an end before --force
+        drop_figures(run)  # of an end before --force
     run_checkpoint = RunCheckpoint(run, recipe, progress, setup.placement.is_first)
     run_checkpoint.reports = [] if validation is None else [validation.report]
     head_epochs = recipe.head_phase_epochs

@@ -87,10 +87,9 @@ def optimizer(
         options |= {"momentum": 0.9, "weight_decay_mode": recipe.weight_decay_mode}
     if recipe.layer_decay != 1 and not head:
         options["layer_shares"] = layer_shares(model, recipe.layer_decay)
-    made = (LayerwiseSGD if name == "sgd" else LayerwiseAdamW)(**options)
     if not recipe.decay_all:
-        made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return made
+        options["undecayed"] = ["bias", "gamma", "beta"]
+    return (LayerwiseSGD if name == "sgd" else LayerwiseAdamW)(**options)
 
 
 def try_rates(setup: "Setup", steps: int = 100) -> tuple[Values, Values]:

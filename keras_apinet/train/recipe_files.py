@@ -1,7 +1,9 @@
 """Recipes as TOML files and on the command line."""
 
 import dataclasses
+import importlib.metadata
 import json
+import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +76,19 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         texts[name.strip().replace("-", "_")] = text.strip()
     check_names(texts, "--set")
     return {name: parse_value(name, text) for name, text in texts.items()}
+
+
+def versions() -> dict[str, str]:
+    """Of what a training runs on."""
+    import keras  # to print a recipe, no backend has to start
+
+    versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    for package in ("keras-apinet", "keras", keras.backend.backend(), "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

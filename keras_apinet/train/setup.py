@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
-import platform
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,11 +18,16 @@ from keras_apinet.errors import APINetError
 from keras_apinet.loading import build
 from keras_apinet.losses import CrossEntropy, PairwiseLoss
 from keras_apinet.model.apinet import APINet
+from keras_apinet.runs import TABLES, Run
 from keras_apinet.train.cached_views import stored_validation
 from keras_apinet.train.devices import Placement
 from keras_apinet.train.optimization import optimizer, peak_rate
 from keras_apinet.train.progress import Console
 from keras_apinet.train.recipe import Recipe
+from keras_apinet.train.recipe_files import versions
+
+# Settings that say which photos are learned.
+OF_DATA = ("data", "data_dir", "validation", "group_by", "seed", "level", *TABLES)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Setup:
                 "fingerprint": self.images.fingerprint(),
                 "held_out": self.images.held_out,
             },
-            "versions": _versions(),
+            "versions": versions(),
         }
 
     def batches(self, start_step: int = 0) -> Any:
@@ -180,8 +183,10 @@ def own_globals() -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-def prepare(recipe: Recipe, placement: Placement, say: Console) -> Setup:
-    """Opens the data and builds the model; inside `own_globals`."""
+def prepare(
+    recipe: Recipe, placement: Placement, say: Console, run: Run | None = None
+) -> Setup:
+    """Opens the data, or that of `run`, and builds the model; inside `own_globals`."""
     backend = keras.backend.backend()
     if recipe.backend not in (None, backend):
         raise APINetError(
@@ -198,25 +203,16 @@ def prepare(recipe: Recipe, placement: Placement, say: Console) -> Setup:
     # Keras draws the seeds of initializers and dropout from Python's generator.
     random.seed(recipe.seed)
     np.random.seed(recipe.seed)
-    load: dict[str, Any] = {
-        "name": recipe.data,
-        "data_dir": recipe.data_dir,
-        "validation": recipe.validation,
-        "group_by": recipe.group_by,
-        "seed": recipe.seed,
-    }
-    for name in ("level", "exclude", "relabel"):
-        if (given := getattr(recipe, name)) is not None:
-            load[name] = given if name == "level" else str(Path(given).resolve())
-    images = data.load(**load, download=recipe.download)
+    if run is None or "name" not in run.description["data"].get("load", {}):
+        load, images = _open(recipe)
+    else:
+        load, images = dict(run.description["data"]["load"]), run.data()
     classes = len(images.class_names)
     if classes < 2:
         raise APINetError(
             f"The data set {recipe.data!r} has {classes} class; telling classes apart "
             "needs at least 2."
         )
-    if Path(recipe.data).exists():
-        load["name"] = str(Path(recipe.data).resolve())
     keras.config.set_dtype_policy(recipe.dtype)
     with placement.scope():
         model = _model(recipe, images)
@@ -237,6 +233,21 @@ def prepare(recipe: Recipe, placement: Placement, say: Console) -> Setup:
         + "".join(f"\n{note}" for note in images.notes)
     )
     return Setup(recipe, images, load, model, image_size, placement, say)
+
+
+def _open(recipe: Recipe) -> tuple[dict[str, Any], data.ImageData]:
+    """The recipe's data, and how it is opened again from any folder."""
+    load = {name: getattr(recipe, name) for name in OF_DATA}
+    load["name"] = load.pop("data")
+    for name in ("level", *TABLES):
+        if load[name] is None:
+            del load[name]
+        elif name in TABLES:
+            load[name] = str(Path(load[name]).resolve())
+    images = data.load(**load, download=recipe.download)
+    if Path(recipe.data).exists():
+        load["name"] = str(Path(recipe.data).resolve())
+    return load, images
 
 
 def _with_backbone(recipe: Recipe, say: Console) -> Recipe:
@@ -280,13 +291,3 @@ def _model(recipe: Recipe, images: data.ImageData) -> APINet:
         class_names=images.class_names,
         seed=recipe.seed,
     )
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
-    for package in ("keras-apinet", "keras", keras.backend.backend(), "numpy"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -193,15 +193,20 @@ class Scan:
                 self._endings[os.path.splitext(name)[1]] += 1
 
 
-def listed_photos(names: Sequence[str]) -> list[str]:
+def listed_photos(
+    names: Sequence[str], say: Callable[[str], None] = lambda note: None
+) -> list[str]:
     """The image files that files, folders, patterns and tables stand for, in order.
 
-    What stands for no other file is taken for an image.
+    What stands for no other file is taken for an image. `say` is told what was passed
+    over.
     """
     photos: list[str] = []
     for name in names:
+        notes: list[str] = []
         if os.path.isdir(name):
-            found = sorted(Scan(name).root.all_images())
+            scan = Scan(name)
+            found, notes = sorted(scan.root.all_images()), [*scan.notes()]
         elif name.lower().endswith((".csv", ".tsv")):
             found = _photos_of_table(name)
         elif glob.has_magic(name) and not os.path.exists(name):
@@ -209,7 +214,10 @@ def listed_photos(names: Sequence[str]) -> list[str]:
         else:
             found = [name]
         if not found:
-            raise APINetError(f"There are no photos in {name!r}; check the path.")
+            why = "".join(f" {note}" for note in notes)
+            raise APINetError(f"There are no photos in {name!r}; check the path.{why}")
+        for note in notes:
+            say(f"{name}: {note}")
         photos += found
     return photos
 

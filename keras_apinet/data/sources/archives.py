@@ -36,7 +36,7 @@ def load_archive(folder: Path, level: str | None) -> ImageData | None:
     )
     for root in (folder, *inside):
         for marks, read in _ARCHIVES:
-            if all((root / mark).exists() for mark in marks):
+            if all(os.path.exists(root / mark) for mark in marks):
                 try:
                     return read(root, level)
                 except FileNotFoundError as error:

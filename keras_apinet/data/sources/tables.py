@@ -59,6 +59,11 @@ def load_table(path: Path, column: str | None = None) -> ImageData:
             f"The table {os.fspath(path)!r} cannot be read ({error}): save it again as "
             "CSV or TSV."
         ) from error
+    if not rows:
+        raise APINetError(
+            f"The table {os.fspath(path)!r} names no photos; add rows below its first "
+            "line."
+        )
     found = {label for part in rows.values() for _, label, _ in part}
     ordered = in_order(found)
     place = {name: i for i, name in enumerate(ordered)}

@@ -171,9 +171,9 @@ async function openCamera() {
   $("hint").hidden = true;
   $("camera").textContent = "Close camera";
   $("camera").setAttribute("aria-pressed", "true");
-  await $("video").play();
   $("status").setAttribute("aria-live", "off"); // not a word for every frame
   try {
+    await $("video").play();
     while (stream === own) {
       const answer = await classify($("video"));
       if (stream !== own) return; // a photo was chosen meanwhile
@@ -181,6 +181,7 @@ async function openCamera() {
       await new Promise((resolve) => setTimeout(resolve, 200));
     }
   } catch (error) {
+    if (stream !== own) return; // closed before it played
     closeCamera();
     say(`The camera's picture cannot be judged (${error.message}).`);
     console.warn(error);

@@ -186,8 +186,8 @@ def as_image(photo: Any, info: ClassifierInfo) -> NDArray[np.uint8]:
 def _listed(photos: Photo | Iterable[Photo]) -> Sequence[Photo]:
     if isinstance(photos, (str, os.PathLike)):
         return [photos]
-    if isinstance(photos, np.ndarray) and photos.ndim < 4:
-        return [photos]
+    if len(getattr(photos, "shape", range(4))) < 4:  # an array of any backend
+        return [np.asarray(photos)]
     if not isinstance(photos, Iterable):
         raise APINetError(
             f"A {type(photos).__name__} is no photo; give a path or the pixels, "
