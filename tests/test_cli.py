@@ -11,6 +11,8 @@ from factories import class_folders
 
 from keras_apinet.cli import COMMANDS, main
 from keras_apinet.data.loading import check_source
+from keras_apinet.data.photos.files import listed_photos
+from keras_apinet.errors import APINetError
 from keras_apinet.runs import Run
 
 pytestmark = pytest.mark.one_backend
@@ -313,3 +315,25 @@ def test_the_backend_of_the_settings_file_is_found(tmp_path):
         check=True,
     )
     assert result.stdout.strip() == "jax"
+
+
+@pytest.mark.one_backend
+def test_paths_that_look_like_settings_stay_as_they_are(tmp_path, capsys):
+    out = tmp_path / "epochs=5"
+    out.mkdir()
+    (out / "precious.txt").touch()
+    assert main(["train", "--out", str(out)]) == 2
+    assert str(out) in capsys.readouterr().err
+
+
+@pytest.mark.one_backend
+def test_photos_that_are_passed_over_are_told(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.nef").touch()
+    told = []
+    assert listed_photos([str(tmp_path)], told.append) == [str(tmp_path / "a.png")]
+    (note,) = told
+    assert "1 .nef (raw camera data" in note
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(APINetError, match=r"no photos in .*1 \.nef"):
+        listed_photos([str(tmp_path)])

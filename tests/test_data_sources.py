@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from factories import save
+from factories import class_folders, save
 from PIL import Image
 
 from keras_apinet.cli import main
@@ -208,3 +208,31 @@ def test_the_data_command_reports_and_draws(tmp_path, capsys, monkeypatch):
     assert "  smallest classes  b (3), a (7), c (150)" in lines
     assert "exact duplicates across splits (leakage): 1" in lines
     assert main(["data", str(tmp_path / "nothing")]) == 2
+
+
+def test_a_table_without_rows_is_named(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("path,label\n")
+    assert main(["data", str(tmp_path / "a.csv")]) == 2
+    assert "names no photos; add rows" in capsys.readouterr().err
+
+
+def test_a_folder_that_may_not_be_opened_is_left_out(tmp_path, monkeypatch):
+    class_folders(tmp_path, "abc", 2, lambda *_: np.zeros((8, 8, 3)))
+    real, closed = os.stat, str(tmp_path / "c")
+
+    def stat(path, *args, **kwargs):
+        if os.fspath(path).startswith(closed + "/"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *args, **kwargs)
+
+    def scandir(path):
+        if os.fspath(path) == closed:
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    scan = os.scandir
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "scandir", scandir)
+    data = load(tmp_path, validation=0)
+    assert data.class_names == ("a", "b")
+    assert any("cannot be opened" in note for note in data.notes)

@@ -13,6 +13,7 @@ from keras_apinet.cli import main
 from keras_apinet.data import load
 from keras_apinet.data.marks import read_marks
 from keras_apinet.errors import APINetError
+from keras_apinet.runs import Run
 
 pytestmark = pytest.mark.one_backend
 
@@ -310,3 +311,47 @@ def test_labels_of_thousands_of_digits_are_names(tmp_path):
     long = "9" * 5000
     (tmp_path / "t.csv").write_text(f"path,label\n0.png,{long}\n0.png,10\n")
     assert load(tmp_path / "t.csv", validation=0).class_names == ("10", long)
+
+
+def test_what_was_held_out_stays_held_out_as_the_data_grows(tmp_path):
+    """Also where the data has moved; new photos are not judged on."""
+    for name in "ab":
+        for i in range(20):
+            photo(tmp_path / "set" / name / f"{i}.png", seed=ord(name) * 100 + i)
+    options = {"group_by": "none", "validation": 0.2}
+    images = load(tmp_path / "set", **options)
+    described = {"name": str(tmp_path / "set"), **options}
+    run = Run.create(
+        tmp_path / "run",
+        {
+            "settings": {},
+            "class_names": ["a", "b"],
+            "image_size": 32,
+            "data": {"load": described, "held_out": dict(images.held_out)},
+        },
+    )
+    run.keep_data(images)
+    assert run.data().fingerprint() == images.fingerprint()
+    held = names_of(images.splits["val"])
+    for i in range(20, 60):
+        photo(tmp_path / "set" / "a" / f"{i}.png", seed=i)
+    (tmp_path / "set" / "b" / held[-1]).unlink()
+    # Drawn anew, the split would hold others.
+    anew = load(tmp_path / "set", **options).splits["val"]
+    assert names_of(anew) != held[:-1]
+    os.rename(tmp_path / "set", tmp_path / "moved")
+    grown = run.data(str(tmp_path / "moved"))
+    assert names_of(grown.splits["val"]) == held[:-1]
+    assert len(grown.splits["train"]) == 72
+    assert grown.held_out["fraction"] == 0.2
+
+
+def test_a_share_that_groups_do_not_allow_is_said(tmp_path, capsys):
+    for name in "ab":
+        for i in range(20):
+            photo(tmp_path / name / f"{i}.png", seed=ord(name) * 100 + i)
+    notes = load(tmp_path, validation=0.9, group_by=r"(\d+)\.png").notes
+    assert any("50% where 90% was asked for" in note for note in notes)
+    options = ["--validation", "0.9", "--group-by", r"(\d+)\.png"]
+    assert main(["data", str(tmp_path), *options]) == 0
+    assert "90% of each class asked for" in " ".join(capsys.readouterr().out.split())

@@ -343,11 +343,23 @@ def test_a_card_is_pushed_with_the_model(run, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
     card = tmp_path / "card.md"
     card.write_text("# Birds")
-    assert push_card(run, card, "me/birds") == "https://hub/me/birds"
-    assert hub.made == [("me/birds", True)]
     model = run / "best.keras"
+    assert push_card(card, model, "me/birds") == "https://hub/me/birds"
+    assert hub.made == [("me/birds", True)]
     # Not run.json, which says where the photos lie on this machine.
     assert hub.files == {"README.md": b"# Birds", "best.keras": model.read_bytes()}
+
+
+def test_the_model_that_is_pushed_is_the_one_that_was_judged(
+    run, tmp_path, monkeypatch
+):
+    hub, other = Hub(), shutil.copytree(run, tmp_path / "run")
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    evaluate_run(other, split="val", which="last", bootstrap=0)
+    command = ["card", str(other), "--split", "val", "--push", "me/birds"]
+    assert main(command) == 0
+    assert [*hub.files] == ["README.md", "last.keras"]
+    assert b"last model" in hub.files["README.md"]
 
 
 def test_a_hub_that_refuses_is_one_sentence(run, tmp_path, monkeypatch):
@@ -355,7 +367,7 @@ def test_a_hub_that_refuses_is_one_sentence(run, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
     (tmp_path / "card.md").write_text("# Birds")
     with pytest.raises(APINetError, match=r"'me/birds' cannot be pushed to \(401 Cli"):
-        push_card(run, tmp_path / "card.md", "me/birds")
+        push_card(tmp_path / "card.md", run / "best.keras", "me/birds")
 
 
 def test_what_a_card_tells_strangers():

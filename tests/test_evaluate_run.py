@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from evaluate_runs import COLOURS, NAMES, make_run, photos
+from factories import class_folders
 from PIL import Image
 
 import keras_apinet
@@ -13,6 +14,7 @@ from keras_apinet import APINetError, data
 from keras_apinet.cli import main
 from keras_apinet.evaluate import evaluate_run
 from keras_apinet.evaluate.calibration import log_softmax
+from keras_apinet.evaluate.evaluation import open_judged_data
 from keras_apinet.evaluate.pages import write_card
 from keras_apinet.evaluate.predictions import Predictions, five_crop, predict_split
 from keras_apinet.evaluate.report import surest, write_report
@@ -461,3 +463,33 @@ def test_one_unreadable_photo_is_left_out_and_two_of_ten_are_too_many(tta, tmp_p
     (tmp_path / "5.png").write_bytes(b"no image")
     with pytest.raises(APINetError, match="2 of 10 images cannot be read"):
         predict_split(model, split, image_size=32, batch_size=10, tta=tta)
+
+
+@pytest.mark.one_backend
+def test_words_of_a_strangers_run_steer_no_terminal(run, capsys):
+    known = {"temperature": 1.0, "reason": "\x1b]0;title\x07\x1b[31mred", "images": 4}
+    (run / "calibration.json").write_text(json.dumps(known))
+    assert main(["evaluate", str(run), "--bootstrap", "0"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.one_backend
+def test_a_copy_is_known_though_its_first_photo_cannot_be_read(tmp_path):
+    class_folders(tmp_path / "a", "xyz", 6, lambda c, i: np.full((8, 8, 3), 40 * c + i))
+    (tmp_path / "a" / "x" / "0.png").write_bytes(b"no picture")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    load = {"name": str(tmp_path / "a"), "validation": 0.2, "group_by": "none"}
+    images = data.load(load["name"], validation=0.2, group_by="none")
+    described = {"load": load, "fingerprint": images.fingerprint()}
+    folder = make_run(tmp_path / "run", tmp_path / "a", "xyz")
+    run = Run.open(folder)
+    run.write("run.json", {**run.description, "data": described})
+    assert not open_judged_data(Run.open(folder), str(tmp_path / "b"))[1]
+
+
+@pytest.mark.one_backend
+def test_a_run_of_photos_whose_path_is_not_utf8(tmp_path):
+    path = str(tmp_path / "p_\udcff")
+    described = {"settings": {"data": path}, "class_names": ["a", "b"], "image_size": 8}
+    Run.create(tmp_path / "run", described)
+    assert Run.open(tmp_path / "run").settings["data"] == path

@@ -300,3 +300,9 @@ def test_several_exports_keep_what_was_good(model, tmp_path, monkeypatch):
     with pytest.raises(APINetError, match="damaged"):
         Exporter(model).write(targets)
     assert {p.name for p in tmp_path.iterdir()} == {"a.tflite", "a.tflite.report.md"}
+
+
+def test_limits_that_are_none_are_refused(model):
+    for limit in (float("nan"), -1.0):
+        with pytest.raises(APINetError, match="max_logit_difference"):
+            Exporter(model, max_logit_difference=limit)

@@ -23,6 +23,7 @@ from keras_apinet.export.photos import (
 )
 from keras_apinet.export.sources import open_source
 from keras_apinet.pixels import as_rgb
+from keras_apinet.runs import Run
 
 pytestmark = pytest.mark.one_backend
 
@@ -164,3 +165,43 @@ def test_unreadable_photos_of_an_export_are_counted(tmp_path):
     (tmp_path / "b/0.png").write_bytes(b"no image")
     with pytest.raises(APINetError, match="2 of 16 images cannot be read"):
         verification_photos(open_source(model), given, 99)
+
+
+def test_a_single_image_is_no_set_of_photos():
+    source = open_source(two_classes())
+    with pytest.raises(APINetError, match=r"shape \(32, 32, 3\); give images"):
+        verification_photos(source, np.zeros((32, 32, 3), "uint8"), 100)
+
+
+@pytest.mark.parametrize("as_tensor", [tf.constant, np.asarray])
+def test_one_photo_of_any_library_is_one_photo(as_tensor, tmp_path, rng):
+    keras_apinet.export.export_classifier(
+        two_classes(), tmp_path / "a.onnx", verify=False
+    )
+    classifier = keras_apinet.load_classifier(tmp_path / "a.onnx")
+    photo = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    assert len(classifier.predict(as_tensor(photo))) == 1
+    assert len(classifier.predict(as_tensor(photo[None].repeat(2, 0)))) == 2
+
+
+def test_ranges_of_int8_are_not_set_on_drawings(tmp_path):
+    """A run whose photos are gone, and its model file."""
+    described = {"settings": {}, "class_names": ["a", "b"], "image_size": 32}
+    load = {"name": str(tmp_path / "gone")}
+    run = Run.create(tmp_path / "run", {**described, "data": {"load": load}})
+    two_classes().save(run.folder / "best.keras")
+    source = open_source(run.folder / "best.keras")
+    with pytest.raises(APINetError, match="int8 needs representative photos"):
+        representative_photos(source, None)
+    assert len(verification_photos(source, None, 100)) == 16
+
+
+def test_a_run_json_of_somebody_else_is_not_read(tmp_path):
+    two_classes().save(tmp_path / "best.keras")
+    (tmp_path / "run.json").write_text('{"lr": 1}')
+    assert keras_apinet.load_classifier(tmp_path / "best.keras").class_names == [
+        *("a", "b")
+    ]
+    (tmp_path / "run.json").write_text('{"settings": 1}')
+    with pytest.raises(APINetError, match=r"run\.json"):
+        keras_apinet.load_classifier(tmp_path / "best.keras")

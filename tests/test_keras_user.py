@@ -14,6 +14,7 @@ from keras import ops
 import keras_apinet
 from keras_apinet import APINet, APINetError
 from keras_apinet.data import as_split
+from keras_apinet.losses import PairwiseLoss
 from keras_apinet.optimizers import LayerwiseAdamW
 
 LABELS = np.arange(12) % 3
@@ -225,8 +226,8 @@ def test_what_was_frozen_stays_frozen(images):
     assert other.interaction.trainable_variables
 
 
-def test_quantizing_says_what_can_be_quantized():
-    with pytest.raises(APINetError, match="classifier_model"):
+def test_quantizing_says_the_way_to_8_bits():
+    with pytest.raises(APINetError, match="export it with precision='int8'"):
         untrained().quantize("int8")
 
 
@@ -451,3 +452,91 @@ def test_loaded_classifiers_refuse_scaled_pixels(images, tmp_path):
     for entry in (classifier.predict, classifier.probabilities):
         with pytest.raises(APINetError, match="multiply by 255"):
             entry(images / 255)
+
+
+def test_a_model_that_was_quantized_in_part_is_not_written(tmp_path):
+    model = untrained()
+    with warnings.catch_warnings(action="ignore"):  # of layers that have no 8 bits
+        model.classifier_model().quantize("int8")
+    with pytest.raises(APINetError, match="'classifier' was quantized"):
+        model.save(tmp_path / "a.keras")
+
+
+def test_no_images_have_no_answers():
+    found = untrained().predict(np.zeros((0, 8, 8, 3), "uint8"), verbose=0)
+    assert (found.shape, found.dtype) == ((0, 3), np.float32)
+
+
+def test_weights_of_losses_that_would_weigh_one_part_are_refused():
+    model = untrained()
+    with pytest.raises(APINetError, match=r"loss_weights=0\.5 .*ranking_weight"):
+        model.compile(loss=PairwiseLoss(single_image_weight=1.0), loss_weights=0.5)
+    model.compile(loss_weights=0.5)
+
+
+@pytest.mark.parametrize("labels", [LABELS, ONE_HOT], ids=["integer", "one-hot"])
+def test_cross_entropy_is_a_metric_too(images, labels, tmp_path):
+    model = compiled(metrics=["ce"])
+    model.fit(images, labels, verbose=0)
+    model.save(tmp_path / "a.keras")
+    for each in (model, keras.saving.load_model(tmp_path / "a.keras")):
+        found = each.evaluate(images, labels, batch_size=5, verbose=0, return_dict=True)
+        assert found["ce"] == pytest.approx(cross_entropy(model, images), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pool", "classifier", "image", "probabilities"])
+def test_names_that_a_classifier_needs_are_refused_at_once(name):
+    inputs = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(2, 3)(inputs)
+    with pytest.raises(APINetError, match=f"The name '{name}' of the backbone"):
+        APINet(keras.Model(inputs, maps, name=name), 3)
+
+
+def test_feature_maps_have_their_channels_last_whatever_keras_is_told(images):
+    before = untrained().pool(np.arange(24.0).reshape(1, 2, 2, 6))
+    keras.config.set_image_data_format("channels_first")
+    try:
+        after = untrained_last().pool(np.arange(24.0).reshape(1, 2, 2, 6))
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    np.testing.assert_array_equal(as_numpy(before), as_numpy(after))
+
+
+def untrained_last():
+    inputs = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(6, 3, strides=2, data_format="channels_last")(inputs)
+    return APINet(keras.Model(inputs, maps), 3, mutual_units=4)
+
+
+@pytest.mark.parametrize("part", ["classifier", "interaction"])
+def test_what_was_frozen_is_frozen_in_a_copy(images, part, tmp_path):
+    model = compiled()
+    getattr(model, part).trainable = False
+    model.compile("sgd")
+    count = len(model.trainable_variables)
+    model.save(tmp_path / "a.keras")
+    for copy in (
+        keras.saving.load_model(tmp_path / "a.keras"),
+        keras.models.clone_model(model),
+    ):
+        assert len(copy.trainable_variables) == count
+        assert not getattr(copy, part).trainable
+    # The baseline leaves the interaction out by itself, not because somebody asked.
+    model = compiled(loss="ce")
+    model.save(tmp_path / "b.keras")
+    loaded = keras.saving.load_model(tmp_path / "b.keras")
+    loaded.compile("sgd")
+    assert loaded.interaction.trainable
+
+
+def test_what_does_not_decay_is_known_after_saving(images, tmp_path):
+    model = untrained()
+    model.compile(
+        LayerwiseAdamW(0.01, weight_decay=0.1, undecayed=["bias", "gamma", "beta"])
+    )
+    model.fit(images, LABELS, verbose=0)
+    model.save(tmp_path / "a.keras")
+    loaded = keras.saving.load_model(tmp_path / "a.keras")
+    for each in (model, loaded):
+        decays = {v.name for v in each.trainable_variables if each.optimizer.decays(v)}
+        assert decays == {"kernel", "hidden_kernel", "mutual_kernel"}

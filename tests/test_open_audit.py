@@ -1,6 +1,7 @@
 """Wrong labels, outliers and poor photos; the tables that a training reads; advice."""
 
 import csv
+import io
 import json
 import shutil
 
@@ -16,7 +17,7 @@ from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.evaluation import open_judged_data
 from keras_apinet.evaluate.pages import advice_words
 from keras_apinet.open_world.advice import Advice, advise, sentence, sentences
-from keras_apinet.open_world.audit import audit, sharpness
+from keras_apinet.open_world.audit import Finding, audit, audit_table, sharpness
 from keras_apinet.open_world.confident import doubtful_labels, out_of_fold, outliers
 from keras_apinet.runs import Run
 
@@ -272,3 +273,40 @@ def test_advice_is_on_the_runs_own_photos(audited, capsys):
     run.write("advice.json", {**run.read("advice.json"), "advice": ["a: 3 more."]})
     assert advice_words(run, {"model": "best"}) == []
     assert advice_words(run, {"model": "last"}) == ["a: 3 more."]
+
+
+def test_a_table_of_another_set_of_the_same_names_is_refused(tmp_path):
+    for root, level in (("p", 40), ("q", 90)):
+        class_folders(
+            tmp_path / root,
+            "ab",
+            6,
+            lambda c, i, x=level: np.full((9, 9, 3), x + c + i),
+        )
+    table = tmp_path / "p.csv"
+    rows = [(str(tmp_path / "p" / "a" / f"{i}.png"), "b") for i in range(3)]
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "suggested"), *rows])
+    with pytest.raises(APINetError, match="None of the photos in the table"):
+        data.load(tmp_path / "q", validation=0, relabel=table)
+    shutil.copytree(tmp_path / "p", tmp_path / "copy")
+    notes = data.load(tmp_path / "copy", validation=0, relabel=table).notes
+    assert notes[-1].startswith("3 photos are given the label")
+
+
+def test_tables_keep_names_with_a_carriage_return(tmp_path):
+    path = str(tmp_path / "a\rb.png")
+    text = audit_table([Finding(path, "train", "a", "dark", "", 1.0, "why", 0)])
+    (row,) = csv.DictReader(io.StringIO(text, newline=""))
+    assert row["path"] == path
+
+
+def test_a_validation_split_of_broken_photos_ends_no_audit(tmp_path):
+    root = class_folders(
+        tmp_path / "train", "ab", 4, lambda c, i: np.full((40, 40, 3), 90 * c + i)
+    ).parent
+    (root / "val" / "a").mkdir(parents=True)
+    (root / "val" / "a" / "0.png").write_bytes(b"no picture")
+    run = make_run(tmp_path / "run", root, ["a", "b"])
+    kinds = {f.kind for f in audit(run, data.load(root)) if f.split == "val"}
+    assert kinds == {"unreadable"}

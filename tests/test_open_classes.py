@@ -15,7 +15,7 @@ from keras_apinet.errors import APINetError
 from keras_apinet.export import load_classifier
 from keras_apinet.open_world.heads import fit_head, imprint
 from keras_apinet.runs import Run
-from keras_apinet.train import resume
+from keras_apinet.train import classes, resume
 from keras_apinet.train.classes import add_classes, merge_classes, remove_classes
 
 
@@ -226,3 +226,73 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.png"]
     with pytest.raises(APINetError, match="not empty"):
         add_classes(run, {"x": [photo]}, tmp_path)
+
+
+@pytest.mark.one_backend
+def test_a_class_that_was_all_of_the_validation_takes_it_along(place, tmp_path):
+    """No photo that was learned takes the place of those that are gone."""
+    with (place / "photos.csv").open(newline="", encoding="utf-8") as file:
+        rows = [
+            (str(place / r["path"]), r["label"], r["split"])
+            for r in csv.DictReader(file)
+            if r["split"] != "val" or r["label"] == "apple"
+        ]
+    with (tmp_path / "own.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label", "split"), *rows])
+    run = make_run(tmp_path / "run", tmp_path / "own.csv", sorted(NAMES))
+    with_known_settings(run)
+    less = remove_classes(run, ["apple"], tmp_path / "less", refit=False)
+    assert sorted(less.run.data().splits) == ["test", "train"]
+    assert less.after is None
+
+
+@pytest.mark.one_backend
+def test_what_came_into_the_place_meanwhile_stays(place, tmp_path, monkeypatch):
+    out, save = tmp_path / "out", classes.save_atomically
+
+    def saved(*args):
+        out.mkdir(exist_ok=True)
+        (out / "precious.txt").write_text("mine")
+        save(*args)
+
+    monkeypatch.setattr(classes, "save_atomically", saved)
+    with pytest.raises(APINetError, match=r"not empty.*'precious.txt'"):
+        remove_classes(place / "run", ["apple"], out, refit=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert (out / "precious.txt").read_text() == "mine"
+
+
+@pytest.mark.one_backend
+def test_names_that_nobody_sees_and_photos_that_are_there(place, tmp_path, capsys):
+    run = Run.open(place / "run")
+    one = merge_classes(run, NAMES[:2], "fr\u200buit", tmp_path / "one", refit=False)
+    assert "fr\\u200buit" in one.run.class_names
+    with pytest.raises(APINetError, match="quotes and spaces alone"):
+        merge_classes(run, NAMES[:2], "\"'", tmp_path / "two")
+    known = run.data().splits["train"].reference(0)
+    (tmp_path / "link.png").symlink_to(known)
+    with pytest.raises(APINetError, match=r"link.png' is in the run .* already, as"):
+        add_classes(run, {"new": [str(tmp_path / "link.png")]}, tmp_path / "three")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.png", "one"]
+
+
+@pytest.mark.one_backend
+def test_a_name_with_a_carriage_return_is_kept_in_a_copy(place, tmp_path):
+    photo = shutil.copy(place / "new/sky/0.png", tmp_path / "a\rb.png")
+    added = add_classes(
+        place / "run", {"sky": [photo] * 3}, tmp_path / "more", refit=False
+    )
+    images = added.run.data()
+    label = images.class_names.index("sky")
+    assert sum((s.labels == label).sum() for s in images.splits.values()) == 3
+
+
+@pytest.mark.one_backend
+def test_a_run_that_keeps_no_features_is_added_to(place, tmp_path):
+    run = shutil.copytree(place / "run", tmp_path / "run")
+    (run / "features.npz").unlink(missing_ok=True)
+    (run / "features.npz").mkdir()  # nothing can be written there
+    added = add_classes(
+        run, {"sky": [str(place / "new/sky/0.png")] * 3}, tmp_path / "more", refit=False
+    )
+    assert "sky" in added.run.class_names

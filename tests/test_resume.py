@@ -150,6 +150,26 @@ def test_a_run_that_has_ended_is_left_alone(ended, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in ended.rglob("*") if p.is_file()}
 
 
+@pytest.mark.one_backend
+def test_a_run_goes_on_from_any_folder_without_the_tables_it_was_given(ended, capsys):
+    """The photos are where it says, and the tables that it needs are in it."""
+    description = Run.open(ended).description
+    photo = Run.open(ended).data().splits["train"].reference(0)
+    (ended / "exclude.csv").write_text(f"path\n{photo}\n")
+    description["settings"] |= {"data": "photos", "exclude": "gone.csv"}
+    description["data"]["load"]["exclude"] = "/gone.csv"
+    Run.open(ended).write("run.json", description)
+    less = Run.open(ended).data()
+    assert photo not in {
+        s.reference(i) for s in less.splits.values() for i in range(len(s))
+    }
+    description["data"]["fingerprint"] = less.fingerprint()
+    description["data"]["images"] = {n: len(s) for n, s in less.splits.items()}
+    Run.open(ended).write("run.json", description)
+    resume(ended, verbose="plain")
+    assert "has ended already" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.one_backend
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, ended):
@@ -373,7 +393,10 @@ def test_a_run_that_has_ended_goes_on_to_more_epochs(ended):
     ]
     for name in strangers:
         (ended / name).write_bytes(b"precious")
+    # What was measured on the models before is not told of those that come.
+    Run.open(ended).write("advice.json", {"advice": ["a: 4 more."], "model": "best"})
     assert child("resume", ended, {"epochs": 4, "steps_per_epoch": 2}) == 0
+    assert not (ended / "advice.json").exists()
     for name in strangers:
         assert (ended / name).read_bytes() == b"precious"
     assert next(checkpoints.readable(ended))[0].epoch == 4

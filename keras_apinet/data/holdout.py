@@ -75,7 +75,7 @@ def hold_out(
         how = f"in {held:,} whole groups" if held < len(val) else "one by one"
         notes.append(f"Held out {len(val):,} of {len(train):,} photos {how}.")
     total = len(train)
-    if len(val) and abs(len(val) / total - validation) > max(0.05, validation / 2):
+    if len(val) and abs(len(val) / total - validation) > max(0.05, validation / 4):
         notes.append(
             f"That is {len(val) / total:.0%} where {validation:.0%} was asked for, "
             "because groups go whole and at most half of a class goes."

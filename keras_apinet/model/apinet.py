@@ -278,7 +278,7 @@ class APINet(BackboneModel, PairwiseTraining):
             "batch_norm_momentum": self.batch_norm_momentum,
             "class_names": self.class_names,
             "seed": self.seed,
-            **({"frozen": frozen} if frozen and self.trainable else {}),
+            **({"frozen_parts": frozen} if frozen and self.trainable else {}),
         }
 
     @classmethod
@@ -290,7 +290,7 @@ class APINet(BackboneModel, PairwiseTraining):
                 config[key] = keras.saving.deserialize_keras_object(
                     config[key], custom_objects=custom_objects
                 )
-        frozen = config.pop("frozen", ())
+        frozen = config.pop("frozen_parts", ())
         model = cls(**config)
         for name in _PARTS:
             if name in frozen:
