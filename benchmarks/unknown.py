@@ -279,13 +279,15 @@ def choice_features(
     args: Any, maps: Any, labels: Any, classes: int, choice: int
 ) -> dict[str, np.ndarray]:
     """Features of all photos by a model of one random choice of known classes."""
+    from keras_apinet.open_world.unknown import FEWEST_IMAGES
+
     known = np.sort(np.random.default_rng(choice).permutation(classes)[: args.known])
     place = np.full(classes, -1)
     place[known] = np.arange(args.known)
     target = {split: place[found] for split, found in labels.items()}
     rows = np.flatnonzero(target["train"] >= 0)
     held, held_split = np.flatnonzero(target.get("val", place[:0]) >= 0), "val"
-    if "val" not in maps:  # every fifth training photo of each class
+    if len(held) < FEWEST_IMAGES:  # every fifth training photo of each class
         order = rows[np.argsort(target["train"][rows], kind="stable")]
         rows, held, held_split = (
             np.sort(np.delete(order, np.s_[::5])),
