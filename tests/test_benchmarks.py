@@ -265,7 +265,7 @@ def test_classes_that_look_alike_meet_as_often_as_others_would(monkeypatch):
         recipe=Recipe(classes_per_batch=4, images_per_class=2),
         images=SimpleNamespace(splits={"train": None}, class_names=list("abcdefgh")),
         model=SimpleNamespace(feature_model=lambda: None),
-        placement=SimpleNamespace(check_batch=lambda size: None),
+        classes_per_batch=lambda: 4,
         in_order=lambda split, on_error: (None, 0),
         outputs=lambda model, batches, size: [(features, labels)],
     )

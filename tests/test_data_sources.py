@@ -117,7 +117,7 @@ def test_table(tmp_path):
         ("file,class\na,b\n", "has the columns file, class"),
         ("path,label,split\na.png,x,holdout\n", "Line 2 .*split='holdout'"),
         ("path,label\na.png,\n", "Line 2"),
-        ("path,label\n", "no training images"),
+        ("path,label\n", "names no photos; add rows"),
     ],
 )
 def test_wrong_tables_are_named(tmp_path, text, message):
@@ -168,7 +168,7 @@ def test_the_data_command_with_many_broken_files_and_odd_names(tmp_path, capsys)
     assert main([*arguments, "--image-size", "32", "--validation", "0.2"]) == 0
     out = capsys.readouterr().out
     assert "unreadable images: 3" in out
-    assert "held out of the training images: 20% of each class, seed 0, in" in out
+    assert "held out of the training images, 20% of each class asked for, seed 0" in out
     assert "caf\\udce9" in out
     assert "日本" in out
     with Image.open(sheet) as image:

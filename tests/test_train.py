@@ -45,7 +45,7 @@ def test_a_run_tells_everything(photos, tmp_path, capsys):
     names = {p.name for p in run.folder.iterdir()}
     assert names == {
         *("run.json", "training.json", "log.csv", "curves.png", "curves.svg"),
-        *("best.keras", "last.keras", "checkpoints", "tensorboard"),
+        *("best.keras", "last.keras", "checkpoints", "tensorboard", "held_out.json"),
         *("calibration.json", "run.lock"),
     }
     description = json.loads((tmp_path / "run/run.json").read_text())

@@ -62,7 +62,7 @@ class Setup:
     def batches(self, start_step: int = 0) -> Any:
         """The training batches from a step on, counted over all epochs."""
         recipe, placement = self.recipe, self.placement
-        classes = self._classes_per_batch()
+        classes = self.classes_per_batch()
         if classes % placement.processes:
             raise APINetError(
                 f"{classes} classes in a batch cannot be shared by "
@@ -102,14 +102,15 @@ class Setup:
         recipe = self.recipe
         return data.BatchPlan(
             labels,
-            self._classes_per_batch(),
+            self.classes_per_batch(),
             recipe.images_per_class,
             seed=recipe.seed,
             epoch_steps=recipe.steps_per_epoch,
             class_sampling=recipe.class_sampling,
         )
 
-    def _classes_per_batch(self) -> int:
+    def classes_per_batch(self) -> int:
+        """How many classes a batch has: those asked for, or all that there are."""
         recipe = self.recipe
         classes = min(recipe.classes_per_batch, len(self.images.class_names))
         self.placement.check_batch(classes * recipe.images_per_class)
