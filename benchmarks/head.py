@@ -43,7 +43,7 @@ def main() -> None:
     sgd = torch.optim.SGD(theirs.parameters(), 0.01, momentum=0.9)
 
     def keras_step() -> float:
-        return float(ours.train_on_batch(features, labels)[0])
+        return float(ours.train_on_batch({"features": features}, labels)[0])
 
     def torch_step() -> float:
         x = torch.from_numpy(features).to(device)

@@ -53,8 +53,9 @@ def point(images: int, channels: int, classes: int, seconds: float) -> dict[str,
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9))
 
     def step(batch: tuple[np.ndarray, np.ndarray]) -> float:
+        features, labels = batch
         began = time.perf_counter()
-        float(model.train_on_batch(*batch)[0])
+        float(model.train_on_batch({"features": features}, labels)[0])
         return time.perf_counter() - began
 
     step(feature_batch(8, channels, classes))
@@ -103,6 +104,7 @@ def parts(images: int, channels: int, classes: int, rounds: int) -> list[list[st
     model = head_model(channels, classes, seed=0)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9))
     features, labels = feature_batch(images, channels, classes)
+    given = {"features": features}
     x, y = ops.convert_to_tensor(features), ops.convert_to_tensor(labels)
     jit = model.jit_compile  # what Keras does with the whole step
     mine = compiled(lambda x, y: model.miner(x, y), jit=jit)
@@ -137,7 +139,7 @@ def parts(images: int, channels: int, classes: int, rounds: int) -> list[list[st
                 "interaction, both ways": lambda: finished(interact(anchors, partners)),
                 "classifier and loss, both ways": lambda: finished(classify(rows)),
                 "update": lambda: finished(update(*gradients)),
-                "whole step": lambda: float(model.train_on_batch(features, labels)[0]),
+                "whole step": lambda: float(model.train_on_batch(given, labels)[0]),
             },
             rounds,
         )

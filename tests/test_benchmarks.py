@@ -349,3 +349,19 @@ def test_families_are_judged_among_themselves(tmp_path):
     ((word, photos, a, b, gain),) = accuracy.by_family(names, whole, other)
     assert (word, photos, a) == ("Sparrow (3)", 4, 0.25)
     assert gain == a - b
+
+
+def test_the_head_and_the_mining_are_measured(tmp_path, monkeypatch, capsys):
+    from benchmarks import head, mining
+
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    sizes = ["--images", "8", "--channels", "16", "--classes", "4", "--rounds", "1"]
+    monkeypatch.setattr("sys.argv", ["head", *sizes])
+    head.main()
+    (record,) = json.loads(next(tmp_path.glob("head_*.json")).read_text())["rows"][1:]
+    assert record[0] == "plain torch"
+    assert "ratio " in capsys.readouterr().out
+    found = mining.point(images=8, channels=16, classes=4, seconds=0)
+    assert found["s"] > 0
+    rows = mining.parts(images=8, channels=16, classes=4, rounds=1)
+    assert len(rows) > 3
