@@ -210,7 +210,8 @@ def test_the_data_command_reports_and_draws(tmp_path, capsys, monkeypatch):
     assert main(["data", str(tmp_path / "nothing")]) == 2
 
 
-def test_a_table_without_rows_is_named(tmp_path, capsys):
+def test_a_table_without_rows_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("path,label\n")
     assert main(["data", str(tmp_path / "a.csv")]) == 2
     assert "names no photos; add rows" in capsys.readouterr().err

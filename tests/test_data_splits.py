@@ -346,7 +346,8 @@ def test_what_was_held_out_stays_held_out_as_the_data_grows(tmp_path):
     assert grown.held_out["fraction"] == 0.2
 
 
-def test_a_share_that_groups_do_not_allow_is_said(tmp_path, capsys):
+def test_a_share_that_groups_do_not_allow_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for name in "ab":
         for i in range(20):
             photo(tmp_path / name / f"{i}.png", seed=ord(name) * 100 + i)

@@ -11,6 +11,7 @@ from PIL import Image
 import keras_apinet
 from keras_apinet import data
 from keras_apinet.data.birds import draw
+from keras_apinet.data.photos import preprocessing
 from keras_apinet.data.photos.graph_preprocessing import (
     crop_and_resize,
     decode,
@@ -205,3 +206,26 @@ def test_a_run_json_of_somebody_else_is_not_read(tmp_path):
     (tmp_path / "run.json").write_text('{"settings": 1}')
     with pytest.raises(APINetError, match=r"run\.json"):
         keras_apinet.load_classifier(tmp_path / "best.keras")
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("JPEG", {"quality": 90}),
+        ("JPEG", {"quality": 30, "subsampling": 2}),
+        ("PNG", {}),
+    ],
+)
+def test_ordinary_files_are_decoded_without_python(form, options, monkeypatch, rng):
+    """Whose threads would wait for each other."""
+    pixels = rng.integers(0, 256, (8, 8, 3), np.uint8).repeat(9, 0).repeat(9, 1)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form, **options)
+    expected = preprocessing.decode(file.getvalue())
+
+    def refused(content):
+        raise AssertionError("decoded in Python")
+
+    monkeypatch.setattr(preprocessing, "is_plain_jpeg", refused)
+    monkeypatch.setattr(preprocessing, "decode", refused)
+    np.testing.assert_array_equal(decode(file.getvalue()), expected)

@@ -23,15 +23,15 @@ from keras_apinet.data.photos.preprocessing import CROP
 from keras_apinet.types import Tensor
 
 # The start of a JPEG file without metadata before its tables, whose pixels come in one
-# scan of all three colours. `\C` is any byte, `.` would be any UTF-8 character.
-_BARE_JPEG = rb"\xff\xd8(?:\xff\xe0\x00\x10\C{14})?\xff\xdb\C*\xff\xda\x00\x0c\x03\C*"
+# scan of all three colours. TensorFlow matches characters: see `_characters`.
+_BARE_JPEG = r"(?s)\xff\xd8(?:\xff\xe0\x00\x10.{14})?\xff\xdb.*\xff\xda\x00\x0c\x03.*"
 # Metadata, or a progressive frame.
-_METADATA = rb"\C*(?:Exif\x00|http://ns|\xff\xc2\x00\x11)\C*"
+_METADATA = r"(?s).*(?:Exif\x00|http://ns|\xff\xc2\x00\x11).*"
 # At most 8191 px on each side, bit depth 8, colour type grey or RGB.
 _PLAIN_PNG = (
-    rb"\x89PNG\C{8}IHDR\x00\x00[\x00-\x1f]\C\x00\x00[\x00-\x1f]\C\x08[\x00\x02]"
+    r"(?s)\x89PNG.{8}IHDR\x00\x00[\x00-\x1f].\x00\x00[\x00-\x1f].\x08[\x00\x02]"
 )
-# A rotation, or one colour that is transparent.
+# A rotation, or one colour that is transparent; `\C` is any byte.
 _PNG_EXTRAS = rb"\C*(?:eXIf|tRNS|XML:com\.adobe\.xmp)\C*"
 # Putting white behind transparent places takes 25 bytes a pixel.
 MAX_PNG_PIXELS = 40_000_000
@@ -42,8 +42,9 @@ def decode(content: Tensor) -> Tensor:
     """Decodes the bytes of an image file in a graph: uint8 RGB `[h, w, 3]`, upright."""
 
     def jpeg() -> Tensor:
-        bare = _head_matches(content, 1024, _BARE_JPEG)
-        bare &= ~_head_matches(content, 1024, _METADATA)
+        head = _characters(content, 1024)
+        bare = tf.strings.regex_full_match(head, _BARE_JPEG)
+        bare &= ~tf.strings.regex_full_match(head, _METADATA)
         # Cheaper than the number of pixels, and what is larger is asked for exactly.
         bare &= tf.reduce_max(tf.io.extract_jpeg_shape(content)) <= int(MAX_PIXELS**0.5)
         return tf.cond(bare, lambda: _jpeg_pixels(content), other_jpeg)
@@ -62,11 +63,11 @@ def decode(content: Tensor) -> Tensor:
         pixels = _in_python(preprocessing.decode, content, tf.uint8)
         return tf.ensure_shape(pixels, [None, None, 3])
 
-    return tf.cond(
-        tf.strings.substr(content, 0, 3) == _JPEG_MARK,
-        jpeg,
-        lambda: tf.cond(_head_matches(content, 26, _PLAIN_PNG), png, pillow),
-    )
+    def other() -> Tensor:
+        plain = tf.strings.regex_full_match(_characters(content, 26), _PLAIN_PNG)
+        return tf.cond(plain, png, pillow)
+
+    return tf.cond(tf.strings.substr(content, 0, 3) == _JPEG_MARK, jpeg, other)
 
 
 def decode_alone(content: Tensor) -> Tensor:
@@ -233,8 +234,13 @@ def _in_python(function: Any, content: Tensor, kind: Any) -> Tensor:
     return tf.numpy_function(call, [content], kind)
 
 
-def _head_matches(content: Tensor, length: int, pattern: bytes) -> Tensor:
-    return tf.strings.regex_full_match(tf.strings.substr(content, 0, length), pattern)
+def _characters(content: Tensor, length: int) -> Tensor:
+    """The first bytes, each as the character of its number.
+
+    TensorFlow's expressions read UTF-8, so that none of them matches a byte over 127.
+    """
+    head = tf.strings.substr(content, 0, length)
+    return tf.strings.unicode_transcode(head, "ISO-8859-1", "UTF-8")
 
 
 def _on_white(rgb: Tensor, alpha: Tensor) -> Tensor:
