@@ -143,6 +143,7 @@ def test_an_unknown_name_lists_the_nearest():
 # The networks of our own
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_densenet161_is_the_published_one_wired_as_keras_wires_its_densenets():
     """28,681,000 parameters (Huang et al. 2017, and every implementation since), of
@@ -357,6 +358,7 @@ def test_a_file_of_a_deeper_network_whose_first_layers_fit(tmp_path):
         backbones.create("tiny", 32, weights=path)
 
 
+@pytest.mark.slow
 def test_mobilenet_v2_with_its_imagenet_file(shared, pixels):
     """Keras' own model, file and preprocessing give the expected features."""
     path = shared / "weights" / "mobilenet_v2_imagenet_notop.weights.h5"

@@ -275,6 +275,7 @@ def test_a_run_that_goes_on_does_nothing_else(other, capsys):
     assert f"--resume and {other[0]} do not fit; omit" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_a_time_that_is_too_short_leaves_nothing(settings, tmp_path, capsys):
     options = [

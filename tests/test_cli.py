@@ -108,6 +108,7 @@ def test_an_unknown_option_is_told_its_nearest(given, near, capsys):
     assert f"no argument '--{given}'; did you mean '--{near}'?" in said
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_no_more_than_keras():
     code = (
         "import sys, keras; before = set(sys.modules)\n"
@@ -144,6 +145,7 @@ QUICK = ["--backbone", "tiny", "--image-size", "32", "--epochs", "1"]
 QUICK += ["--mutual-units", "4", "--quiet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -188,6 +190,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, arguments, 
     assert error.count("\n") == 0
 
 
+@pytest.mark.slow
 def test_a_class_with_one_image_is_trained_on(tmp_path):
     photos = folder(tmp_path / "photos", images=6)
     folder(tmp_path / "photos", ["rare"], images=1)
@@ -220,6 +223,7 @@ def test_train_evaluate_predict_export(tmp_path):
     assert '"class": "' in result.stdout
 
 
+@pytest.mark.slow
 def test_learning_rates_are_tried_and_one_is_suggested(tmp_path, capsys):
     photos = folder(tmp_path / "photos", images=6)
     picture = tmp_path / "rate.svg"
@@ -245,6 +249,7 @@ def test_a_tracker_that_is_not_installed_is_one_sentence(tmp_path, capsys, monke
     assert "pip install wandb, or leave tracker out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
 def test_a_tracker_is_told_each_epoch_and_the_recipe(tracker, tmp_path, monkeypatch):
     """The services as the package meets them: modules with a Keras callback."""

@@ -106,6 +106,7 @@ def runs(tmp_path_factory):
     return table, one, shutil.copytree(one, folder / "plain-0")
 
 
+@pytest.mark.slow
 def test_equal_runs_do_not_differ(runs, capsys):
     _, first, second = runs
     both = [str(first), str(first), "--", str(second)]

@@ -60,6 +60,7 @@ def test_a_pass_that_is_not_finished_does_not_count(pair):
     assert_same(first, collect(batches)[:1])
 
 
+@pytest.mark.slow
 @one_backend
 def test_batches_without_end_begin_where_they_are_told(pair):
     options = OPTIONS | {"start_step": 4, "repeat": True}
@@ -121,6 +122,7 @@ def test_evaluation_is_every_image_once_in_order(pair):
     assert np.mean(apart > 0) < 1e-3
 
 
+@pytest.mark.slow
 @one_backend
 def test_several_views_of_each_image(pair):
     images, labels = pair
@@ -208,6 +210,7 @@ def test_sources_given_in_python_give_the_same_batches(pair, source):
     )
 
 
+@pytest.mark.slow
 @one_backend
 def test_grain(pair):
     grain = pytest.importorskip("grain")
@@ -219,6 +222,7 @@ def test_grain(pair):
     assert_same(want, collect(balanced_batches(stream, **OPTIONS)))
 
 
+@pytest.mark.slow
 def test_fit_takes_them_as_they_are(pair):
     """An epoch of Keras is an epoch of the plan, on every backend."""
     model = keras.Sequential(
@@ -295,6 +299,7 @@ def test_wrong_sources_are_named(source, message):
         deliver()
 
 
+@pytest.mark.slow
 @one_backend
 def test_same_photos_in_a_folder_and_in_tfds_give_the_same_batches(shared, tmp_path):
     """12 classes of the Grocery Store photos; TFDS keeps the files as they are."""

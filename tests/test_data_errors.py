@@ -87,6 +87,7 @@ def test_training_skips_them_keeps_the_balance_and_keeps_account(
     assert len(json.loads((tmp_path / "unreadable.json").read_text())) == 2
 
 
+@pytest.mark.slow
 def test_what_takes_its_place_does_not_depend_on_when_it_was_found(mostly_good):
     options = {"classes_per_batch": 3, "images_per_class": 10, "image_size": 8}
     split = mostly_good.splits["train"]

@@ -37,6 +37,7 @@ def test_processes_get_the_parts_of_one_batch():
         assert not set(shares[0][1]) & set(shares[1][1])
 
 
+@pytest.mark.slow
 def test_each_replica_gets_its_own_block():
     """`MirroredStrategy` on two virtual devices, over two epochs."""
     code = f"""

@@ -136,6 +136,7 @@ def test_missing_columns_are_named(tmp_path):
         load(tmp_path / "t.csv", group_by="column:plant")
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_reported_and_drawn(tmp_path, capsys):
     for i in range(8):
         photo(tmp_path / f"d/train/a/{i}.png", i)

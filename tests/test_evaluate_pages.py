@@ -102,6 +102,7 @@ def check_page(file):
         return browser.run("document.body.innerText")
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_the_report_in_a_browser(report):
     text = check_page(report)
@@ -277,6 +278,7 @@ def test_a_card_of_other_photos_says_so(run, report, tmp_path):
         assert tag not in card
 
 
+@pytest.mark.slow
 def test_a_report_takes_the_features_that_the_run_has(run, tmp_path, monkeypatch):
     """Those of the evaluation and of the training, until a photo is replaced."""
     made = Run.open(shutil.copytree(run, tmp_path / "run"))
@@ -532,6 +534,7 @@ def test_pictures_travel_inside_the_page():
     assert tall[8, 0].tolist() == [128, 128, 128]
 
 
+@pytest.mark.slow
 def test_a_sure_model_is_never_shown_as_certain(run, table, tmp_path, capsys):
     import keras_apinet
 

@@ -45,6 +45,7 @@ def arrays(split, size=32):
     return images, labels
 
 
+@pytest.mark.slow
 def test_batch_size_changes_nothing_and_keras_agrees(run, folder):
     test = data.load(folder).splits["test"]
     model = Run.open(run).model()
@@ -274,6 +275,7 @@ def test_without_a_validation_split_nothing_is_calibrated(run, folder):
     assert not (run / "calibration.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_tables_for_people_and_json_for_machines(run, capsys):
     options = ["--bootstrap", "10", "--tta", "flip"]
@@ -366,6 +368,7 @@ def test_the_runs_own_data_stays_what_it_is(plain, tmp_path):
         assert any("chosen by these validation images" in w for w in result["warnings"])
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_validation_and_test_that_disagree_are_said_to(plain, tmp_path, capsys):
     run, own = plain
@@ -386,6 +389,7 @@ def test_validation_and_test_that_disagree_are_said_to(plain, tmp_path, capsys):
     assert "all 60 images of a set given to test on" in html
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_other_weights_get_another_temperature(run):
     evaluate_run(run, bootstrap=0)
@@ -424,6 +428,7 @@ def test_equal_margins_do_not_follow_the_files():
     assert order == surest(seen, split, np.arange(40)).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_pixels_do_not_pile_up(run):
     """More images may take the room of their features, not that of their pixels."""

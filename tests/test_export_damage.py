@@ -165,6 +165,7 @@ def test_files_of_others_and_of_no_kind(tmp_path):
             load_classifier(tmp_path / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.tflite", "x.onnx", "x"])
 def test_a_disk_that_is_full_after_the_model(name, model, tmp_path, monkeypatch):
     """There is room for the reason only once the intermediate files are gone."""

@@ -219,6 +219,7 @@ def test_the_command_exits_with_2(model, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_beside_the_model_and_prints_the_table(
     model, tmp_path, capsys
 ):
@@ -233,6 +234,7 @@ def test_the_command_writes_beside_the_model_and_prints_the_table(
     assert load_classifier(tmp_path / "birds.tflite").info.license == "MIT"
 
 
+@pytest.mark.slow
 def test_predictor_input(good):
     classifier = load_classifier(good)
     photo = np.full((50, 40, 3), 90, "uint8")
@@ -272,6 +274,7 @@ def test_a_missing_runtime_is_named(good, monkeypatch):
         load_classifier(good)
 
 
+@pytest.mark.slow
 def test_a_model_of_16_bits_is_exported_in_32(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

@@ -214,6 +214,7 @@ def op_names(path):
     return [detail["op_name"] for detail in interpreter._get_ops_details()]
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_the_interaction_costs_nothing(exported, tmp_path):
     """Same operations and size as backbone, pooling and classifier by themselves."""

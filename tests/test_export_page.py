@@ -232,6 +232,7 @@ def test_everything_has_a_name_for_screen_readers(pages, browser):
     assert roles <= seen
 
 
+@pytest.mark.slow
 def test_a_runtime_folder_without_the_runtime_is_named(pages, tmp_path):
     labels = np.arange(4) % 2
     images = np.zeros((4, 32, 32, 3), "uint8") + labels[:, None, None, None] * 200

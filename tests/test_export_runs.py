@@ -111,6 +111,7 @@ def test_one_command_writes_several_and_predict_reads_them(run, capsys):
     assert first["class"] == "d"
 
 
+@pytest.mark.slow
 def test_the_file_of_a_runs_model_answers_as_the_run_does(run, rng):
     description = json.loads((run / "run.json").read_text())
     description["settings"]["resize"] = "squash"
@@ -127,6 +128,7 @@ def test_the_file_of_a_runs_model_answers_as_the_run_does(run, rng):
         export_classifier(run, run / "y.tflite")
 
 
+@pytest.mark.slow
 def test_files_tell_no_paths_of_photos_that_cannot_be_read(run):
     broken = sorted((run.parent / "data/val").rglob("*.png"))[0]
     broken.write_bytes(b"no image")

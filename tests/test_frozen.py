@@ -378,6 +378,7 @@ def test_settings_that_contradict_each_other(changes, words):
         Recipe(**{**QUICK, "weights": "w.h5", **changes})
 
 
+@pytest.mark.slow
 def test_what_is_kept_after_the_head_phase_is_its_model(settings, tmp_path):
     """With averaged weights, which Keras starts at zero."""
     changes = {

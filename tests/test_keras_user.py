@@ -356,6 +356,7 @@ def test_outputs_are_float32_under_any_policy(images, policy):
         assert plain.outputs[0].dtype == "float32"
 
 
+@pytest.mark.slow
 def test_weights_of_classes_and_images_and_arguments_by_position(images):
     model = compiled(weighted_metrics=["accuracy"])
     history = model.fit(images, LABELS, 12, 1, 0, None, 0.0, (images, LABELS), False)
@@ -385,6 +386,7 @@ print(type(model).__name__)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [
@@ -425,6 +427,7 @@ print(len(names))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_any_module_can_be_imported_first():
     done = subprocess.run(

@@ -121,6 +121,7 @@ def audited(tmp_path_factory):
     return root, command
 
 
+@pytest.mark.slow
 def test_audit_finds_them_and_shows_them(audited):
     root, command = audited
     with (root / "audit.csv").open(newline="") as file:

@@ -74,6 +74,7 @@ def test_fitted_head_is_balanced_and_stays_near_its_start():
     np.testing.assert_allclose(held[0], start[0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_added_class_is_known_and_the_old_run_stays(place, added):
     run = added.run
     assert run.class_names == sorted([*NAMES, "sky"])
@@ -133,6 +134,7 @@ def test_classes_are_removed_and_merged(place, added):
     assert np.bincount(labels)[one.run.class_names.index("fruit")] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_names_are_those_that_the_new_runs_table_gives_back(place, tmp_path):
     """Quotes and blanks: a table keeps some and drops some, and orders what is left."""
@@ -228,6 +230,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path, capsys):
         add_classes(run, {"x": [photo]}, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_a_class_that_was_all_of_the_validation_takes_it_along(place, tmp_path):
     """No photo that was learned takes the place of those that are gone."""
@@ -262,6 +265,7 @@ def test_what_came_into_the_place_meanwhile_stays(place, tmp_path, monkeypatch):
     assert (out / "precious.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_names_that_nobody_sees_and_photos_that_are_there(place, tmp_path, capsys):
     run = Run.open(place / "run")
@@ -287,6 +291,7 @@ def test_a_name_with_a_carriage_return_is_kept_in_a_copy(place, tmp_path):
     assert sum((s.labels == label).sum() for s in images.splits.values()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_a_run_that_keeps_no_features_is_added_to(place, tmp_path):
     run = shutil.copytree(place / "run", tmp_path / "run")

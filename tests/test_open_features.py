@@ -33,6 +33,7 @@ def passes(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_one_pass_for_each_split_until_model_or_file_change(run, passes):
     model, images = run.model(), run.data()
     first = run_features(run, model, images)

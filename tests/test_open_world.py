@@ -74,6 +74,7 @@ def made(tmp_path_factory):
     return root, run, images[240:], said
 
 
+@pytest.mark.slow
 def test_training_leaves_a_threshold_that_keeps_the_share(made):
     _, run, _, said = made
     model = run.model()
@@ -113,6 +114,7 @@ def test_families_of_a_file_fit_its_classes():
         ClassifierInfo.from_json(text, "file")
 
 
+@pytest.mark.slow
 def test_python_says_unknown(made, capsys, tmp_path_factory):
     root, run, _, _ = made
     classifier = load_classifier(run.folder)
@@ -156,6 +158,7 @@ def test_python_says_unknown(made, capsys, tmp_path_factory):
     assert "of another model" not in write_card(run).read_text("utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_files_decide_as_python_does(made, tmp_path):
     mediapipe = pytest.importorskip("mediapipe")
@@ -271,6 +274,7 @@ def test_detection_counts_pairs():
 FAMILIES = ("fruit", "fruit", "milk", "milk")
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_another_set_is_judged_by_the_runs_own_threshold(made, tmp_path, capsys):
     """Folders without splits: a test set, which no threshold may be fitted on."""
@@ -295,6 +299,7 @@ def test_another_set_is_judged_by_the_runs_own_threshold(made, tmp_path, capsys)
     )
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_one_measurement_leaves_the_other_in_the_run(made, tmp_path):
     root, run, _, _ = made
@@ -392,6 +397,7 @@ def test_a_family_where_no_class_is_sure(made, capsys, tmp_path):
     assert classifier.verdict(even, 0.99) == ("unsure", "ant")
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_mistakes_are_one_sentence(made, tmp_path, capsys):
     root, run, _, _ = made

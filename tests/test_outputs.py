@@ -311,6 +311,7 @@ def opened_by_a_reader(pipe, reader):
     raise AssertionError(f"ended with {reader.returncode}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="pipes are watched as Linux does")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_conversion_ends_with_the_process_that_started_it(number, tmp_path):

@@ -81,6 +81,7 @@ def photos(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_training_is_one_line_that_moves_and_one_for_each_epoch(photos, tmp_path):
     written, code = on_terminal(
         *("-m", "keras_apinet", "train", "--data", photos, "--out", tmp_path / "run"),

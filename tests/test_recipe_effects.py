@@ -182,6 +182,7 @@ def test_no_setting_is_forgotten():
     assert names == {*TABLE, *RUNS, *OTHER_FILES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_a_setting_reaches_the_training(name, asked):
     value, look, expected = TABLE[name]

@@ -40,6 +40,7 @@ def photos(tmp_path):
     return class_folders(tmp_path / "photos", colours, 8, noisy)
 
 
+@pytest.mark.slow
 def test_a_run_tells_everything(photos, tmp_path, capsys):
     run = train(Recipe(data=str(photos), **QUICK), tmp_path / "run", verbose="plain")
     names = {p.name for p in run.folder.iterdir()}
@@ -152,6 +153,7 @@ def test_the_same_seed_trains_the_same_model(photos, tmp_path):
     assert abs(weights[0] - weights[2]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_head_phase_trains_the_head_and_nothing_else(photos, tmp_path, monkeypatch):
     traced, step = [], keras_apinet.APINet.train_step
     monkeypatch.setattr(
@@ -212,6 +214,7 @@ def test_the_best_model_is_kept_not_the_last(tmp_path):
     assert progress.best_epoch == 2
 
 
+@pytest.mark.slow
 def test_baseline_trains_without_pairs(photos, tmp_path):
     settings = {**QUICK, "method": "baseline", "label_smoothing": 0.1}
     run = train(Recipe(data=str(photos), **settings), tmp_path / "run", verbose="quiet")
@@ -220,6 +223,7 @@ def test_baseline_trains_without_pairs(photos, tmp_path):
     assert "val_accuracy" in header
 
 
+@pytest.mark.slow
 def test_partners_are_those_of_the_recipe(photos, tmp_path):
     asked = {"intra": "farthest", "inter": "none", "distance": "cosine"}
     recipe = Recipe(data=str(photos), **QUICK | {"epochs": 1}, **asked)
@@ -238,6 +242,7 @@ def test_an_existing_run_is_never_overwritten(photos, tmp_path):
     assert (tmp_path / "run/run.json").read_text() == "{}"
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_model(
     photos, tmp_path, monkeypatch
 ):
@@ -294,6 +299,7 @@ def split_photos(tmp_path):
     return tmp_path / "split"
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_an_unreadable_image_is_left_out_counted_and_listed(
     split_photos, tmp_path, caplog

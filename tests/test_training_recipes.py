@@ -104,6 +104,7 @@ def test_a_recipe_runs_as_a_program(name, tmp_path):
     assert (tmp_path / "run" / "best.keras").is_file()
 
 
+@pytest.mark.slow
 def test_densenet161_weights_from_torch(rng):
     """Against the network in torch, from the published description."""
     torch = pytest.importorskip("torch")
