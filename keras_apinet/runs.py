@@ -231,13 +231,14 @@ class Run:
             kept = self.folder / f"{table}.csv"
             if options.get(table) and kept.is_file():
                 options[table] = str(kept)
-        held_out = self.read(HELD_OUT)
-        if held_out is None:
-            return data.load(name or recorded, **options)
-        # Drawn again, the split would hold other photos once some have come or gone.
-        images = data.load(name or recorded, **{**options, "validation": None})
-        again = hold_out_again(images, held_out["photos"])
-        return replace(again, held_out=self.description["data"].get("held_out"))
+        images, kept = data.load(name or recorded, **options), self.read(HELD_OUT)
+        known = self.description["data"]
+        if kept is None or known.get("fingerprint") in (None, images.fingerprint()):
+            return images
+        # Drawn again, the split holds other photos once some have come or gone.
+        whole = data.load(name or recorded, **{**options, "validation": None})
+        again = hold_out_again(whole, kept["photos"])
+        return images if again is None else replace(again, held_out=known["held_out"])
 
     def keep_data(self, images: "ImageData") -> None:
         """Keeps what the splits of the data depend on, for `data` to find."""

@@ -322,13 +322,14 @@ def test_what_was_held_out_stays_held_out_as_the_data_grows(tmp_path):
     options = {"group_by": "none", "validation": 0.2}
     images = load(tmp_path / "set", **options)
     described = {"name": str(tmp_path / "set"), **options}
+    kept = {"held_out": dict(images.held_out), "fingerprint": images.fingerprint()}
     run = Run.create(
         tmp_path / "run",
         {
             "settings": {},
             "class_names": ["a", "b"],
             "image_size": 32,
-            "data": {"load": described, "held_out": dict(images.held_out)},
+            "data": kept | {"load": described},
         },
     )
     run.keep_data(images)
@@ -353,7 +354,44 @@ def test_a_share_that_groups_do_not_allow_is_said(tmp_path, capsys, monkeypatch)
         for i in range(20):
             photo(tmp_path / name / f"{i}.png", seed=ord(name) * 100 + i)
     notes = load(tmp_path, validation=0.9, group_by=r"(\d+)\.png").notes
-    assert any("50% where 90% was asked for" in note for note in notes)
+    assert any("50% where 90% was asked for: every class" in note for note in notes)
     options = ["--validation", "0.9", "--group-by", r"(\d+)\.png"]
     assert main(["data", str(tmp_path), *options]) == 0
     assert "90% of each class asked for" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_table_that_moved_is_held_out_as_it_was(tmp_path):
+    """Of absolute paths, through a link, with a photo twice and one that is missing."""
+    rows = ["path,label"]
+    for name in "ab":
+        for i in range(20):
+            photo(tmp_path / "set" / name / f"{i}.png", seed=ord(name) * 100 + i)
+            rows += [f"{tmp_path}/set/{name}/{i}.png,{name}"] * (1 + (i == 3))
+    rows.append(f"{tmp_path}/set/a/gone.png,a")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "t.csv").write_text("\n".join(rows))
+    (tmp_path / "link.csv").symlink_to(tmp_path / "there" / "t.csv")
+    options = {"group_by": "none", "validation": 0.3}
+    images = load(tmp_path / "link.csv", **options)
+    run = Run.create(
+        tmp_path / "run",
+        {
+            "settings": {},
+            "class_names": ["a", "b"],
+            "image_size": 32,
+            "data": {
+                "load": {"name": str(tmp_path / "there" / "t.csv"), **options},
+                "held_out": dict(images.held_out),
+                "fingerprint": images.fingerprint(),
+            },
+        },
+    )
+    run.keep_data(images)
+    assert run.data().fingerprint() == images.fingerprint()
+    (tmp_path / "else").mkdir()
+    os.rename(tmp_path / "there" / "t.csv", tmp_path / "else" / "t.csv")
+    there = run.data(str(tmp_path / "else" / "t.csv"))
+    assert there.fingerprint() == images.fingerprint()
+    (tmp_path / "only.csv").write_text("path,label,split\nset/a/0.png,a,test\n")
+    with pytest.raises(APINetError, match="no training images"):
+        run.data(str(tmp_path / "only.csv"))

@@ -183,6 +183,8 @@ def test_one_photo_of_any_library_is_one_photo(as_tensor, tmp_path, rng):
     photo = rng.integers(0, 256, (32, 32, 3), np.uint8)
     assert len(classifier.predict(as_tensor(photo))) == 1
     assert len(classifier.predict(as_tensor(photo[None].repeat(2, 0)))) == 2
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    assert len(classifier.predict(np.array([str(tmp_path / "a.png")] * 3))) == 3
 
 
 def test_ranges_of_int8_are_not_set_on_drawings(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluate_runs import NAMES, make_run, photos
+from factories import class_folders
 from PIL import Image
 
 from keras_apinet.cli import main
@@ -217,6 +218,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path, capsys):
         (["add", run], "Give either --class"),
         (["remove", run, "--class", "appel"], "did you mean 'apple'?"),
         (["remove", run, "--class", *NAMES[:2]], "at least 2"),
+        (["remove", run, "--class", *NAMES], "at least 2"),
         (["merge", run, "--class", "apple", "--into", "x"], "nothing to merge"),
         (["merge", run, "--class", *NAMES[:2], "--into", NAMES[2]], "already"),
     ):
@@ -301,3 +303,16 @@ def test_a_run_that_keeps_no_features_is_added_to(place, tmp_path):
         run, {"sky": [str(place / "new/sky/0.png")] * 3}, tmp_path / "more", refit=False
     )
     assert "sky" in added.run.class_names
+
+
+@pytest.mark.one_backend
+def test_a_class_that_came_beside_the_others_is_added(tmp_path):
+    """Its photos are in the run's folder of data, and not in the run."""
+    pixels = [np.full((40, 40, 3), 60 * c) for c in range(3)]
+    class_folders(tmp_path / "set", "ab", 4, lambda c, i: pixels[c] + i)
+    folder = make_run(tmp_path / "run", tmp_path / "set", "ab")
+    with_known_settings(folder)
+    class_folders(tmp_path / "set", "c", 4, lambda c, i: pixels[2] + i)
+    new = [str(path) for path in (tmp_path / "set" / "c").iterdir()]
+    added = add_classes(folder, {"c": new}, tmp_path / "more", refit=False)
+    assert added.run.class_names == ["a", "b", "c"]

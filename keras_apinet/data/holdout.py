@@ -76,9 +76,12 @@ def hold_out(
         notes.append(f"Held out {len(val):,} of {len(train):,} photos {how}.")
     total = len(train)
     if len(val) and abs(len(val) / total - validation) > max(0.05, validation / 4):
+        why = "every class gives and keeps at least one photo"
+        if group_by != "none" and not too_many:
+            why = "every class gives a photo and keeps half, and groups go whole"
         notes.append(
-            f"That is {len(val) / total:.0%} where {validation:.0%} was asked for, "
-            "because groups go whole and at most half of a class goes."
+            f"That is {len(val) / total:.0%} where {validation:.0%} was asked for: "
+            f"{why}."
         )
     if too_many:
         notes.append(
@@ -118,12 +121,16 @@ def held_out_photos(data: ImageData) -> list[str]:
     return [_place(val.reference(i), data.name) for i in range(len(val))]
 
 
-def hold_out_again(data: ImageData, photos: Sequence[str]) -> ImageData:
-    """Holds the same photos out as before, whatever has come or gone since."""
+def hold_out_again(data: ImageData, photos: Sequence[str]) -> ImageData | None:
+    """Holds the same photos out as before, if most are there and not there twice."""
+    if "train" not in data.splits or "val" in data.splits:
+        return None
     train, held = data.splits["train"], set(photos)
     again = np.array(
         [_place(train.reference(i), data.name) in held for i in range(len(train))], bool
     )
+    if not len(photos) / 2 <= again.sum() <= len(photos):
+        return None
     splits = {"train": train.take(~again), "val": train.take(again)}
     return checked(replace(data, splits={**data.splits, **splits}))
 

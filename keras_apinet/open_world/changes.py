@@ -68,6 +68,7 @@ def check_fresh(run: Run, images: "data.ImageData", photos: "data.ImageData") ->
         os.path.realpath(part.reference(i)): images.class_names[part.labels[i]]
         for part in images.splits.values()
         for i in range(len(part))
+        if images.class_names[part.labels[i]] in run.class_names
     }
     for part in photos.splits.values():
         for i in range(len(part)):

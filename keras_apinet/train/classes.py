@@ -193,7 +193,7 @@ def _changed(
         to = np.array([names.index(name) for name in added])
         for split, part in new.items():
             splits[split] = joined(splits.get(split), part, to)
-    splits = {split: part for split, part in splits.items() if len(part)}
+    splits = {s: part for s, part in splits.items() if len(part) or s == "train"}
     train = splits["train"]
     merged = {n: p for n, p in wanted.items() if p != (n,)}
     changed = with_classes(

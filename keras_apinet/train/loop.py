@@ -127,7 +127,7 @@ def resume(
             if placement.is_first:
                 run.write("run.json", description)
             run = Run(run.folder, description)
-            if placement.is_first:
+            if placement.is_first and other:
                 run.keep_data(setup.images)
             if stored:  # more epochs, or fewer, may have been asked for
                 stored[0].ended = stored[0].epoch >= recipe.epochs

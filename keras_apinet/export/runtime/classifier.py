@@ -186,7 +186,7 @@ def as_image(photo: Any, info: ClassifierInfo) -> NDArray[np.uint8]:
 def _listed(photos: Photo | Iterable[Photo]) -> Sequence[Photo]:
     if isinstance(photos, (str, os.PathLike)):
         return [photos]
-    if len(getattr(photos, "shape", range(4))) < 4:  # an array of any backend
+    if len(getattr(photos, "shape", range(4))) in (0, 2, 3):  # of any backend
         return [np.asarray(photos)]
     if not isinstance(photos, Iterable):
         raise APINetError(
