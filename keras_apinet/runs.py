@@ -238,7 +238,8 @@ class Run:
         # Drawn again, the split holds other photos once some have come or gone.
         whole = data.load(name or recorded, **{**options, "validation": None})
         again = hold_out_again(whole, kept["photos"])
-        return images if again is None else replace(again, held_out=known["held_out"])
+        how = known.get("held_out")
+        return images if again is None else replace(again, held_out=how)
 
     def keep_data(self, images: "ImageData") -> None:
         """Keeps what the splits of the data depend on, for `data` to find."""

@@ -346,6 +346,9 @@ def test_what_was_held_out_stays_held_out_as_the_data_grows(tmp_path):
     assert names_of(grown.splits["val"]) == held[:-1]
     assert len(grown.splits["train"]) == 72
     assert grown.held_out["fraction"] == 0.2
+    del run.description["data"]["held_out"]  # which a run need not tell
+    again = run.data(str(tmp_path / "moved"))
+    assert again.fingerprint() == grown.fingerprint()
 
 
 def test_a_share_that_groups_do_not_allow_is_said(tmp_path, capsys, monkeypatch):
