@@ -238,8 +238,7 @@ class Run:
         # Drawn again, the split holds other photos once some have come or gone.
         whole = data.load(name or recorded, **{**options, "validation": None})
         again = hold_out_again(whole, kept["photos"])
-        how = known.get("held_out")
-        return images if again is None else replace(again, held_out=how)
+        return replace(again or images, held_out=known.get("held_out"))
 
     def keep_data(self, images: "ImageData") -> None:
         """Keeps what the splits of the data depend on, for `data` to find."""
