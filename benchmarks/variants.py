@@ -168,6 +168,149 @@ def look_alikes_meet() -> None:
     Setup.plan = plan  # type: ignore[method-assign]
 
 
+def likeliest_classes(count: int) -> Callable[[], None]:
+    """The variant whose cross-entropy is among the true class and the likeliest others.
+
+    Sun et al., Fine-grained Recognition: Accounting for Subtle Differences between
+    Similar Classes, AAAI 2020.
+    """
+
+    def among() -> None:
+        from keras import ops
+
+        from keras_apinet import losses
+        from keras_apinet.layers.mining import class_indices
+
+        plain = losses.label_log_probabilities
+
+        def few(labels: Any, logits: Any, label_smoothing: float = 0.0) -> Any:
+            classes = class_indices(labels)
+            inner = (1,) * (len(logits.shape) - 2)
+            true = ops.one_hot(classes, logits.shape[-1])
+            true = ops.reshape(true, (-1, *inner, logits.shape[-1]))
+            ranked = ops.where(true > 0, 1e9, ops.stop_gradient(logits))
+            _, kept = ops.top_k(ranked, count + 1)
+            logits = ops.take_along_axis(logits, kept, axis=-1)
+            return plain(ops.zeros_like(classes), logits, label_smoothing)
+
+        losses.label_log_probabilities = few
+
+    return among
+
+
+def inter_partners(count: int) -> Callable[[], None]:
+    """The variant that pairs each image with several images of other classes."""
+
+    def several() -> None:
+        from keras_apinet.layers import PairMiner
+
+        plain = PairMiner.__init__
+
+        def more(
+            self: Any, strategies: Any, num_partners: Any, *args: Any, **kwargs: Any
+        ) -> None:
+            plain(self, strategies, (1, count), *args, **kwargs)
+
+        PairMiner.__init__ = more  # type: ignore[method-assign]
+
+    return several
+
+
+def averaged_teacher() -> None:
+    """The probabilities of the averaged weights are soft targets of single images.
+
+    Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017. It needs
+    `ema_momentum`, and TensorFlow.
+    """
+    from keras import ops
+
+    from keras_apinet import APINet
+
+    plain = APINet.compute_loss
+
+    def taught(
+        self: Any, x: Any, y: Any, y_pred: Any, weight: Any = None, training: Any = True
+    ) -> Any:
+        loss = plain(self, x, y, y_pred, weight, training)
+        images = x[0] if isinstance(x, (tuple, list)) else x
+        if not training or "frozen" not in images:
+            return loss
+        slow = self.optimizer.averages
+        trained = [self.optimizer.slot(slow, v) for v in self.trainable_variables]
+        others = [v.value for v in self.non_trainable_variables]
+        told, _ = self.stateless_call(trained, others, images, training=False)
+        own = y_pred
+        if isinstance(own, dict):
+            own = own.get("single_logits", own["logits"])
+        soft = ops.stop_gradient(ops.softmax(told))
+        return loss - ops.mean(ops.sum(soft * ops.log_softmax(own), axis=-1))
+
+    APINet.compute_loss = taught  # type: ignore[method-assign]
+
+
+def mixed(boxes: bool) -> Callable[[], None]:
+    """The variant that mixes the stored views of a batch, and their labels.
+
+    Mixup (Zhang et al., ICLR 2018), or a box of another's (CutMix, Yun et al., ICCV
+    2019). The larger share decides which class an image has for its pairs.
+    """
+
+    def mix() -> None:
+        import keras
+        from keras import ops
+
+        from keras_apinet import APINet
+        from keras_apinet.layers.mining import class_indices
+
+        step, metrics = APINet.train_step, APINet.compute_metrics
+        seeds = keras.random.SeedGenerator(0)
+
+        def mixing(self: Any, *args: Any) -> Any:
+            *state, (inputs, labels) = args
+            if "frozen" not in inputs:
+                return step(self, *state, (inputs, labels))
+            maps = inputs["frozen"]
+            count = ops.shape(maps)[0]
+            order = keras.random.shuffle(ops.arange(count), seed=seeds)
+            share = keras.random.beta((), 0.4, 0.4, seed=seeds)
+            share = ops.minimum(share, 1 - share)  # of the other image
+            if boxes:
+                height, width = maps.shape[1:3]
+                side = ops.sqrt(share)
+                top, left = (
+                    keras.random.uniform((), 0, 1, seed=seeds) * (1 - side)
+                    for _ in range(2)
+                )
+                rows = (ops.arange(height, dtype="float32") + 0.5) / height
+                columns = (ops.arange(width, dtype="float32") + 0.5) / width
+                inside = ops.logical_and(
+                    ops.logical_and(rows > top, rows < top + side)[:, None],
+                    ops.logical_and(columns > left, columns < left + side)[None],
+                )
+                box = ops.cast(inside, "float32")
+                share = ops.mean(box)
+                weight = ops.cast(box[None, :, :, None], maps.dtype)
+            else:
+                weight = ops.cast(share, maps.dtype)
+            maps = maps * (1 - weight) + ops.take(maps, order, axis=0) * weight
+            soft = ops.one_hot(ops.reshape(labels, (-1,)), self.num_classes)
+            soft = (1 - share) * soft + share * ops.take(soft, order, axis=0)
+            return step(self, *state, ({"frozen": maps}, soft))
+
+        def of_classes(self: Any, x: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
+            if len(y.shape) == 2 and y.shape[-1] == self.num_classes:
+                y = class_indices(y)
+            y_pred = args[0]
+            if isinstance(y_pred, dict) and len(y_pred["labels"].shape) == 2:
+                y_pred = {**y_pred, "labels": class_indices(y_pred["labels"])}
+            return metrics(self, x, y, y_pred, *args[1:], **kwargs)
+
+        APINet.train_step = mixing  # type: ignore[method-assign]
+        APINet.compute_metrics = of_classes  # type: ignore[method-assign]
+
+    return mix
+
+
 VARIANTS: dict[str, Callable[[], None]] = {
     "": lambda: None,
     "without_gates": without_gates,
@@ -177,4 +320,9 @@ VARIANTS: dict[str, Callable[[], None]] = {
     "temperature_2": temperature(2.0),
     "temperature_half": temperature(0.5),
     "look_alikes_meet": look_alikes_meet,
+    "likeliest_15": likeliest_classes(15),
+    "three_inter_partners": inter_partners(3),
+    "averaged_teacher": averaged_teacher,
+    "mixup": mixed(boxes=False),
+    "cutmix": mixed(boxes=True),
 }

@@ -253,6 +253,122 @@ def test_a_temperature_divides_the_logits_of_pairs(monkeypatch, rng):
     np.testing.assert_allclose(found, -np.log(scores).mean(axis=1), rtol=1e-5)
 
 
+def test_cross_entropy_among_the_likeliest_classes(monkeypatch, rng):
+    from keras_apinet import losses
+
+    plain = losses.label_log_probabilities
+    monkeypatch.setattr(losses, "label_log_probabilities", plain)
+    variants.likeliest_classes(2)()
+    labels, logits = np.array([0, 2]), rng.normal(size=(2, 2, 5))
+    found = np.asarray(losses.PairwiseLoss().terms(labels, logits)[0])
+    expected = []
+    for label, rows in zip(labels, logits):
+        for row in rows:
+            others = sorted(np.delete(row, label))[-2:]
+            expected.append(-np.log(reference.softmax(np.array([row[label], *others]))))
+    expected = np.array(expected)[:, 0].reshape(2, 2).mean(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_each_image_has_several_partners_of_other_classes(monkeypatch):
+    from keras_apinet.layers import PairMiner
+
+    monkeypatch.setattr(PairMiner, "__init__", PairMiner.__init__)
+    variants.inter_partners(3)()
+    assert small_model().miner.num_partners == (1, 3)
+
+
+def small_model():
+    import keras
+
+    import keras_apinet
+
+    inputs = keras.Input((4, 4, 3))
+    maps = keras.layers.Conv2D(5, 1, activation="relu")(inputs)
+    network = keras.Model(inputs, keras.layers.Conv2D(5, 1)(maps))
+    return keras_apinet.APINet(
+        network, 3, mutual_units=4, dropout_rate=0.0, freeze_fraction=0.5
+    )
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_averaged_weights_teach_the_single_images(monkeypatch, rng, pairs):
+    from keras_apinet import APINet
+    from keras_apinet.losses import CrossEntropy, PairwiseLoss
+    from keras_apinet.optimizers import LayerwiseAdamW
+
+    model = small_model()
+    loss = PairwiseLoss(single_image_weight=1.0) if pairs else CrossEntropy()
+    model.compile(LayerwiseAdamW(use_ema=True, ema_momentum=0.5), loss=loss)
+    model.build_metrics()
+    model.optimizer.build(model.trainable_variables)
+    maps = {"frozen": rng.normal(size=(4, 4, 4, 5)).astype("float32")}
+    labels = np.array([0, 0, 1, 1])
+    for average in model.optimizer.averages:
+        average.assign(rng.normal(size=average.shape))
+    inputs = (maps, labels) if pairs else maps
+    outputs = model(inputs, training=True)
+    plain = float(model.compute_loss(inputs, labels, outputs))
+    monkeypatch.setattr(APINet, "compute_loss", APINet.compute_loss)
+    variants.averaged_teacher()
+    taught = float(model.compute_loss(inputs, labels, outputs))
+    own = model.predict(maps, verbose=0)
+    for variable in model.trainable_variables:
+        average = model.optimizer.slot(model.optimizer.averages, variable)
+        variable.assign(average)
+    teacher = model.predict(maps, verbose=0)
+    expected = np.mean(
+        [
+            -np.dot(reference.softmax(slow), np.log(reference.softmax(row)))
+            for slow, row in zip(teacher, own)
+        ]
+    )
+    assert taught - plain == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+def test_mixed_maps_have_mixed_labels(monkeypatch, boxes):
+    """Maps that hold their own one-hot label show what they were mixed of."""
+    from keras_apinet import APINet
+
+    monkeypatch.setattr(APINet, "train_step", lambda self, data: data)
+    monkeypatch.setattr(APINet, "compute_metrics", APINet.compute_metrics)
+    variants.mixed(boxes)()
+    labels = np.arange(6)
+    maps = np.broadcast_to(np.eye(6, dtype="float32")[:, None, None], (6, 4, 4, 6))
+    model = SimpleNamespace(num_classes=6)
+    mixing = APINet.train_step
+    features = {"features": np.zeros((6, 2))}
+    assert mixing(model, (features, labels))[0] is features
+    shares = set()
+    for _ in range(8):
+        found, soft = mixing(model, ({"frozen": maps}, labels))
+        found, soft = np.asarray(found["frozen"]), np.asarray(soft)
+        np.testing.assert_allclose(found.mean(axis=(1, 2)), soft, atol=1e-6)
+        assert (soft.argmax(axis=1) == labels).all()
+        assert np.isin(found, [0, 1]).all() == boxes or soft.max() == 1
+        shares.add(round(float(soft.max(axis=1).min()), 6))
+    assert len(shares) > 2
+
+
+def test_a_model_trains_on_mixed_maps(monkeypatch, rng):
+    from keras_apinet import APINet
+    from keras_apinet.losses import PairwiseLoss
+
+    monkeypatch.setattr(APINet, "train_step", APINet.train_step)
+    monkeypatch.setattr(APINet, "compute_metrics", APINet.compute_metrics)
+    variants.mixed(boxes=True)()
+    model = small_model()
+    model.compile(
+        "adamw", loss=PairwiseLoss(single_image_weight=1.0), metrics=["accuracy"]
+    )
+    model.build_metrics()
+    maps = {"frozen": rng.normal(size=(8, 4, 4, 5)).astype("float32")}
+    history = model.fit(maps, np.arange(8) // 3, batch_size=8, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    assert 0 <= history.history["accuracy"][0] <= 1
+
+
 def test_classes_that_look_alike_meet_as_often_as_others_would(monkeypatch):
     """Eight classes in two directions: a batch of four is of one of them."""
     from types import SimpleNamespace
