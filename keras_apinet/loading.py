@@ -79,6 +79,10 @@ def load(path: str | Path, which: str = "best") -> APINet:
     try:
         check_model(file)
         loaded = keras.saving.load_model(file, safe_mode=True)
+    except APINetError as error:  # an option that this version does not take
+        raise APINetError(
+            f"The model {str(file)!r} cannot be loaded: {error}"
+        ) from error
     except Exception as error:
         raise APINetError(
             f"The model {str(file)!r} cannot be read ({reason(error)}); it is "

@@ -166,8 +166,10 @@ class Run:
         return cls(folder, description)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Run":
-        """The run in a folder."""
+    def open(cls, folder: "str | Path | Run") -> "Run":
+        """The run in a folder; a run that is open already is given back."""
+        if isinstance(folder, Run):
+            return folder
         folder = Path(folder)
         if not (folder / DESCRIPTION).is_file():
             raise APINetError(

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import re
 import shutil
 import sys
@@ -126,6 +127,22 @@ def test_models_that_lie(kind, good, tmp_path, monkeypatch):
     with pytest.raises(APINetError, match=r"lies\.keras' cannot be read") as caught:
         load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_with_an_option_that_is_refused_today_says_which(good, tmp_path):
+    path = tmp_path / "old.keras"
+    shutil.copy(good / "good.keras", path)
+
+    def changed(content):
+        config = json.loads(content)
+        config["config"]["residual_weight"] = -1.0
+        return json.dumps(config).encode()
+
+    rewritten(path, changed)
+    with pytest.raises(APINetError, match=r"old\.keras' cannot be loaded") as caught:
+        load(path)
+    assert "residual_weight=-1.0" in str(caught.value)
+    assert "damaged" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def compare(
     """
     from keras_apinet.data import prepare, read_photo
 
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     names = run.class_names
     pair = None
     if classes is not None:

@@ -74,7 +74,7 @@ def evaluate_run(
     print(result["metrics"]["top1"])
     ```
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     judged = judge(
         run,
         split,

@@ -133,7 +133,7 @@ def write_card(
         APINetError: If the run was not evaluated on the split, or something else is at
             `out`.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     path = run.folder / "MODEL_CARD.md" if out is None else Path(out)
     force = force or out is None
     check_output(path, "Markdown file", force)

@@ -69,7 +69,7 @@ def write_report(
         APINetError: As `evaluate_run`; for a missing package, or another file at `out`.
     """
     need("matplotlib", "jinja2", "scipy")
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     path = run.folder / "report.html" if out is None else Path(out)
     force = force or out is None
     check_output(path, "page", force)

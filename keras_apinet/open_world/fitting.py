@@ -171,7 +171,7 @@ def measure_open(
         APINetError: If there are no held-out photos, the foreign folder holds known
             classes or nothing that can be read, or the table does not fit.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     names = run.class_names
     own = None if families is None else read_families(families, names)
     others = None if foreign is None else _foreign_data(foreign, names)
