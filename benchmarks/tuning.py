@@ -1,11 +1,11 @@
-r"""Trials on validation photos, as many for the baseline as for pairs.
+r"""Tuning trials on validation photos, as many for the baseline as for pairs.
 
     python -m benchmarks.tuning --recipe training/cub_efficientnet_lite0.toml \
         --data FOLDER --weights FILE [--out runs/tuning]
 
-The trials run in the order of `TRIALS`, each for pairs and plain cross-entropy, and
-look at no test photo. What won for a method is in `accuracy`. Stopped, the
-same command goes on.
+The trials run in the order of `TRIALS`, each for pairs and for plain cross-entropy, and
+do not use the test photos. `accuracy` has the best settings for the baseline, and the
+recipe those for pairs. If it is stopped, the same command continues.
 """
 
 import argparse
@@ -37,7 +37,7 @@ PLAIN = PAIRS | {
     "single_image_weight": 0.0,
 }
 RATE = {"learning_rate": 1e-3}
-# What is tried, for pairs and for the baseline, one after the other.
+# The trials, each for pairs and for the baseline, in order.
 TRIALS = [
     (Arm("as at first", PAIRS), Arm("as at first", PLAIN)),
     (Arm("rate 1e-3", PAIRS | RATE), Arm("rate 1e-3", PLAIN | RATE)),
@@ -49,7 +49,7 @@ TRIALS = [
 
 
 def main() -> None:
-    """Trains what has not been trained, prints and records the log."""
+    """Trains the missing runs, prints and records the results."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )
@@ -71,8 +71,8 @@ def main() -> None:
             print("  ".join(rows[-1]), flush=True)
     record(
         "tuning",
-        "Trials on validation, in the order in which they ran",
-        ["trial", "method", "what", "validation top-1, %", "best epoch"],
+        "Tuning trials on validation, in order of execution",
+        ["trial", "method", "settings", "validation top-1, %", "best epoch"],
         rows,
         protocol(recipe, args.seeds, "untested"),
         variant=variant_of(recipe),

@@ -2,7 +2,7 @@
 
     python export/to_onnx.py RUN [--out PATH] [--force] [...]
 
-Equivalent to `keras-apinet export RUN --format onnx`; `--help` lists the options.
+Same as `keras-apinet export RUN --format onnx`; `--help` lists the options.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
     python export/to_saved_model.py RUN [--out PATH] [--force] [...]
 
-Equivalent to `keras-apinet export RUN --format saved_model`; `--help` lists the options.
+Same as `keras-apinet export RUN --format saved_model`; `--help` lists the options.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
     python export/to_tflite.py RUN [--out PATH] [--force] [...]
 
-Equivalent to `keras-apinet export RUN --format tflite`; `--help` lists the options.
+Same as `keras-apinet export RUN --format tflite`; `--help` lists the options.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
     python export/to_web.py RUN [--out PATH] [--force] [...]
 
-Equivalent to `keras-apinet export RUN --format web`; `--help` lists the options.
+Same as `keras-apinet export RUN --format web`; `--help` lists the options.
 """
 
 import sys
