@@ -230,7 +230,7 @@ def main() -> None:
         cells = [" / ".join(pair) for pair in pairs]
         rows.append([name, kind, *cells, share(small.agreement)])
     print(table(columns, rows))
-    subject = Path(args.photos).name if args.photos else "drawn birds"
+    subject = Path(args.photos).name if args.photos else "synthetic birds"
     record(
         "phone",
         "Cost of each backbone on a phone",

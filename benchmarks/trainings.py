@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser, out: str, seeds: list[int]) -
         default=str(RECIPE),
         help="TOML file, or none for the package defaults",
     )
-    parser.add_argument("--data", help="where the data set is")
+    parser.add_argument("--data", help="path of the dataset")
     parser.add_argument("--weights", help="weights file of the backbone")
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
     parser.add_argument(

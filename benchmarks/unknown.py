@@ -196,10 +196,10 @@ def scores_of(
         "energy": lambda z: logsumexp(logits(z), axis=1),
         "ViM": lambda z: logsumexp(logits(z), axis=1) - alpha * residual(z),
         "Mahalanobis": mahalanobis,
-        "nearest neighbours (5th)": lambda z: -near.kneighbors(unit(z))[0][:, -1],
+        "nearest neighbors (5th)": lambda z: -near.kneighbors(unit(z))[0][:, -1],
         "prototypes, cosine": lambda z: (unit(z) @ plain.T).max(1),
         "prototypes, whitened": lambda z: whitened.similarities(z).max(1),
-        "logits, centred, cosine": lambda z: outstanding(logits(z)).max(1),
+        "logits, centered, cosine": lambda z: outstanding(logits(z)).max(1),
         CHOSEN: lambda z: (whitened.similarities(z) + outstanding(logits(z))).max(1),
     }
 
