@@ -1,1 +1,1 @@
-"""What is measured, each as ratios within one run: `python -m benchmarks.NAME`."""
+"""Benchmarks, each reported as ratios within one run: `python -m benchmarks.NAME`."""

@@ -1,13 +1,13 @@
-"""All benchmarks, one after the other; then RESULTS.md and the README's table.
+"""Runs all benchmarks one after another, then updates RESULTS.md and the README table.
 
     python -m benchmarks --quick      # within 15 minutes on two cores
     python -m benchmarks              # in full: hours
     python -m benchmarks --data FOLDER --weights FILE     # accuracy and ablation too
     python -m benchmarks --list       # only shows the commands
 
-Each runs in a child process; one that fails does not stop the others. What is measured
-on each backend is measured on those that are installed. What the quick mode leaves out
-stays in RESULTS.md as it was recorded.
+Each benchmark runs in a child process; a failure does not stop the others. Benchmarks
+that apply to every backend run on those that are installed. Benchmarks that the quick
+mode skips keep their recorded results in RESULTS.md.
 """
 
 import argparse
@@ -21,10 +21,10 @@ import time
 from benchmarks.results import render
 
 BACKENDS = ("tensorflow", "jax", "torch")
-# Drawn birds and the small backbone, the defaults of the package.
+# Synthetic birds and the small backbone, the defaults of the package.
 DRAWN = "--recipe none --data synthetic_birds"
 
-# A `*` runs on every backend; {runs} is a folder that is gone afterwards.
+# `*`: runs on every backend. {runs}: a temporary folder.
 QUICK = (
     "* head --rounds 30",
     "* step --backbones tiny --image-size 96 --rounds 5",
@@ -55,7 +55,7 @@ TRAINED = ("accuracy", "ablation")
 
 
 def commands(quick: bool, extra: str, runs: str) -> list[tuple[str | None, str]]:
-    """Backend (`None`: any) and command line of every benchmark."""
+    """Returns the backend (`None`: any) and the command line of every benchmark."""
     found: list[tuple[str | None, str]] = []
     lines = QUICK if quick else FULL
     if extra:
@@ -70,7 +70,7 @@ def commands(quick: bool, extra: str, runs: str) -> list[tuple[str | None, str]]
 
 
 def main() -> None:
-    """Runs all and says what failed."""
+    """Runs all benchmarks and reports those that failed."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )

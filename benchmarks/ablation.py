@@ -1,13 +1,14 @@
-"""What each part of the method is worth, as the paper's ablations have it.
+"""Ablation: the contribution of each part of the method, as in the paper.
 
     python -m benchmarks.ablation --data FOLDER --weights FILE [--seeds 0]
         [--arms NAME ...] [--set NAME=VALUE ...] [--out runs/ablation]
 
-One change to the recipe at a time, all else equal; every arm gets the same epochs. With
-`--set epochs=0` only the head learns, on features that are computed once: minutes on a
-CPU. Stopped, the same command goes on. The model of the last epoch is judged: choosing
-one on few validation photos adds more noise to a short run than most arms differ by.
-That was decided after first results by the best epoch, test figures included.
+Each arm makes one change to the recipe; everything else, including the number of
+epochs, is equal. With `--set epochs=0`, only the head is trained, on features that are
+computed once: minutes on a CPU. If it is stopped, the same command continues. The model
+of the last epoch is evaluated, because selecting an epoch on few validation photos adds
+more noise to a short run than the difference between most arms. This was decided after
+first results with the best epoch, including test results, had been seen.
 """
 
 import argparse
@@ -50,9 +51,9 @@ ARMS = [
     ),
     *(Arm(f"margin {m:g}", {"margin": m}) for m in (0.0, 0.02, 0.1, 0.2)),
     *(Arm(f"ranking weight {w:g}", {"ranking_weight": w}) for w in (0.5, 2.0, 5.0)),
-    # What the paper does not have.
+    # Not in the paper.
     Arm("partners by angle", {"distance": "cosine"}),
-    # Combinations, made after three-seed results of their parts had been seen.
+    # Combinations, chosen after the three-seed results of their parts had been seen.
     Arm(
         "farthest of the class, nearest of others, by angle",
         {"distance": "cosine", "intra": "farthest"},
@@ -80,13 +81,13 @@ ARMS = [
 def draw(
     found: dict[str, dict[str, np.ndarray]], arms: Sequence[Arm], path: Path
 ) -> None:
-    """Test accuracy of each arm: its mean, every seed, and the full method's mean."""
+    """Plots each arm's test accuracy: mean, every seed, and the full method's mean."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    # The same figures give the same file.
+    # A fixed salt makes the file reproducible.
     matplotlib.rcParams["svg.hashsalt"] = "ablation"
     figure, axes = pyplot.subplots(figsize=(8, 0.27 * len(arms) + 1))
     for row, arm in enumerate(arms):
@@ -105,7 +106,7 @@ def draw(
 
 
 def main() -> None:
-    """Prints and records table and figure."""
+    """Prints and records the table and the figure."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )
@@ -131,13 +132,14 @@ def main() -> None:
     draw(found, arms, results.FOLDER / name)
     results.record(
         "ablation",
-        "What each part is worth",
+        "Ablation: contribution of each part",
         ["arm", *(f"{title}, %" for title in FIGURES.values()), "test top-1 - full"],
         rows,
-        f"{protocol(recipe, args.seeds, 'last')} Full is {recipe.classes_per_batch} x "
+        f"{protocol(recipe, args.seeds, 'last')} Full: {recipe.classes_per_batch} x "
         f"{recipe.images_per_class} images, margin {recipe.margin:g}, ranking weight "
-        f"{recipe.ranking_weight:g}, {recipe.intra} and {recipe.inter} partners. "
-        "Every arm sees as many images; larger batches mean fewer steps.",
+        f"{recipe.ranking_weight:g}, {recipe.intra} intra and {recipe.inter} inter "
+        "partners. Every arm sees the same number of images; larger batches mean fewer "
+        "steps.",
         variant=variant,
         figure=name,
     )

@@ -1,13 +1,13 @@
-"""Accuracy: pairs against a baseline tuned as hard, on photos of look-alike classes.
+"""Accuracy of pairs and of an equally tuned baseline, on look-alike classes.
 
     python -m benchmarks.accuracy --data FOLDER --weights FILE [--seeds 0 1 2]
         [--recipe FILE.toml] [--set NAME=VALUE ...] [--which last] [--out runs/accuracy]
 
-Both methods are trained with each seed on the recipe's data, on the backend and device
-that `KERAS_BACKEND` chooses, and tested once. Classes whose names end in the same word
-(`Brewer_Sparrow`, `Field_Sparrow`) are a family: photos of families are also judged
-among the classes of their family alone. Stopped, the same command goes on: runs that
-have ended are not done again.
+Both methods are trained with each seed on the recipe's data, on the backend chosen by
+`KERAS_BACKEND`, and tested once. Classes whose names end in the same word
+(`Brewer_Sparrow`, `Field_Sparrow`) form a family: photos of families are also
+classified among the classes of their family only. If it is stopped, the same command
+continues and skips finished runs.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from keras_apinet.evaluate.calibration import log_softmax
 from keras_apinet.evaluate.run_comparison import Answers, differences, mcnemar
 from keras_apinet.runs import Run
 
-# The recipe is what won for pairs; what won for the baseline is here. See `tuning`.
+# The recipe has the best settings for pairs; these are the baseline's (see `tuning`).
 ARMS = [Arm("pairs"), Arm("baseline", PLAIN | RATE)]
 FIGURES = {
     "top1": ("top-1, %", 100),
@@ -44,17 +44,17 @@ FIGURES = {
 
 
 def families(names: Any) -> list[np.ndarray]:
-    """The classes that share their name's last word, two or more, as `[k]` numbers."""
+    """Groups of two or more classes whose names end in the same word, as `[k]` ids."""
     words = [re.split(r"[\W_]+", str(name).strip())[-1].lower() for name in names]
     alike = [np.flatnonzero(np.array(words) == word) for word in dict.fromkeys(words)]
     return [classes for classes in alike if len(classes) > 1]
 
 
 def answers(runs: list[Run]) -> tuple[Answers, Answers, np.ndarray]:
-    """What runs say of the test photos, and of those of families within these.
+    """Predictions for the test photos, and for photos of families within their family.
 
     Returns:
-        Both answers, and which photos are of a family.
+        Both predictions, and a mask of the photos that belong to a family.
     """
     log_p, labels = [], np.empty(0, np.int64)
     for run in runs:
@@ -73,7 +73,7 @@ def answers(runs: list[Run]) -> tuple[Answers, Answers, np.ndarray]:
 
 
 def by_family(names: Any, first: Answers, second: Answers) -> list[list[Any]]:
-    """Word, photos, both top-1 and their difference, of families of three or more."""
+    """Rows for families of three or more: name, photos, both top-1, difference."""
     rows = []
     for classes in families(names):
         own = np.isin(first.labels, classes)
@@ -86,13 +86,13 @@ def by_family(names: Any, first: Answers, second: Answers) -> list[list[Any]]:
 
 
 def draw(path: Path, rows: list[list[Any]], title: str) -> None:
-    """Dots at both methods' accuracy of each family, the best gain on top."""
+    """Plots both methods' accuracy on each family, with the largest gain on top."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    matplotlib.rcParams["svg.hashsalt"] = "accuracy"  # the same figures, the same file
+    matplotlib.rcParams["svg.hashsalt"] = "accuracy"  # makes the file reproducible
     figure, axes = pyplot.subplots(figsize=(7, 0.24 * len(rows) + 1.4))
     places = np.arange(len(rows))
     ours, theirs = (100 * np.array([row[i] for row in rows]) for i in (2, 3))
@@ -110,7 +110,7 @@ def draw(path: Path, rows: list[list[Any]], title: str) -> None:
 
 
 def main() -> None:
-    """Prints and records tables and figure."""
+    """Prints and records the tables and the figure."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )
@@ -149,8 +149,8 @@ def main() -> None:
     what, variant = Path(recipe.data).name, variant_of(recipe)
     tests = [mcnemar(a, b) for a, b in zip(first.right, second.right, strict=True)]
     notes = "; ".join(
-        f"seed {seed}: {t['only_first']} photos only pairs get right, "
-        f"{t['only_second']} only the baseline, McNemar p = {t['p']:.2g}"
+        f"seed {seed}: {t['only_first']} photos are correct only with pairs, "
+        f"{t['only_second']} only with the baseline, McNemar p = {t['p']:.2g}"
         for seed, t in zip(args.seeds, tests, strict=True)
     )
     each = [
@@ -180,11 +180,11 @@ def main() -> None:
         rows,
         protocol(recipe, args.seeds, args.which)
         + f" Top-1 of each seed: pairs {each[0]}; baseline {each[1]}. The intervals "
-        f"are a bootstrap over photos and seeds together; {notes}. Within families: "
-        f"{int(of_family.sum()):,} of {len(of_family):,} photos, judged among the "
-        "classes whose name ends in the same word.",
+        f"are from a bootstrap over photos and seeds together; {notes}. Within "
+        f"families: {int(of_family.sum()):,} of {len(of_family):,} photos, classified "
+        "among the classes whose names end in the same word.",
         variant=variant,
-        # Fewer seeds are a try-out.
+        # Results with fewer seeds are preliminary.
         headline=headline if len(args.seeds) > 2 else {},
         figure=figure,
     )

@@ -1,11 +1,11 @@
-"""Photos added as the advice says, against as many added at random.
+"""Accuracy after adding photos as advised, compared with adding as many at random.
 
     python -m benchmarks.advice --data FOLDER --weights FILE --cache FOLDER
 
-Six photos of each class are there, and 240 are added from the rest of the training and
-validation photos: as many of each class as the advice says, of which those come first
-that are least like the ones that are there (by features); or any. A head fitted to all
-of them on frozen features judges the test photos.
+The dataset starts with six photos per class. 240 photos are added from the rest of the
+training and validation photos, either at random, or as many per class as advised,
+taking those first whose features are least similar to the existing ones. A head fitted
+to the frozen features of all these photos is evaluated on the test photos.
 """
 
 import argparse
@@ -20,7 +20,7 @@ START, BUDGET = 6, 240
 
 
 def unlike(x: np.ndarray, have: np.ndarray, rest: np.ndarray, count: int) -> list[int]:
-    """The photos of `rest` that are least like those that are there, one by one."""
+    """Picks, one by one, the photos of `rest` least similar to those already there."""
     there, left, picked = list(have), list(rest), []
     while left and len(picked) < count:
         nearest = (x[left] @ x[there].T).max(axis=1)
@@ -30,7 +30,7 @@ def unlike(x: np.ndarray, have: np.ndarray, rest: np.ndarray, count: int) -> lis
 
 
 def one(found: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
-    """Which test photos a head is right about: before, advised, and at random."""
+    """Which test photos are classified correctly: before, as advised, at random."""
     from keras_apinet.open_world.advice import advise
     from keras_apinet.open_world.heads import fit_head
 
@@ -65,7 +65,7 @@ def one(found: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures three choices and records them."""
+    """Measures and records three random choices."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--data")
     parser.add_argument("--weights")
@@ -97,18 +97,17 @@ def main() -> None:
     low, high = np.percentile(drawn, (2.5, 97.5))
     record(
         "advice",
-        "Photos added as advised, and at random",
+        "Photos added as advised, compared with photos added at random",
         (
             *("choice", "photos added", "before, %", "as advised, %", "at random, %"),
             *("difference, points", "mean over classes, points"),
         ),
         table,
-        "Grocery Store, top-1 of the test photos, a head on frozen features of "
-        "EfficientNet-Lite0; at random: the mean of five draws. All three choices: "
+        "Grocery Store, top-1 on the test photos, with a head on frozen features of "
+        "EfficientNet-Lite0; at random: mean of five draws. All three choices: "
         f"{100 * pooled.mean():+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}, "
-        "95 % over the photos). Which advice to give was chosen on "
-        "training photos, after an earlier rule had lost on the test photos "
-        "of choice 0.",
+        "95 % over the photos). The advice rule was selected on training photos, after "
+        "an earlier rule had lost on the test photos of choice 0.",
     )
 
 

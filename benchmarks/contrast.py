@@ -1,15 +1,15 @@
-"""Do contrast maps point at the part that tells two sibling species apart?
+"""Measures whether contrast maps point at the part that distinguishes two species.
 
     python -m benchmarks.contrast RUN [--pairs 12]
 
 RUN is a run folder of `keras-apinet train --data synthetic_birds`. For every two
-sibling species, pairs of correctly classified test pictures are compared; a map hits if
-its peak lies in a part in which the two species differ, grown by 10 % of the bird on
-every side. Both pictures of a pair count, the one that bears the mark and the one that
-lacks it: the first column is the share of all pictures, the second the share of pairs
-in which both maps hit. Beside the contrast maps stand those of the same model's plain
-class activation (predicted class, last feature map), the same drawn from every
-resolution as the contrast maps are, and chance.
+sibling species, pairs of correctly classified test images are compared. A map hits if
+its peak lies in a part in which the two species differ, enlarged by 10 % of the bird on
+every side. Both images of a pair count, the one with the mark and the one without it:
+the first column is the share of images whose map hits, the second the share of pairs in
+which both maps hit. The contrast maps are compared with the same model's plain class
+activation map (predicted class, last feature map), with one computed at all resolutions
+like the contrast maps, and with chance.
 """
 
 import argparse
@@ -33,19 +33,19 @@ CROP = 7 / 8  # evaluation keeps the middle 7/8 of a photo
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints and records the table."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )
     parser.add_argument("run", help="run folder trained on synthetic_birds")
-    parser.add_argument("--pairs", type=int, default=12, help="of every two siblings")
+    parser.add_argument("--pairs", type=int, default=12, help="per two siblings")
     args = parser.parse_args()
     run = Run.open(args.run)
     model, split = run.model(), run.data().splits["test"]
     size = run.image_size
     seen = predict_split(model, split, image_size=size)
     correct = seen.positions[seen.predicted == seen.labels]
-    print(f"{len(correct)} of {len(seen)} pictures classified correctly")
+    print(f"{len(correct)} of {len(seen)} images classified correctly")
 
     rng, feature_maps = np.random.default_rng(0), FeatureMaps(model)
     hits: dict[str, list[list[float]]] = defaultdict(list)
@@ -87,7 +87,7 @@ def main() -> None:
                 [(a & b).sum() / b.sum() for a, b in zip(areas, birds, strict=True)]
             )
 
-    print(f"\n{'peak inside the part':26}{'pictures':>10}{'both of a pair':>16}")
+    print(f"\n{'peak inside the part':26}{'images':>10}{'both of a pair':>16}")
     rows = []
     for method, values in hits.items():
         table = np.array(values)
@@ -99,16 +99,16 @@ def main() -> None:
         print(f"  {part:24}{np.mean(values):10.1%} of {len(values)}")
     record(
         "contrast",
-        "Peaks of contrast maps inside the part that differs",
-        ["map", "pictures", "both of a pair"],
+        "Peaks of contrast maps inside the distinguishing part",
+        ["map", "images", "both of a pair"],
         rows,
-        f"{args.pairs} pairs of correctly classified test pictures of every two "
+        f"{args.pairs} pairs of correctly classified test images for every two "
         f"sibling species; {run.settings['backbone']} at {size} px.",
     )
 
 
 def siblings() -> list[tuple[int, int]]:
-    """Every two species of one family."""
+    """All pairs of species of the same family."""
     return [
         (a, b)
         for a in range(len(SPECIES))
@@ -118,7 +118,7 @@ def siblings() -> list[tuple[int, int]]:
 
 
 def seen_box(drawing, part: str, size: int, growth: float = 0.0) -> np.ndarray:
-    """The box of a part after the centre crop, grown by a share of the bird, px."""
+    """The box of a part after the center crop, enlarged by a share of the bird, px."""
     side = len(drawing.pixels)
     offset, scale = (side - side * CROP) / 2, size / (side * CROP)
     left, top, right, bottom = drawing.parts["bird"]
@@ -128,13 +128,13 @@ def seen_box(drawing, part: str, size: int, growth: float = 0.0) -> np.ndarray:
 
 
 def hit(values: np.ndarray, boxes: list[np.ndarray]) -> float:
-    """1 if the middle of the highest pixel lies in a box, else 0."""
+    """1 if the center of the highest pixel lies in a box, else 0."""
     y, x = np.unravel_index(values.argmax(), values.shape)
     return float(mask(boxes, len(values))[y, x])
 
 
 def mask(boxes: list[np.ndarray], size: int) -> np.ndarray:
-    """Pixels whose middle lies in one of the boxes, `[size, size]`."""
+    """Mask of the pixels whose center lies in one of the boxes, `[size, size]`."""
     middle = np.arange(size) + 0.5
     result = np.zeros((size, size), bool)
     for left, top, right, bottom in boxes:
@@ -145,7 +145,7 @@ def mask(boxes: list[np.ndarray], size: int) -> np.ndarray:
 
 
 def plain_activation(model, feature_maps: FeatureMaps, result: Contrast) -> np.ndarray:
-    """Class activation of the predicted class on the last feature map."""
+    """Class activation map of the predicted class on the last feature map."""
     activations = feature_maps.activations(result.images)
     kernel = np.asarray(model.classifier.get_weights()[0])
     weights = kernel[:, result.probabilities.argmax(axis=1)].T

@@ -1,11 +1,11 @@
-"""Evaluating many images: speed against a plain `predict`, and memory.
+"""Evaluation of many images: speed compared with plain `predict`, and memory.
 
     python -m benchmarks.evaluation [--images 10000] [--backbone mobilenet_v2]
 
-The photos are JPEG files, read anew each time. Plain `predict` is Keras's own, over the
-same batches, one model output, nothing kept but scores; the evaluation also keeps the
-features, and draws its bootstrap samples at the end. It runs between two halves of the
-plain one, so that a busy machine slows both.
+The photos are JPEG files and are read again each time. Plain `predict` is Keras's own,
+over the same batches, with a single model output, and keeps only the scores; the
+evaluation also keeps the features, and bootstraps at the end. The evaluation runs
+between two halves of plain `predict`, so that a busy machine slows down both.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def main() -> None:
     )
     record(
         "evaluation",
-        "Evaluating many images against a plain predict",
+        "Evaluation of many images, compared with plain predict",
         ["", "measured"],
         [
             ["plain predict", f"{args.images / plain_s:.1f} images/s"],
@@ -107,14 +107,14 @@ def main() -> None:
 
 
 def timed(run: Callable[[Any], Any], what: Any) -> tuple[float, Any]:
-    """Seconds that `run(what)` takes, and what it returns."""
+    """The time of `run(what)` in seconds, and its result."""
     start = time.perf_counter()
     result = run(what)
     return time.perf_counter() - start, result
 
 
 def peak_mb() -> float:
-    """The most memory this process ever held, MB."""
+    """The peak memory of this process, MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

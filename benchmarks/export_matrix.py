@@ -1,11 +1,11 @@
-"""Every export format of real backbones, written from every training backend.
+"""Compares every export format with Keras, for several backbones and every backend.
 
     python -m benchmarks.export_matrix [--backbones NAME ...] [--image-size 96]
 
-Runs one process for each of TensorFlow, JAX and torch; each builds the backbones with
-random weights and a head solved for on drawn birds, writes float32, float16, dynamic
-and int8 TFLite, SavedModel and ONNX, and prints how far each is from Keras. The files
-are compared and not refused: the table is the result.
+Runs one process for each of TensorFlow, JAX and torch. Each builds the backbones with
+random weights and a head fitted in closed form to synthetic birds, writes float32,
+float16, dynamic and int8 TFLite, SavedModel and ONNX, and prints the difference of each
+from Keras. Files are written whatever their difference.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TARGETS = (
 
 
 def measure(backbones: list[str], image_size: int) -> None:
-    """Prints the table of one backend."""
+    """Prints and records the table of one backend."""
     from benchmarks.phone import drawn_birds, solved
     from keras_apinet.export import FORMATS, Exporter
     from keras_apinet.export.formats import Target
@@ -64,10 +64,11 @@ def measure(backbones: list[str], image_size: int) -> None:
     ]
     record(
         "export_matrix",
-        "Every export format against Keras, from every training backend",
+        "Every export format compared with Keras, for every training backend",
         lines[0],
         lines[2:],
-        f"{image_size} px, random weights, heads solved for on drawn birds.",
+        f"{image_size} px, random weights, heads fitted in closed form to synthetic "
+        "birds.",
         variant=backend(),
     )
 
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
-        sys.argv.remove("--here")  # no part of the command that is recorded
+        sys.argv.remove("--here")  # not part of the recorded command
         measure(args.backbones, args.image_size)
         return
     for trained_on in ("tensorflow", "jax", "torch"):

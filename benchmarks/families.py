@@ -1,13 +1,13 @@
-"""Does the default recipe learn on every family of backbones?
+"""Checks that the default recipe learns with every family of backbones.
 
     python -m benchmarks.families [NAME ...] [--weights NAME=FILE ...] [--steps 150]
         [--epochs 6] [--images-per-class 4] [--out runs/families]
 
-One short run of the default recipe on drawn birds (18 species) for the smallest member
-of each family, with random weights, or from files by `--weights`. What must not be seen
-is a validation that stays at chance while the training gets better: that is how
-batch-norm statistics that lag show themselves. With `--out` the run folders stay, and
-the same command goes on where it was stopped.
+Trains the smallest member of each family with one short run of the default recipe on
+synthetic birds (18 species), with random weights or weights from `--weights`. The
+failure to look for is a validation accuracy that stays at chance while training
+accuracy improves, a symptom of lagging batch-norm statistics. With `--out`, the run
+folders are kept, and the same command continues where it was stopped.
 """
 
 import argparse
@@ -43,7 +43,7 @@ FAMILIES = (
 def measure(
     name: str, weights: str, args: argparse.Namespace, folder: Path
 ) -> list[str]:
-    """The row of one backbone."""
+    """Trains one backbone and returns its row."""
     from keras_apinet.backbones import available
     from keras_apinet.train import Recipe, resume, train
 
@@ -64,7 +64,7 @@ def measure(
     else:
         run = train(recipe, place, "quiet")
         run.write("seconds.json", time.monotonic() - began)
-    seconds = run.read("seconds.json")  # not known of a run that was cut off
+    seconds = run.read("seconds.json")  # unknown for an interrupted run
     rows = list(csv.DictReader((run.folder / "log.csv").read_text().splitlines()))
     rate = run.description["peak_learning_rate"]
     first, last = (float(rows[i]["accuracy"]) for i in (0, -1))
@@ -85,16 +85,16 @@ def measure(
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints and records the table."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )
     parser.add_argument("names", nargs="*", default=list(FAMILIES))
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=150, help="in all epochs")
+    parser.add_argument("--steps", type=int, default=150, help="total over all epochs")
     parser.add_argument("--images-per-class", type=int, default=4)
-    parser.add_argument("--out", help="where the run folders stay")
+    parser.add_argument("--out", help="folder that keeps the runs")
     args = parser.parse_args()
     files = dict(pair.split("=", 1) for pair in args.weights)
     columns = ["backbone", "weights", "px", "epochs x steps x images"]
@@ -111,11 +111,12 @@ def main() -> None:
             print(line(rows[-1]), flush=True)
     record(
         "families",
-        "A short run of the default recipe on every family of backbones",
+        "A short run of the default recipe with every family of backbones",
         columns,
         rows,
-        "Drawn birds, 18 species; chance is 5.6 %. Each validation has 360 images. "
-        "Each row says how much was trained: a run that was there stays as it was.",
+        "Synthetic birds, 18 species; chance is 5.6 %. Each validation split has 360 "
+        "images. Each row states how much was trained: existing runs keep their "
+        "settings.",
         variant=backend(),
     )
 

@@ -1,12 +1,13 @@
-"""A thousand hostile inputs: no traceback, no hang, no file of others, no memory gone.
+"""Hostile inputs must cause no traceback, hang, change of other files or memory peak.
 
     python -m benchmarks.faults [--only checkpoint]
 
-All cases of `benchmarks.hostile`, then damaged models of every format and checkpoints
-damaged at every class of byte position: each field of the archive's headers, of the
-arrays' headers, and the values. A checkpoint must be passed over for the one before,
-or give exactly what was saved. Cases run in child processes, which report each one: a
-child that says nothing for 20 seconds hangs, one that dies has crashed.
+Runs all cases of `benchmarks.hostile`, then damaged models of every format, and
+checkpoints damaged at every kind of byte position: each field of the archive's headers
+and of the arrays' headers, and the values. A damaged checkpoint must be skipped in
+favor of the previous one, or restore exactly what was saved. Cases run in child
+processes, which report each one: a child without output for 20 seconds counts as
+hanging, one that dies as crashed.
 """
 
 import argparse
@@ -31,11 +32,11 @@ from benchmarks.hostile import Case
 
 HANG_S = 20
 LARGEST_KB = 2 * 2**20
-START_S = 300  # the child imports the backend and makes its models first
+START_S = 300  # the child first imports the backend and builds its models
 
 
 def checkpoints() -> Iterator[Case]:
-    """A checkpoint damaged at every class of byte position, and cut off there."""
+    """Checkpoints damaged or truncated at every kind of byte position."""
     from keras_apinet.train.checkpoints import Progress, everything, readable, save
 
     rng = np.random.default_rng(0)
@@ -97,7 +98,7 @@ def checkpoints() -> Iterator[Case]:
 
 
 def classes_of(run: Path) -> Iterator[tuple[str, int]]:
-    """Every class of byte position in the newest checkpoint, with one of each."""
+    """Every kind of byte position in the newest checkpoint, with one example each."""
     path = sorted(run.glob("checkpoints/*.npz"))[-1]
     content = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
@@ -122,7 +123,7 @@ def classes_of(run: Path) -> Iterator[tuple[str, int]]:
 
 
 def models(world: Path) -> Iterator[Case]:
-    """Models of every format, cut off and damaged."""
+    """Models of every format, truncated and damaged."""
     from keras_apinet.export import load_classifier
 
     photo = world / "photo.png"
@@ -172,13 +173,13 @@ def world_in(folder: Path) -> Path:
 
 
 def cases(only: str, world: Path) -> Iterator[Case]:
-    """All cases whose names begin so."""
+    """All cases whose names start with `only`."""
     for source in (hostile.everything, checkpoints, lambda: models(world)):
         yield from (case for case in source() if case.name.startswith(only))
 
 
 def work(only: str, begin: int, world: Path) -> None:
-    """The child: runs the cases from one on and prints a line of JSON for each."""
+    """Runs the cases from `begin` on in the child; prints a line of JSON for each."""
     import keras  # noqa: F401
 
     if not (world / "m.keras").exists():
@@ -199,7 +200,7 @@ def work(only: str, begin: int, world: Path) -> None:
 
 
 def run(only: str) -> list[dict[str, Any]]:
-    """Runs all cases in children; a new one after each that hangs or dies."""
+    """Runs all cases in child processes; starts a new one after a hang or crash."""
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as world:
         while True:
@@ -249,11 +250,11 @@ def _pump(child: subprocess.Popen, lines: "queue.Queue[str]") -> None:
 
 
 def main() -> None:
-    """Prints and records what went wrong."""
+    """Prints and records the failures."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )
-    parser.add_argument("--only", default="", metavar="NAME", help="cases so called")
+    parser.add_argument("--only", default="", metavar="NAME", help="prefix of names")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--begin", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -265,12 +266,12 @@ def main() -> None:
     counts = {
         "inputs": len(results),
         "hangs over 20 s": sum(w.startswith("hangs") for w in wrong),
-        "files of others touched": sum(w.startswith("changed") for w in wrong),
+        "unrelated files changed": sum(w.startswith("changed") for w in wrong),
         "peaks over 2 GB": sum(r["peak_kb"] > LARGEST_KB for r in results),
     }
     rest = sum(map(bool, wrong)) - counts["hangs over 20 s"]
-    counts["tracebacks, crashes and false answers"] = (
-        rest - counts["files of others touched"]
+    counts["tracebacks, crashes and wrong answers"] = (
+        rest - counts["unrelated files changed"]
     )
     for name, count in counts.items():
         print(f"{count:7,} {name}")
@@ -283,12 +284,12 @@ def main() -> None:
     )
     record(
         "faults",
-        "Hostile inputs: damaged and lying files, numbers out of bounds",
+        "Hostile inputs: damaged and deceptive files, numbers out of bounds",
         list(counts),
         [[f"{count:,}" for count in counts.values()]],
-        f"Of {', '.join(kinds)}.",
+        f"Inputs for {', '.join(kinds)}.",
         headline={
-            "tracebacks, hangs, touched files, peaks over 2 GB in "
+            "tracebacks, hangs, changed files, peaks over 2 GB in "
             f"{len(results):,} hostile inputs": str(sum(list(counts.values())[1:]))
         },
     )

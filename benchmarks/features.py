@@ -1,4 +1,4 @@
-"""The head without a backbone: batches of features, a model that learns from them."""
+"""The head without a backbone: batches of features, and a model that takes them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 def feature_batch(
     images: int, channels: int, classes: int, images_per_class: int = 4
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features `[N, D]` about class centres, not negative; labels `[N]`."""
+    """Non-negative features `[N, D]` around class centers, and labels `[N]`."""
     rng = np.random.default_rng(0)
     # At least two: an image needs a partner of another class.
     present = max(2, min(images // images_per_class, classes))
@@ -19,7 +19,7 @@ def feature_batch(
 
 
 def head_model(channels: int, classes: int, **options: Any) -> Any:
-    """An `APINet` that takes features: its backbone does nothing."""
+    """An `APINet` that takes features: its backbone is the identity."""
     import keras
 
     from keras_apinet import APINet

@@ -1,11 +1,12 @@
-"""The head's training step against a straightforward torch implementation.
+"""Training step of the head, compared with a straightforward torch implementation.
 
     python -m benchmarks.head [--images 120] [--channels 2048] [--classes 200]
 
-Mining, interaction, classifier, loss, backwards and update (SGD with momentum 0.9) on
-one batch of features, no backbone. Both sides take turns in one process, on the same
-features and labels, with the same dropout; the features lie where the host has them, as
-a pipeline hands them over. `benchmarks/torch_head.py` is the other side.
+A step is mining, interaction, classifier, loss, backward pass and update (SGD with
+momentum 0.9) on one batch of features, without a backbone. Both implementations take
+turns in one process, on the same features and labels, with the same dropout rate; the
+features start in host memory, as a pipeline delivers them. `benchmarks/torch_head.py`
+is the torch implementation.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def main() -> None:
     where = "GPU" if accelerator() else "CPU"
     record(
         "head",
-        "The head's training step against plain torch with mining on the host",
+        "Training step of the head, compared with plain torch with mining on the host",
         ["", "median of a step", "ratio to plain torch"],
         [
             [side, f"{median * 1000:.2f} ms", f"{median / found['plain torch']:.3f}"]

@@ -1,12 +1,12 @@
-"""What is shipped against a plain classifier on the same backbone.
+"""Compares prediction and exported files with a plain classifier, same backbone.
 
     python -m benchmarks.inference [--backbones NAME ...] [--image-size 128]
 
-`predict` on a batch of 32, and SavedModel, TFLite and ONNX on one image with one
-thread; ours by `export_classifier`, the plain one by Keras's own export. Prints the
-ratio of the sizes and of the times, measured in turns so that the machine's moods
-cancel out; the plain one against itself shows what is left of them. TensorFlow only:
-Keras's exports are.
+Measures `predict` on a batch of 32, and SavedModel, TFLite and ONNX on one image with
+one thread. Our files are written by `export_classifier`, those of the plain classifier
+by Keras's own export. Prints the ratios of the sizes and of the times, measured in
+turns so that fluctuations of the machine cancel out; the plain classifier against
+itself shows the remaining noise. TensorFlow only, because Keras's exports need it.
 """
 
 import argparse
@@ -26,17 +26,17 @@ from benchmarks.results import record
 from benchmarks.turns import in_turns, medians
 
 CLASSES = 81
-# Ending of the file, and what Keras calls the format.
+# File name extension, and Keras's name of the format.
 FORMATS = {"TFLite": (".tflite", "litert"), "ONNX": (".onnx", "onnx")}
 FORMATS |= {"SavedModel": ("", "tf_saved_model")}
 
 
 class NotRunnableError(Exception):
-    """A file that Keras wrote and its runtime does not run."""
+    """Raised for a file written by Keras that its runtime cannot run."""
 
 
 def plain_model(name: str, side: int) -> Any:
-    """Scaling, backbone, pooling and classifier, as one builds them by hand."""
+    """Scaling, backbone, pooling and classifier, as usually built by hand."""
     import keras
 
     from keras_apinet import backbones
@@ -70,7 +70,7 @@ def opened(path: Path, side: int) -> Callable[[], Any]:
         session = onnxruntime.InferenceSession(str(path), options)
         first, *more = [each.name for each in session.get_inputs()]
         if more:
-            raise NotRunnableError(f"asks for {len(more)} inputs besides the image")
+            raise NotRunnableError(f"requires {len(more)} inputs besides the image")
         inputs = {first: image}
         return lambda: session.run(None, inputs)
     import tensorflow as tf
@@ -83,13 +83,13 @@ def opened(path: Path, side: int) -> Callable[[], Any]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """The size in bytes of a file, or of all files in a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def operations(path: Path) -> list[tuple[int, bytes | None]]:
-    """The codes of a TFLite file's operations, in order: built in, and of others."""
+    """The built-in and custom codes of a TFLite file's operations, in order."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
@@ -101,7 +101,7 @@ def operations(path: Path) -> list[tuple[int, bytes | None]]:
 def ratios(
     ours: Callable[[], Any], plain: Callable[[], Any], again: Callable[[], Any], n: int
 ) -> list[str]:
-    """Our median over the plain one's, and the plain one's over its twin's."""
+    """Our median time / the plain one's, and that of a second plain one / the first."""
     found = medians(in_turns({"ours": ours, "plain": plain, "again": again}, n))
     return [
         f"{found['ours'] / found['plain']:.3f}",
@@ -110,7 +110,7 @@ def ratios(
 
 
 def measure(name: str, side: int, rounds: int, folder: Path) -> list[list[str]]:
-    """The rows of one backbone."""
+    """Measures one backbone and returns its rows."""
     import keras
 
     import keras_apinet
@@ -153,7 +153,7 @@ def measure(name: str, side: int, rounds: int, folder: Path) -> list[list[str]]:
 
 
 def main() -> None:
-    """Prints and records a line for each backbone and format."""
+    """Prints and records one line per backbone and format."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], allow_abbrev=False
     )
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=150)
     args = parser.parse_args()
-    columns = ["backbone", "as", "operations", "size ratio", "time ratio"]
+    columns = ["backbone", "format", "operations", "size ratio", "time ratio"]
     columns.append("plain against itself")
     rows = []
     for name in args.backbones:
@@ -180,7 +180,7 @@ def main() -> None:
             headline[key] = f"{ratio} (plain against itself {itself})"
     record(
         "inference",
-        "Prediction and exported files against a plain classifier",
+        "Prediction and exported files, compared with a plain classifier",
         columns,
         rows,
         f"{args.image_size} px, {CLASSES} classes, {args.rounds} rounds, one thread "

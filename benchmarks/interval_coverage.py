@@ -1,10 +1,11 @@
-"""Do the 95 % intervals hold the truth in 93 to 97 of 100 test sets?
+"""Checks that the 95 % intervals contain the true value in 93 to 97 of 100 test sets.
 
     python -m benchmarks.interval_coverage [--sets 400] [--sharpness 1.6]
 
-Test sets are drawn from a model that is known: 8 classes, features about class centres,
-logits that are too sharp (at sharpness 1.235: calibrated). The truth is the value of
-each figure on a very large set. For single classes the share is the mean over classes.
+Test sets are simulated from a known model: 8 classes, features around class centers,
+and logits that are too sharp (at sharpness 1.235 they are calibrated). The true value
+of each figure is its value on a very large set. For figures of single classes, the
+reported share is the mean over classes.
 """
 
 import argparse
@@ -19,7 +20,7 @@ CENTRES = np.random.default_rng(7).normal(size=(CLASSES, WIDTH))
 
 
 def simulated(rng: np.random.Generator, images: int, sharpness: float) -> Scores:
-    """A test set: features about their class, logits of a linear classifier."""
+    """A test set: features around class centers, logits of a linear classifier."""
     labels = rng.integers(0, CLASSES, images)
     x = CENTRES[labels] + rng.normal(size=(images, WIDTH)) * 0.9
     logits = sharpness * (x @ CENTRES.T - (CENTRES**2).sum(1) / 2)
@@ -27,7 +28,7 @@ def simulated(rng: np.random.Generator, images: int, sharpness: float) -> Scores
 
 
 def coverage(sets: int, repeats: int, sharpness: float) -> dict[str, float]:
-    """Share of simulated sets whose interval holds the truth, for each figure."""
+    """For each figure, the share of sets whose interval contains the true value."""
     rng = np.random.default_rng(0)
     scores = [simulated(rng, IMAGES, sharpness) for _ in range(sets)]
     drawn = [with_intervals(one, repeats=repeats) for one in scores]
@@ -52,7 +53,7 @@ def coverage(sets: int, repeats: int, sharpness: float) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints one line for each figure."""
+    """Prints and records one line per figure."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )
@@ -66,7 +67,7 @@ def main() -> None:
         print(f"{name:26}{share:8.1%}")
     record(
         "interval_coverage",
-        "How often the 95 % intervals hold the truth",
+        "Coverage of the 95 % intervals",
         ["figure", "share of the test sets"],
         [[name, f"{share:.1%}"] for name, share in found.items()],
         f"{args.sets} simulated test sets of {IMAGES} images, {args.repeats} bootstrap "

@@ -1,16 +1,16 @@
-"""Kill -9 at random moments: does a resumed training end as if nothing had happened?
+"""Checks that a run killed at random moments and resumed ends as if uninterrupted.
 
     python -m benchmarks.kills [--kills 20] [--seed 0]
 
-A short training on drawn birds, with a checkpoint after each of the twelve steps of an
-epoch, runs once to its end. Then it is started again and killed at a random moment,
-resumed and killed, until it has been killed so often; the last time it may end. Its
-weights and its log have to equal the first one's bit for bit, and after every kill the
-folder has to be one that can be resumed, or started anew.
+A short training run on synthetic birds, with a checkpoint after each of the twelve
+steps of an epoch, runs once to the end. A second run is started, killed at a random
+moment (`kill -9`), resumed and killed again, `--kills` times in all; then it may
+finish. Its weights and its log must equal those of the first run bit for bit, and after
+every kill the folder must be resumable, or still unused.
 
-One kill in three comes at any moment. The others come some random milliseconds after
-the writing of a checkpoint has begun; an unfinished file that lies there afterwards
-shows that it was hit, and the next start has to remove it.
+One kill in three comes at any moment. The others come a few random milliseconds after
+the writing of a checkpoint has started; an unfinished file left behind shows that the
+kill hit the writing, and the next start must remove this file.
 """
 
 import argparse
@@ -37,14 +37,14 @@ RECIPE = {
     "augmentation": "paper",
     "checkpoint_minutes": 1e-6,
 }
-# Checkpoints that a resumed training writes before one of them is aimed at.
+# An aimed kill hits one of the first checkpoints written after a start.
 WRITTEN = 5
-# While a checkpoint of this training is written, s.
+# Longest delay of an aimed kill: about the time to write a checkpoint, s.
 WRITING = 0.02
 
 
 def start(folder: Path) -> subprocess.Popen:
-    """Starts the training, or goes on with it."""
+    """Starts or resumes the training."""
     command = [sys.executable, "-m", "keras_apinet", "train", "--plain"]
     if (folder / "run.json").exists():
         command += ["--resume", str(folder)]
@@ -57,7 +57,7 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def outcome(folder: Path) -> tuple[list[np.ndarray], str]:
-    """Everything in the last checkpoint, and the log."""
+    """The contents of the last checkpoint, and the log."""
     newest = sorted((folder / "checkpoints").glob("*.npz"))[-1]
     with np.load(newest) as file:
         arrays = [file[name] for name in file.files[1:]]
@@ -65,7 +65,7 @@ def outcome(folder: Path) -> tuple[list[np.ndarray], str]:
 
 
 def unfinished(folder: Path) -> list[str]:
-    """Files in a folder that have not got their name yet."""
+    """Temporary files in a folder that have not been renamed yet."""
     try:
         return [n for n in os.listdir(folder) if n.startswith(".keras-apinet-")]
     except FileNotFoundError:
@@ -73,13 +73,13 @@ def unfinished(folder: Path) -> list[str]:
 
 
 def kill(process: subprocess.Popen, folder: Path, moment: float, aimed: int) -> bool:
-    """Kills a training, unless it ends before.
+    """Kills a training process, unless it ends first.
 
     Args:
-        process: The training.
-        folder: Its checkpoints.
-        moment: When, s: after its start, or after the writing of a checkpoint began.
-        aimed: Which checkpoint that is, 0 for none.
+        process: The training process.
+        folder: The folder of its checkpoints.
+        moment: Delay in s, from its start or from the writing of a checkpoint.
+        aimed: The number of that checkpoint, counted from the start; 0 for none.
 
     Returns:
         Whether it was killed.
@@ -101,7 +101,7 @@ def kill(process: subprocess.Popen, folder: Path, moment: float, aimed: int) -> 
 
 
 def main() -> None:
-    """Prints what was equal."""
+    """Runs, kills, compares and records."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )
@@ -134,7 +134,7 @@ def main() -> None:
             elif process.returncode:
                 sys.exit(f"A killed run cannot be resumed: {process.stderr.read()}")
             else:
-                print("ended before its kill; once more from the start", flush=True)
+                print("Finished before the kill; starting again.", flush=True)
                 same(whole, killed)
                 subprocess.run(["rm", "-r", str(killed)], check=True)
             process.stderr.close()
@@ -146,12 +146,13 @@ def main() -> None:
         print(f"equal, bit for bit, after {kills} kills, {hits} while writing")
     record(
         "kills",
-        "A training killed at random moments against an uninterrupted one",
+        "A run killed at random moments, compared with an uninterrupted one",
         ["backend", "kills", "while a checkpoint was written", "outcome"],
         [[backend(), str(kills), str(hits), "equal, bit for bit"]],
-        f"Drawn birds, seed {args.seed} of the moments, {RECIPE['steps_per_epoch']} "
-        "checkpoints in each epoch. Compared: weights, optimizer, random state and "
-        "log. What a kill left unfinished was gone after the next start.",
+        f"Synthetic birds; kill times from seed {args.seed}; "
+        f"{RECIPE['steps_per_epoch']} checkpoints per epoch. Compared: weights, "
+        "optimizer, random state and log. Unfinished files left by a kill were removed "
+        "at the next start.",
         variant=backend(),
         headline={
             f"weights after {kills} kills, {hits} of them while a checkpoint was "
@@ -161,7 +162,7 @@ def main() -> None:
 
 
 def same(whole: Path, killed: Path) -> None:
-    """Exits if two runs did not end alike."""
+    """Exits with an error if the results of two runs differ."""
     (expected, log), (found, other) = outcome(whole), outcome(killed)
     for i, (a, b) in enumerate(zip(expected, found, strict=True)):
         if not np.array_equal(a, b):

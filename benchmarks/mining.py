@@ -1,13 +1,14 @@
-"""How the head's step grows with the batch and the classes, and where its time goes.
+"""Training step of the head: scaling with images and classes, and time by part.
 
     python -m benchmarks.mining [--images 30 ... 4096] [--classes 10 ... 100000]
 
-A step is `train_on_batch` of features: mining, interaction, classifier, loss, update
-(SGD with momentum), no backbone. Each point is measured in a child process of its own:
-the median time of a step, and by how much the process's peak memory (on a GPU the
-device's) grew over a first step with 8 images, which pays for weights, momentum and
-the compiler. The exponent is the slope of a line through the last points in log-log
-scale. The parts are compiled and timed one by one, so they need not add up to the step.
+A step is `train_on_batch` on features: mining, interaction, classifier, loss, update
+(SGD with momentum), without a backbone. Each point is measured in its own child
+process: the median time of a step, and the increase of the process's peak memory (on a
+GPU, the device's) over a first step with 8 images, which already allocates weights,
+momentum and the compiler. The exponent is the slope of a line through the last points
+in log-log scale. The parts are compiled and timed separately, so they need not add up
+to the step.
 """
 
 import argparse
@@ -30,13 +31,13 @@ from benchmarks.turns import in_turns, medians
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float], last: int = 3) -> float:
-    """The b of `a * size ** b`, fitted to the last points."""
+    """The exponent b of `a * size ** b`, fitted to the last points."""
     logs = np.log(np.asarray([sizes[-last:], values[-last:]], "float64"))
     return float(np.polyfit(logs[0], logs[1], 1)[0])
 
 
 def peak_bytes() -> int:
-    """The most memory held so far: of the device, or of this process."""
+    """Peak memory so far, of the device or of this process."""
     from keras_apinet.train.devices import peak_memory
 
     on_device = peak_memory()
@@ -46,7 +47,7 @@ def peak_bytes() -> int:
 
 
 def point(images: int, channels: int, classes: int, seconds: float) -> dict[str, float]:
-    """Median seconds and bytes of a step of one size."""
+    """Median time and memory of a step of one size, in seconds and bytes."""
     import keras
 
     model = head_model(channels, classes, seed=0)
@@ -70,17 +71,17 @@ def point(images: int, channels: int, classes: int, seconds: float) -> dict[str,
 
 
 def needed_bytes(images: int, channels: int, classes: int) -> int:
-    """What a step cannot do without in float32, roughly.
+    """A rough lower bound on the memory of a step in float32.
 
-    Distances `[N, N]`; the four gated features and both features of each pair, and the
-    logits with their gradient.
+    Counts distances `[N, N]`, the four gated features and both features of each pair,
+    and the logits with their gradient.
     """
     pairs = 2 * images
     return 4 * (images**2 + 6 * pairs * channels + 2 * 4 * pairs * classes)
 
 
 def in_child(images: int, channels: int, classes: int, seconds: float) -> Any:
-    """`point`, in a process of its own."""
+    """Runs `point` in its own process."""
     size = f"{images},{channels},{classes}"
     command = f"-m benchmarks.mining --point {size} --seconds {seconds}"
     child = subprocess.run(
@@ -95,7 +96,7 @@ def in_child(images: int, channels: int, classes: int, seconds: float) -> Any:
 
 
 def parts(images: int, channels: int, classes: int, rounds: int) -> list[list[str]]:
-    """Rows of the table of where the time goes."""
+    """Rows of the table of times by part."""
     import keras
     from keras import ops
 
@@ -136,8 +137,12 @@ def parts(images: int, channels: int, classes: int, rounds: int) -> list[list[st
         in_turns(
             {
                 "mining": lambda: finished(mine(x, y)),
-                "interaction, both ways": lambda: finished(interact(anchors, partners)),
-                "classifier and loss, both ways": lambda: finished(classify(rows)),
+                "interaction, forward and backward": lambda: finished(
+                    interact(anchors, partners)
+                ),
+                "classifier and loss, forward and backward": lambda: finished(
+                    classify(rows)
+                ),
                 "update": lambda: finished(update(*gradients)),
                 "whole step": lambda: float(model.train_on_batch(given, labels)[0]),
             },
@@ -151,7 +156,7 @@ def parts(images: int, channels: int, classes: int, rounds: int) -> list[list[st
 
 
 def main() -> None:
-    """Prints and records growth and parts."""
+    """Prints and records scaling and parts."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )
@@ -194,17 +199,17 @@ def main() -> None:
             + [f"{slope:.2f}" for slope in slopes]
             + [""]
         )
-        headline[f"growth of the head's time with {what}, exponent, {backend()}"] = (
+        headline[f"scaling exponent of the head's time with {what}, {backend()}"] = (
             f"{slopes[0]:.2f}"
         )
     where = "GPU" if accelerator() else "CPU"
     record(
         "mining",
-        "The head's step: growth with images and classes, and where its time goes",
+        "Training step of the head: scaling with images and classes, time by part",
         ["images N", "channels D", "classes C", "median", "memory", "arrays needed"],
         rows,
-        "Memory: peak over that of a step with 8 images. Arrays needed: distances "
-        "[N, N], features of pairs 6 x [2N, D], logits and their gradient "
+        "Memory: increase of the peak over a step with 8 images. Arrays needed: "
+        "distances [N, N], features of pairs 6 x [2N, D], logits and their gradient "
         f"2 x [8N, C], float32. {where}.",
         variant=f"growth_{backend()}_{where.lower()}",
         headline=headline,
@@ -212,14 +217,14 @@ def main() -> None:
     size = (120, args.channels[-1], 200)
     table = parts(*size, args.rounds)
     for row in table:
-        print(f"{row[0]:34}{row[1]:>12}{row[2]:>6}")
+        print(f"{row[0]:44}{row[1]:>12}{row[2]:>6}")
     record(
         "mining",
-        "The head's step: growth with images and classes, and where its time goes",
+        "Training step of the head: scaling with images and classes, time by part",
         ["part", "median", "of the step"],
         table,
         f"{size[0]} images, {size[1]} channels, {size[2]} classes; {where}. Parts are "
-        "compiled one by one and write out what the step keeps in registers.",
+        "compiled separately and write to memory what the step keeps in registers.",
         variant=f"parts_{backend()}_{where.lower()}",
     )
 

@@ -1,11 +1,11 @@
-"""Classes added one after another, and swapped labels found, on stored features.
+"""Adding classes one after another, and finding swapped labels, on cached features.
 
     python -m benchmarks.new_classes --data FOLDER --weights FILE --cache FOLDER
 
-Ten random classes are held back while EfficientNet-Lite0 is trained on the others as in
-`unknown`. They are then added one after another: the head is imprinted and refitted on
-the stored features. "Retrained" is the same training from the pretrained weights on all
-classes. Labels are swapped for features of the pretrained weights.
+Ten random classes are held out while EfficientNet-Lite0 is trained on the others as in
+`unknown`. They are then added one after another: the head is imprinted, then refitted
+to the cached features. "Retrained" is the same training, from the pretrained weights,
+on all classes. The test with swapped labels uses features of the pretrained weights.
 """
 
 import argparse
@@ -45,18 +45,18 @@ def stored_features(args: Any) -> dict[str, np.ndarray]:
 
 
 def right(head: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which photos a head is right about."""
+    """Which photos a head classifies correctly."""
     return (x @ head[0] + head[1]).argmax(axis=1) == y
 
 
 def added(args: Any, store: Any, seed: int) -> dict[str, float]:
-    """Ten classes one after another, against a training on all classes."""
+    """Adds ten classes one after another; compares with training on all classes."""
     from keras_apinet.open_world.heads import head_for
 
     what = repr((args.data, args.weights, args.head_epochs, args.epochs))
     mark = hashlib.sha256(what.encode()).hexdigest()[:8]
     kept = Path(args.cache, f"new_classes_{mark}_{seed}.json")
-    if kept.exists():  # a choice takes long, and the next goes on
+    if kept.exists():  # a choice takes long, so finished ones are kept
         return dict(json.loads(kept.read_text("utf-8")))
     maps, labels = store
     classes = int(labels["train"].max()) + 1
@@ -102,7 +102,7 @@ def added(args: Any, store: Any, seed: int) -> dict[str, float]:
 
 
 def swapped(found: dict[str, np.ndarray], seed: int) -> float:
-    """The share of 5 % swapped labels among as many candidates."""
+    """Swaps 5 % of the labels; the share of these among as many top candidates."""
     from keras_apinet.open_world.confident import doubtful_labels, out_of_fold
 
     x, y = found["train_x"], found["train_y"].copy()
@@ -114,14 +114,14 @@ def swapped(found: dict[str, np.ndarray], seed: int) -> float:
 
 
 def main() -> None:
-    """Measures three choices and records them."""
+    """Measures and records three random choices."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--data")
     parser.add_argument("--weights")
     parser.add_argument("--cache", required=True)
     args = parser.parse_args()
     found = stored_features(args)
-    args.name, args.head_epochs, args.epochs = "grocery", 15, 8  # as `unknown` has them
+    args.name, args.head_epochs, args.epochs = "grocery", 15, 8  # as in `unknown`
     store = frozen_maps(args)
     rows = [added(args, store, seed) for seed in range(3)]
     shares = [swapped(found, seed) for seed in range(3)]
@@ -136,15 +136,15 @@ def main() -> None:
     record(
         "new_classes",
         "Ten classes added one after another",
-        ("head", "top-1 of the old 71 classes, %", "of the ten new, %"),
+        ("head", "top-1 of the 71 old classes, %", "top-1 of the ten new classes, %"),
         table,
         f"Grocery Store, test photos, three random choices (mean, lowest to highest); "
-        f"before the addition the old classes had {mean('before old')} %. Refitted: at "
-        f"most {seconds:.1f} s for a class; retrained: last quarter of the backbone "
-        f"and the head, at most {full:.0f} s, frozen outputs stored before. Of 5 % "
-        "swapped labels, the audit's ranking has "
-        f"{', '.join(f'{100 * share:.0f}' for share in shares)} % among as many "
-        "candidates.",
+        f"before the addition, the old classes had {mean('before old')} %. Refitting "
+        f"took at most {seconds:.1f} s per class; retraining the last quarter of the "
+        f"backbone and the head took at most {full:.0f} s, with frozen outputs cached "
+        "in advance. When 5 % of the labels were swapped, the audit's ranking had "
+        f"{', '.join(f'{100 * share:.0f}' for share in shares)} % of them among as "
+        "many top candidates.",
     )
 
 

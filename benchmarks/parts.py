@@ -1,4 +1,4 @@
-"""Functions and their gradients, compiled as a training step of the backend is."""
+"""Compiles functions and their gradients as the backend compiles a training step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,12 +9,13 @@ import keras
 def compiled(
     function: Callable[..., Any], variables: Sequence[Any] = (), jit: bool = True
 ) -> Callable[..., Any]:
-    """What a function of tensors gives, or its gradients.
+    """Compiles a function of tensors, or its gradients.
 
     Args:
-        function: Gives tensors, or a scalar if there are variables.
-        variables: Keras variables; with them, the gradients of the scalar are given.
-        jit: Whether TensorFlow compiles it with XLA.
+        function: Returns tensors, or a scalar if there are variables.
+        variables: Keras variables. If given, the compiled function returns the
+            gradients of the scalar.
+        jit: Whether TensorFlow compiles the function with XLA.
     """
     return {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[
         keras.backend.backend()
@@ -59,7 +60,7 @@ def _torch(function: Any, variables: list[Any], jit: bool) -> Any:
 
 
 def compiled_update(optimizer: Any, variables: Sequence[Any], jit: bool = True) -> Any:
-    """A function of gradients that updates the variables."""
+    """Compiles a function of gradients that updates the variables."""
     variables = list(variables)
     optimizer.build(variables)
     if keras.backend.backend() != "jax":
@@ -90,7 +91,7 @@ def compiled_update(optimizer: Any, variables: Sequence[Any], jit: bool = True) 
 
 
 def finished(outputs: Any) -> None:
-    """Waits until outputs are there."""
+    """Waits until the outputs have been computed."""
     backend = keras.backend.backend()
     if backend == "jax":
         import jax

@@ -1,14 +1,14 @@
-"""What a phone pays for each backbone, in float32 and in full int8.
+"""Cost of each backbone on a phone, in float32 and in full int8.
 
     python -m benchmarks.phone [--backbones NAME ...] [--photos FOLDER]
         [--weights NAME=FILE ...] [--image-size 224]
 
-For each backbone: pretrained weights if a file is given or a package is installed, else
-random ones whose batch statistics are measured on the photos; a linear head solved for
-on training photos; then size, time through LiteRT with XNNPACK on one and on two
-threads, memory, and what int8 loses. `--photos` is a data set of
-`keras_apinet.data.load`, of which some classes are told apart; without it birds are
-drawn. All times are of one run, taken in turns.
+Each backbone has pretrained weights if a file is given or a package is installed,
+otherwise random weights with batch statistics measured on the photos. A linear head is
+fitted in closed form to training photos. The benchmark measures size, time with LiteRT
+and XNNPACK on one and two threads, memory, and the loss of int8. `--photos` is a
+dataset for `keras_apinet.data.load`, of which some classes are used; without it,
+synthetic birds are used. All times are measured in one run, in turns.
 """
 
 import argparse
@@ -38,8 +38,8 @@ BACKBONES = (
     "efficientnet_v2_b0",
 )
 PRECISIONS = ("float32", "int8")
-# What a process of its own needs at most for one file, besides the runtime itself: the
-# kernel's peak, counted anew (5) once the runtime is imported.
+# Peak memory of a separate process for one file, without the runtime itself: the
+# kernel's peak, reset (by writing 5) once the runtime is imported.
 _MEMORY = """
 import re, sys
 from pathlib import Path
@@ -62,7 +62,7 @@ print(kilobytes("VmHWM") - before)
 
 
 def drawn_birds(side: int, count: int = 160) -> tuple[Any, Any, list[str]]:
-    """Drawn birds of `side` px, their species, and the species' names."""
+    """Synthetic birds of `side` px, their species, and the names of the species."""
     from keras_apinet.data import prepare
     from keras_apinet.data.birds import SPECIES, draw
 
@@ -72,9 +72,9 @@ def drawn_birds(side: int, count: int = 160) -> tuple[Any, Any, list[str]]:
 
 
 def easy_classes(name: str, count: int) -> Any:
-    """Some classes of a data set, far apart in its list; tested on the test split.
+    """Some classes, far apart in the list of a dataset, with the test split as `val`.
 
-    A head on random features can tell these apart, so that its answers mean something.
+    A head on random features can tell these apart, so its predictions are meaningful.
     """
     from keras_apinet import data
 
@@ -92,7 +92,7 @@ def easy_classes(name: str, count: int) -> Any:
 
 
 def photos_of(split: Any, side: int) -> tuple[Any, Any]:
-    """Every photo of a split, and its class."""
+    """All photos of a split, and their classes."""
     from keras_apinet import data
 
     batches = list(data.evaluation_batches(split, image_size=side))
@@ -103,7 +103,7 @@ def photos_of(split: Any, side: int) -> tuple[Any, Any]:
 def solved(
     name: str, images: Any, labels: Any, names: list[str], weights: str | None
 ) -> Any:
-    """A model whose head is solved for by ridge regression on its own features."""
+    """A model whose head is fitted by ridge regression on its own features."""
     import keras
 
     import keras_apinet
@@ -115,7 +115,7 @@ def solved(
     if weights is None:
         _measure_statistics(model.feature_model(), images[:64])
     features = np.asarray(model.feature_model().predict(images, verbose=0), "float64")
-    # Channels that hardly vary are not blown up: rounding would be, too.
+    # Channels that hardly vary are not scaled up: it would amplify rounding errors.
     mean, scale = features.mean(0), features.std(0) + features.std()
     x = np.c_[(features - mean) / scale, np.ones(len(features))]
     ridge = 0.1 * x.shape[1] * np.eye(x.shape[1])
@@ -126,7 +126,7 @@ def solved(
 
 
 def _measure_statistics(model: Any, images: Any) -> None:
-    """Sets batch-norm statistics to those of a batch, layer after layer."""
+    """Sets the batch-norm statistics to those of a batch, layer after layer."""
     import keras
 
     from keras_apinet.compat import flatten_layers
@@ -157,19 +157,19 @@ def runner(path: Path, threads: int) -> Any:
 
 
 def memory(path: Path) -> float:
-    """MB that a process needs at most for a file and one run of it."""
+    """The peak memory of a process that opens a file and runs it once, MB."""
     command = [sys.executable, "-c", _MEMORY, str(path)]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(found.stdout) / 1024
 
 
 def share(value: float | None) -> str:
-    """A share in percent, if it is known."""
+    """A share in percent, or "-" if it is unknown."""
     return "-" if value is None else f"{value:.1%}"
 
 
 def main() -> None:
-    """Prints and records one line for each backbone."""
+    """Prints and records one line per backbone."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], allow_abbrev=False
     )
@@ -230,28 +230,29 @@ def main() -> None:
         cells = [" / ".join(pair) for pair in pairs]
         rows.append([name, kind, *cells, share(small.agreement)])
     print(table(columns, rows))
-    subject = Path(args.photos).name if args.photos else "drawn birds"
+    subject = Path(args.photos).name if args.photos else "synthetic birds"
     record(
         "phone",
-        "What a phone pays for each backbone",
+        "Cost of each backbone on a phone",
         columns,
         rows,
-        f"float32 / int8; {args.image_size} px, heads solved for on training images of "
-        f"{len(names)} classes of {subject}, nothing fine-tuned. With random weights "
-        "accuracy and agreement say nothing about trained ones.",
+        f"float32 / int8; {args.image_size} px, heads fitted in closed form to "
+        f"training images of {len(names)} classes of {subject}, nothing fine-tuned. "
+        "With random weights, accuracy and agreement say nothing about trained "
+        "networks.",
         variant=subject if args.photos else "",
     )
 
 
 def weights_of(name: str, files: dict[str, str]) -> str | None:
-    """A file that was given, `"imagenet"` where a package has the weights, or none."""
+    """The given file, `"imagenet"` if a package has the weights, or `None`."""
     from keras_apinet.backbones.weights import is_packaged
 
     return files.get(name) or ("imagenet" if is_packaged(name) else None)
 
 
 def exported(model: Any, compared: Any, folder: Path) -> Any:
-    """The reports of both files, which are written whatever they lose."""
+    """Writes both files, whatever their loss, and returns the reports."""
     from keras_apinet.export import Exporter
     from keras_apinet.export.formats import Target
 

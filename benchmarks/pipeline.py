@@ -1,9 +1,9 @@
-"""The input pipeline: speed against two plain pipelines, memory, and indexing.
+"""The input pipeline: speed compared with two plain pipelines, memory, indexing.
 
     python -m benchmarks.pipeline [--seconds 3] [--rounds 9] [--photos FOLDER]
 
 Prints ratios within one run, each the median over rounds in which all pipelines take
-turns. `--photos` is a class folder of real photos; without it some are drawn.
+turns. `--photos` is a class folder of real photos; without it, photos are generated.
 """
 
 import argparse
@@ -28,7 +28,7 @@ CLASSES, IMAGES = 30, 4
 
 
 def draw_photos(folder: Path, classes: int = 40, images: int = 20) -> None:
-    """Some 500 x 375 px JPEG files of the size that CUB's have, about 100 kB each."""
+    """Generates JPEG files as large as those of CUB: 500 x 375 px, about 100 kB."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -41,7 +41,7 @@ def draw_photos(folder: Path, classes: int = 40, images: int = 20) -> None:
 
 
 def our_batches(split: Any, size: int) -> Any:
-    """Balanced batches, as training uses them."""
+    """Balanced batches, as used in training."""
     from keras_apinet.data import balanced_batches
 
     return balanced_batches(
@@ -83,7 +83,7 @@ def plain_batches(split: Any, size: int) -> Any:
 
 
 def torch_batches(split: Any, size: int) -> Iterable[Any]:
-    """Torch's DataLoader: two workers, Pillow, the same P x K batches."""
+    """Torch's DataLoader with two workers, Pillow and the same P x K batches."""
     import torch
     from PIL import Image
 
@@ -117,7 +117,7 @@ def torch_batches(split: Any, size: int) -> Iterable[Any]:
 
 
 def rate(batches: Iterator[Any], seconds: float) -> float:
-    """Images per second, over whole batches for about so long."""
+    """Images per second, over whole batches for about the given time."""
     next(batches)
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
@@ -126,7 +126,7 @@ def rate(batches: Iterator[Any], seconds: float) -> float:
 
 
 def speed(folder: Path, seconds: float, rounds: int) -> list[list[str]]:
-    """Balanced batches against the two others, at two image sizes."""
+    """Compares balanced batches with the two other pipelines, at two image sizes."""
     from keras_apinet.data import load
 
     split = load(folder, validation=0).splits["train"]
@@ -171,7 +171,7 @@ print(len(split), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 def memory(folder: Path) -> list[list[str]]:
-    """The peak memory of 20 steps over 5,000 and over 200,000 files."""
+    """Compares the peak memory of 20 steps over 5,000 and over 200,000 files."""
     photos = sorted(folder.rglob("*.jpg"))[:10]
     peaks = {}
     for count in (5_000, 200_000):
@@ -197,7 +197,7 @@ def memory(folder: Path) -> list[list[str]]:
 
 
 def indexing() -> list[list[str]]:
-    """The time for a million labels, to the first batch of indices."""
+    """Measures the time from a million labels to the first batch of indices."""
     from keras_apinet.data import BatchPlan
 
     labels = np.random.default_rng(0).integers(0, 10_000, 1_000_000)
@@ -231,11 +231,11 @@ def main() -> None:
                 print(": ".join(row[:2]), f"({row[2]})", flush=True)
     record(
         "pipeline",
-        "The input pipeline against two plain ones",
+        "The input pipeline, compared with two plain ones",
         ["", "measured", "target"],
         rows,
-        "Medians (and ranges) of rounds in which all take turns; plain: tf.data in the "
-        "usual order; torch: a DataLoader with two workers.",
+        "Medians (and ranges) over rounds in which all pipelines take turns; plain: "
+        "tf.data in the usual order; torch: a DataLoader with two workers.",
         variant=args.only or "",
     )
 

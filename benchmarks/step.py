@@ -1,10 +1,11 @@
-"""A full training step: the pairwise method against plain cross-entropy.
+"""A full training step: the pairwise method compared with plain cross-entropy.
 
     python -m benchmarks.step [--backbones resnet50 ...] [--image-size 224]
 
-Models of the same backbone take steps on the same batch of 8 classes x 4 images in
-turn, forwards, backwards and update (AdamW); what counts is the ratio of the medians.
-The third has the cross-entropy of the single images beside the pairs'.
+Three models with the same backbone take turns at training steps (forward pass, backward
+pass, AdamW update) on the same batch of 8 classes x 4 images; the result is the ratio
+of the median times. The third model adds the cross-entropy of the single images to that
+of the pairs.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from benchmarks.turns import in_turns, medians
 
 
 def measure(args: argparse.Namespace, backbone: str) -> dict[str, float]:
-    """Median seconds of a step of each method."""
+    """The median time of a step of each method, in seconds."""
     import keras
 
     from keras_apinet import build
@@ -80,7 +81,7 @@ def main() -> None:
         ratios.append(ratio)
     record(
         "step",
-        "A training step with pairs against plain cross-entropy",
+        "Training step with pairs, compared with plain cross-entropy",
         [
             "backbone",
             *("baseline", "pairwise", "with single images"),

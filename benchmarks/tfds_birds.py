@@ -1,10 +1,10 @@
-"""The real `caltech_birds2011` builder of TFDS over archives made from a CUB folder.
+"""Runs the `caltech_birds2011` builder of TFDS on archives made from a CUB folder.
 
     python -m benchmarks.tfds_birds --data CUB_200_2011 --weights FILE --work FOLDER
 
-Boxes and masks are stand-ins that cover the whole photo: the folder need not have them.
-What the builder stores is compared with the folder, photo by photo, and
-`build("efficientnet_lite0")` is trained on it with `model.fit` for an epoch.
+Boxes and masks are placeholders that cover the whole photo, so the folder need not have
+them. The stored dataset is compared with the folder, photo by photo, and
+`build("efficientnet_lite0")` is trained on it with `model.fit` for one epoch.
 """
 
 import argparse
@@ -28,11 +28,11 @@ def write_archives(source: Path, target: Path, classes: int = 200) -> tuple[Path
 
     Args:
         source: The folder `CUB_200_2011`.
-        target: Where the archives are to be.
-        classes: The first so many classes only.
+        target: The folder to write the archives to.
+        classes: Number of classes to include, from the first.
 
     Returns:
-        The archives of photos and of masks.
+        The archive of photos and the archive of masks.
     """
     from PIL import Image
 
@@ -72,7 +72,7 @@ def write_archives(source: Path, target: Path, classes: int = 200) -> tuple[Path
 
 
 def prepare(archives: tuple[Path, Path], data_dir: Path) -> None:
-    """Runs the builder of TensorFlow Datasets over the two archives, in silence."""
+    """Runs the builder of TensorFlow Datasets on the two archives, without output."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -87,7 +87,7 @@ def prepare(archives: tuple[Path, Path], data_dir: Path) -> None:
 
 
 def compared(source: Path, data_dir: Path) -> tuple[Any, int]:
-    """What the builder stored, and how many photos of it were found equal.
+    """Loads the stored dataset and counts the photos, all equal to the folder's.
 
     Raises:
         AssertionError: If class names, splits, labels or pixels differ from the folder.
@@ -110,7 +110,7 @@ def compared(source: Path, data_dir: Path) -> tuple[Any, int]:
 
 
 def trained(stored: Any, weights: str, image_size: int) -> Any:
-    """A model after `model.fit` on the stored photos for an epoch, and the history."""
+    """Trains a model with `model.fit` for one epoch; returns it and the history."""
     import keras
 
     import keras_apinet
@@ -139,13 +139,13 @@ def trained(stored: Any, weights: str, image_size: int) -> Any:
 
 
 def main() -> None:
-    """Makes the archives, runs the builder, compares, trains, records."""
+    """Writes the archives, runs the builder, compares, trains and records."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--weights", required=True)
-    parser.add_argument("--work", required=True, type=Path, help="2 GB are needed")
+    parser.add_argument("--work", required=True, type=Path, help="needs 2 GB")
     parser.add_argument("--image-size", type=int, default=128)
     args = parser.parse_args()
 
@@ -158,7 +158,7 @@ def main() -> None:
     ended = time.perf_counter()
     record(
         "tfds_birds",
-        "The builder caltech_birds2011 of TensorFlow Datasets against the folder",
+        "The TensorFlow Datasets builder caltech_birds2011, compared with the folder",
         ["what", "figure"],
         [
             ["photos with the folder's label and split", f"{count:,}"],

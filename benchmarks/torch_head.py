@@ -1,7 +1,8 @@
-"""API-Net's head in plain torch, as one writes it down from the paper.
+"""API-Net's head in plain torch, written directly from the paper.
 
-The yardstick of `benchmarks.head`: every pair's `[x_1, x_2]` goes through the MLP, and
-pairs are mined in NumPy on the host, once for each step, as public implementations do.
+This is the reference for `benchmarks.head`: every pair's `[x_1, x_2]` goes through the
+MLP, and pairs are mined in NumPy on the host in every step, as in public
+implementations.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812  torch's own abbreviation
 
 
 def mine(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest image of the same class, then of another, for each row: `[N]`, `[N]`."""
+    """The nearest image of the same class and of another, per row: `[N]`, `[N]`."""
     squares = (features**2).sum(axis=1)
     distances = squares[:, None] + squares[None, :] - 2 * features @ features.T
     same = labels[:, None] == labels[None, :]
@@ -28,7 +29,7 @@ class TorchHead(nn.Module):
         channels: Width D of a feature.
         classes: Number of classes C.
         mutual_units: Width of the mutual MLP.
-        dropout_rate: In the MLP and before the classifier.
+        dropout_rate: Dropout rate in the MLP and before the classifier.
     """
 
     def __init__(

@@ -1,9 +1,8 @@
-"""Several trainings under one protocol, each in a child process and a run folder.
+"""Several training runs under one protocol, each in a child process and a run folder.
 
-A training that has been evaluated is not done again; one that was cut off goes on.
-The best epoch is chosen on validation, or the last taken, and the test split is seen
-once, at the end.
-`accuracy` and `ablation` are made of this.
+Evaluated runs are skipped, and interrupted ones are resumed. The best epoch on
+validation or the last epoch is evaluated, and the test split is used only once, at the
+end. `accuracy`, `ablation` and `tuning` are based on this module.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from keras_apinet.train.recipe import BEFORE
 from keras_apinet.train.recipe_files import parse_assignments, read_settings
 
 RECIPE = Path(__file__).parent.parent / "training" / "grocery_mobilenet_v2.toml"
-# What is measured of a run, and what it is called in tables.
+# The figures of a run, and their names in tables.
 FIGURES = {
     "val_top1": "validation top-1",
     "top1": "test top-1",
@@ -41,9 +40,9 @@ class Arm:
     """One way to train.
 
     Attributes:
-        name: What it is called; also in its run folders.
+        name: Name of the arm, also used for its run folders.
         changes: Settings that differ from the recipe.
-        variant: What the recipe has no setting for, see `variants.VARIANTS`.
+        variant: A change that no setting expresses, see `variants.VARIANTS`.
     """
 
     name: str
@@ -56,17 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser, out: str, seeds: list[int]) -
     parser.add_argument(
         "--recipe",
         default=str(RECIPE),
-        help="TOML file, or none: the defaults of the package",
+        help="TOML file, or none for the package defaults",
     )
-    parser.add_argument("--data", help="where the data set is")
+    parser.add_argument("--data", help="path of the dataset")
     parser.add_argument("--weights", help="weights file of the backbone")
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="for all arms"
     )
-    parser.add_argument("--out", default=out, help="folder of the run folders")
+    parser.add_argument("--out", default=out, help="folder for the run folders")
     parser.add_argument(
-        "--jobs", type=int, default=1, help="trainings at a time, on a CPU"
+        "--jobs", type=int, default=1, help="parallel training runs, on a CPU"
     )
 
 
@@ -90,18 +89,18 @@ def measured(
     """Trains every arm with every seed, and evaluates it.
 
     Args:
-        recipe: What all arms share.
-        arms: Their differences.
-        seeds: Each arm is trained with each; the arms of one seed come in a row.
-        out: Where the run folders are, or will be.
-        jobs: Trainings at a time.
-        which: The model that is tested: `"best"` on validation, or the `"last"`.
+        recipe: The settings shared by all arms.
+        arms: The arms to train.
+        seeds: Each arm is trained with each seed, all arms of one seed in a row.
+        out: The folder for the run folders.
+        jobs: Number of parallel training runs.
+        which: The model that is tested: `"best"` on validation, or `"last"`.
 
     Returns:
-        For each arm, each of `FIGURES` over the seeds, as shares.
+        For each arm, each of `FIGURES` over the seeds, as fractions.
     """
     out = Path(out)
-    # All seeds and arms share the views.
+    # All seeds and arms share the cached views.
     if recipe.cached_views and recipe.cached_views_dir is None:
         recipe = dataclasses.replace(recipe, cached_views_dir=str(out / "views"))
 
@@ -116,7 +115,7 @@ def measured(
         return figures
 
     each = [(seed, arm) for seed in seeds for arm in arms]
-    first = [one(*each[0])]  # alone: the others find its views
+    first = [one(*each[0])]  # alone, so that the others reuse its views
     with ThreadPoolExecutor(jobs) as pool:
         rest = pool.map(lambda pair: one(*pair), each[1:])
         figures = [*first, *rest]
@@ -133,16 +132,16 @@ def measured(
 def figures_of(
     folder: Path, settings: Mapping[str, Any], variant: str = "", which: str = "best"
 ) -> dict[str, float]:
-    """The figures of one run, which is trained or gone on with if need be.
+    """The figures of one run, which is trained or resumed if necessary.
 
-    `which="untested"` looks at no test photo.
+    `which="untested"` does not use the test photos.
     """
     settings = Recipe.of(settings).asdict()
     began = (folder / "run.json").exists() and Run.open(folder).settings
     if began and Recipe.of({**BEFORE, **began}).asdict() != settings:
         sys.exit(
-            f"The run in {str(folder)!r} has other settings; give another --out, or "
-            "remove it."
+            f"The run in {str(folder)!r} has other settings. Use another --out, or "
+            "remove the run."
         )
     last = "training.json" if which == "untested" else "evaluation_test.json"
     if not (folder / last).exists():
@@ -150,7 +149,7 @@ def figures_of(
         if subprocess.run(
             [sys.executable, "-m", "benchmarks.trainings", *asked]
         ).returncode:
-            sys.exit("A training did not end; the same command goes on from there.")
+            sys.exit("A training run failed. Run the same command again to resume it.")
     run = Run(folder, {})
     validated = run.read("training.json")["val_accuracy"]
     if which == "untested":
@@ -168,7 +167,7 @@ def figures_of(
 def difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
     """Mean of `first - second` over the seeds, and its paired 95 % t-interval.
 
-    With a single seed there is no interval: its ends are NaN.
+    With a single seed there is no interval, and both ends are NaN.
     """
     from scipy import stats
 
@@ -195,12 +194,12 @@ def spread(values: np.ndarray) -> str:
 
 
 def variant_of(recipe: Recipe) -> str:
-    """What was trained on what, for the name of a record."""
+    """The dataset and the backbone, for the name of a record."""
     return f"{Path(recipe.data).name}_{recipe.backbone or 'tiny'}"
 
 
 def protocol(recipe: Recipe, seeds: Sequence[int], which: str = "best") -> str:
-    """What all arms share, in words."""
+    """Describes what all arms have in common."""
     frozen = ""
     if recipe.freeze_fraction:
         frozen = f"the first {recipe.freeze_fraction:.0%} of its layers frozen, "
@@ -209,18 +208,18 @@ def protocol(recipe: Recipe, seeds: Sequence[int], which: str = "best") -> str:
     return (
         f"{Path(recipe.data).name}, {recipe.backbone or 'tiny'} at "
         f"{recipe.image_size or 'its own'} px, {frozen}"
-        f"{recipe.head_phase_epochs} epochs of the head and "
-        f"{recipe.epochs} of all layers, seeds {', '.join(map(str, seeds))}; "
+        f"{recipe.head_phase_epochs} head epochs and "
+        f"{recipe.epochs} epochs of all layers, seeds {', '.join(map(str, seeds))}; "
         + {
-            "best": "the epoch is chosen on validation, each run tested once.",
-            "untested": "the best epoch on validation; no test photo was looked at.",
-            "last": "the model of the last epoch, each run tested once.",
+            "best": "the epoch is chosen on validation, and each run is tested once.",
+            "untested": "the best epoch on validation; the test photos were not used.",
+            "last": "the model of the last epoch is tested, once.",
         }[which]
     )
 
 
 def tested(run: Run, which: str) -> None:
-    """Looks at the test photos once: figures and logits stay in the run's folder."""
+    """Evaluates on the test photos once; saves figures and logits in the run folder."""
     from keras_apinet.evaluate.evaluation import judge
 
     judged = judge(run, "test", which=which, bootstrap=0)
@@ -234,12 +233,12 @@ def tested(run: Run, which: str) -> None:
 
 
 def main(folder: str, variant: str, settings: str, which: str = "best") -> None:
-    """The child: trains or goes on, then evaluates."""
+    """Trains or resumes a run in the child process, then evaluates it."""
     from keras_apinet.cli.startup import start_backend
 
     start_backend()
-    # One process that trains and evaluates has many models, which TensorFlow takes for
-    # one that is traced over and over.
+    # A process that trains and evaluates has many models, which TensorFlow mistakes for
+    # repeated retracing of one function, and warns.
     logging.getLogger("tensorflow").setLevel("ERROR")
     from keras_apinet.train import resume, train
 

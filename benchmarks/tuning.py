@@ -1,11 +1,11 @@
-r"""Trials on validation photos, as many for the baseline as for pairs.
+r"""Tuning trials on validation photos, as many for the baseline as for pairs.
 
     python -m benchmarks.tuning --recipe training/cub_efficientnet_lite0.toml \
         --data FOLDER --weights FILE --set validation=0.2 [--out runs/tuning]
 
-The trials run in the order of `TRIALS`, each for pairs and plain cross-entropy, and
-look at no test photo. What won for a method is in `accuracy`. Stopped, the
-same command goes on.
+The trials run in the order of `TRIALS`, each for pairs and for plain cross-entropy, and
+do not use the test photos. `accuracy` has the best settings for the baseline, and the
+recipe those for pairs. If it is stopped, the same command continues.
 """
 
 import argparse
@@ -44,7 +44,7 @@ HALF = {"learning_rate": 5e-4}
 BEST = PAIRS | RATE | {"residual_weight": 0.5}
 MORE = {"freeze_fraction": 0.4, "cached_views": 10, "epochs": 12}
 SHORT = {"epochs": 6}
-# Ideas that were tried with one budget each, three quarters of the layers frozen.
+# Ideas, each tried with the same budget and three quarters of the layers frozen.
 SCREENED: list[tuple[str, dict[str, Any], str]] = [
     ("as before", {}, ""),
     ("cross-entropy among the 15 likeliest classes", {}, "likeliest_15"),
@@ -54,7 +54,7 @@ SCREENED: list[tuple[str, dict[str, Any], str]] = [
     ("layer-wise rates, decay 0.9", {"layer_decay": 0.9}, ""),
     ("batches of 24 x 2", {"classes_per_batch": 24, "images_per_class": 2}, ""),
 ]
-# What is tried, for pairs and for the baseline, one after the other.
+# The trials, each for pairs and for the baseline, in order.
 TRIALS: list[tuple[Arm, ...]] = [
     (Arm("as at first", PAIRS), Arm("as at first", PLAIN)),
     (Arm("rate 1e-3", PAIRS | RATE), Arm("rate 1e-3", PLAIN | RATE)),
@@ -66,7 +66,7 @@ TRIALS: list[tuple[Arm, ...]] = [
         Arm("rate 1e-3, gates around one, more layers", BEST | MORE),
         Arm("rate 1e-3, more layers", PLAIN | RATE | MORE),
     ),
-    # It lost, and was not tried for the baseline.
+    # No gain, so it was not tried for the baseline.
     (Arm("rate 5e-4, gates around one, more layers", BEST | MORE | HALF),),
     *(
         (
@@ -79,7 +79,7 @@ TRIALS: list[tuple[Arm, ...]] = [
 
 
 def main() -> None:
-    """Trains what has not been trained, prints and records the log."""
+    """Trains the missing runs, prints and records the results."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", 1)[0], allow_abbrev=False
     )
@@ -101,8 +101,8 @@ def main() -> None:
             print("  ".join(rows[-1]), flush=True)
     record(
         "tuning",
-        "Trials on validation, in the order in which they ran",
-        ["trial", "method", "what", "validation top-1, %", "best epoch"],
+        "Tuning trials on validation, in order of execution",
+        ["trial", "method", "settings", "validation top-1, %", "best epoch"],
         rows,
         protocol(recipe, args.seeds, "untested"),
         variant=variant_of(recipe),

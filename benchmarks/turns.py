@@ -1,4 +1,4 @@
-"""Timing things in turns, so that a machine's moods slow all of them alike."""
+"""Timing in turns, so that fluctuations of the machine affect all candidates alike."""
 
 import statistics
 import time
@@ -9,12 +9,12 @@ from typing import Any
 def in_turns(
     runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds that each takes, round after round.
+    """The times of each function in seconds, one per round.
 
     Args:
-        runs: What to time; each call has to return only when its work is done.
-        rounds: Rounds that count. Who is first in one is last in the next.
-        warm_up: Rounds before those, in which things compile.
+        runs: Functions to time; each must return only when its work is done.
+        rounds: Number of timed rounds. The order is reversed in every other round.
+        warm_up: Number of untimed rounds before these, for compilation.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(warm_up + rounds):
@@ -27,5 +27,5 @@ def in_turns(
 
 
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
-    """The median of each."""
+    """The median time of each function."""
     return {name: statistics.median(found) for name, found in times.items()}

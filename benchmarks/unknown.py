@@ -1,14 +1,15 @@
-"""Known against foreign classes: scores on features, chosen on validation photos.
+"""Known against foreign classes: compares scores, selected on validation photos.
 
     python -m benchmarks.unknown --data FOLDER --weights FILE --known 60 --cache FOLDER
 
-Three random choices of classes are known to a model each: the first 75 % of
-EfficientNet-Lite0 stay as they are (their outputs, of each photo and its mirror image,
-are stored once), the rest is trained on pairs of the known classes alone. Thresholds
-see validation photos of known classes. The column on validation compares those with
-training photos of foreign classes, which no model saw. The prototypes' covariance is
-shrunk by one half, untuned: a twentieth was a little better, but 8 bits do not keep its
-decisions. The two cosines of the score that was chosen weigh the same, untuned, too.
+For each of three random choices of known classes, a model is trained. The first 75 % of
+EfficientNet-Lite0 are frozen (their outputs, for each photo and its mirror image, are
+cached), and the rest is trained on pairs of the known classes only. Thresholds are
+fitted on validation photos of known classes. The validation column compares these with
+training photos of foreign classes, which no model was trained on. The prototypes'
+covariance is shrunk by one half, without tuning: one twentieth was slightly better, but
+its decisions do not survive 8 bits. The two cosines of the selected score have equal
+weights, also without tuning.
 """
 
 import argparse
@@ -27,7 +28,7 @@ CHOSEN = "prototypes, whitened, and logits"
 
 
 def frozen_maps(args: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What the frozen layers give for each photo and its mirror image, and labels."""
+    """Outputs of the frozen layers for each photo and its mirror image, and labels."""
     from keras_apinet import build, data
 
     images = data.load(args.data, validation=None)
@@ -60,7 +61,7 @@ def frozen_maps(args: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]
 
 
 def trained(args: Any, maps: np.ndarray, labels: np.ndarray, seed: int) -> Any:
-    """A model of the known classes, from the stored maps of their training photos."""
+    """Trains a model of the known classes on the cached maps of their photos."""
     import keras
 
     from keras_apinet import build
@@ -109,7 +110,7 @@ def trained(args: Any, maps: np.ndarray, labels: np.ndarray, seed: int) -> Any:
 
 
 def features_of(model: Any, maps: np.ndarray) -> np.ndarray:
-    """Pooled features of photos from their stored maps."""
+    """Pooled features of photos from their cached maps."""
     found = [
         np.asarray(model.features({"frozen": maps[i : i + 256, 0].astype("float32")}))
         for i in range(0, len(maps), 256)
@@ -118,7 +119,7 @@ def features_of(model: Any, maps: np.ndarray) -> np.ndarray:
 
 
 def pretrained_features(args: Any, maps: Any) -> dict[str, np.ndarray]:
-    """Pooled features by the pretrained weights, computed once."""
+    """Pooled features with the pretrained weights, computed once."""
     from keras_apinet import build
 
     path = Path(args.cache, f"{args.name}_pretrained.npz")
@@ -138,7 +139,7 @@ def pretrained_features(args: Any, maps: Any) -> dict[str, np.ndarray]:
 
 
 def head_on(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A logistic classifier of features: kernel `[D, C]` and bias `[C]`."""
+    """Fits a logistic classifier to features: kernel `[D, C]` and bias `[C]`."""
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = x.mean(0), x.std(0).mean()
@@ -150,7 +151,7 @@ def head_on(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def scores_of(
     x: np.ndarray, y: np.ndarray, head: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, Any]:
-    """Scores, higher for the known, fitted on training features `x` of labels `y`."""
+    """Scores, higher for known classes, fitted to features `x` and labels `y`."""
     from scipy.special import logsumexp, softmax
     from sklearn.covariance import LedoitWolf
     from sklearn.decomposition import PCA
@@ -195,10 +196,10 @@ def scores_of(
         "energy": lambda z: logsumexp(logits(z), axis=1),
         "ViM": lambda z: logsumexp(logits(z), axis=1) - alpha * residual(z),
         "Mahalanobis": mahalanobis,
-        "nearest neighbours (5th)": lambda z: -near.kneighbors(unit(z))[0][:, -1],
+        "nearest neighbors (5th)": lambda z: -near.kneighbors(unit(z))[0][:, -1],
         "prototypes, cosine": lambda z: (unit(z) @ plain.T).max(1),
         "prototypes, whitened": lambda z: whitened.similarities(z).max(1),
-        "logits, centred, cosine": lambda z: outstanding(logits(z)).max(1),
+        "logits, centered, cosine": lambda z: outstanding(logits(z)).max(1),
         CHOSEN: lambda z: (whitened.similarities(z) + outstanding(logits(z))).max(1),
     }
 
@@ -211,13 +212,13 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--cache", required=True, help="folder for frozen outputs")
-    parser.add_argument("--name", required=True, help="what to call the data set")
+    parser.add_argument("--name", required=True, help="name of the dataset")
     parser.add_argument("--known", type=int, required=True)
     parser.add_argument(
         "--epochs",
         type=int,
         default=8,
-        help="0: a logistic head on pretrained features",
+        help="0 for a logistic head on pretrained features",
     )
     parser.add_argument("--head-epochs", type=int, default=15)
     parser.add_argument("--choices", type=int, default=3)
@@ -244,7 +245,7 @@ def main() -> None:
         right = (test @ head[0] + head[1]).argmax(1) == truth
         is_known = truth >= 0
         for name, score in scores_of(x, y, head).items():
-            # As the package does: prototypes and choice know no test photo.
+            # As in the package, fitting and selection do not use test photos.
             chosen = detection(
                 score(part["val_x"]), score(part["foreign_x"]), repeats=0
             )
@@ -278,7 +279,7 @@ def main() -> None:
 def choice_features(
     args: Any, maps: Any, labels: Any, classes: int, choice: int
 ) -> dict[str, np.ndarray]:
-    """Features of all photos by a model of one random choice of known classes."""
+    """Features of all photos from a model of one random choice of known classes."""
     from keras_apinet.open_world.unknown import FEWEST_IMAGES
 
     known = np.sort(np.random.default_rng(choice).permutation(classes)[: args.known])
@@ -346,10 +347,11 @@ def finish(args: Any, table: Any, fitted: Any, classes: int) -> None:
             for n in names
         ],
         "Means over the choices, with the mean 95 % intervals (bootstrap over photos). "
-        f"EfficientNet-Lite0 at {SIZE} px, {how}. With {CHOSEN} and the thresholds "
-        f"that `train` fits for 95 %: {whole['kept']:.1%} of known test photos kept, "
-        f"{whole['rejected']:.1%} of foreign ones rejected; top-1 of known photos "
-        f"{whole['top1']:.1%}, of those kept {whole['top1_kept']:.1%}.",
+        f"EfficientNet-Lite0 at {SIZE} px, {how}. With the score '{CHOSEN}' and the "
+        f"thresholds that `train` fits for 95 %: {whole['kept']:.1%} of known test "
+        f"photos are kept and {whole['rejected']:.1%} of foreign ones rejected; top-1 "
+        f"of known photos is {whole['top1']:.1%}; of those kept, "
+        f"{whole['top1_kept']:.1%}.",
         variant=args.name if args.epochs else f"{args.name}_pretrained",
     )
 

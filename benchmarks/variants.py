@@ -1,7 +1,7 @@
-"""What no setting of a recipe expresses: changes to the method, for the ablation.
+"""Changes to the method that no recipe setting expresses, for the ablation.
 
-Each is called before a training and replaces a part of the package. The single-image
-classifier stays what it is, so that the runs are evaluated like any other.
+Each function is called before training and patches a part of the package. The
+single-image classifier is unchanged, so the runs are evaluated like any other.
 """
 
 from collections.abc import Callable
@@ -9,20 +9,20 @@ from typing import Any
 
 
 def without_gates() -> None:
-    """All four features of a pair are the images' own; pairs still fill the batch."""
+    """Uses ungated features for all four outputs; pairs still fill the batch."""
     from keras_apinet.layers import interaction
 
     def ungated(
         x1: Any, x2: Any, mutual: Any, _: float = 1.0
     ) -> tuple[Any, Any, Any, Any]:
-        nothing = 0.0 * mutual  # the MLP keeps a gradient, of zero
+        nothing = 0.0 * mutual  # keeps a zero gradient for the MLP
         return x1 + nothing, x1 + nothing, x2 + nothing, x2 + nothing
 
     interaction.interact = ungated
 
 
 def self_only() -> None:
-    """Only the features seen through their own gates are classified; no ranking."""
+    """Classifies only the features with their own gates, without the ranking loss."""
     from keras import ops
 
     from keras_apinet.losses import PairwiseLoss
@@ -39,7 +39,7 @@ def self_only() -> None:
 
 
 def nonlinear_mutual() -> None:
-    """A ReLU between the two layers of the mutual MLP, before its dropout."""
+    """Adds a ReLU between the two layers of the mutual MLP, before its dropout."""
     import keras
 
     from keras_apinet.layers import AttentivePairwiseInteraction
@@ -54,9 +54,9 @@ def nonlinear_mutual() -> None:
 
 
 def gates_before_pooling() -> None:
-    """An image's own gate opens at each place of its feature map, then it is pooled.
+    """Applies an image's own gate at each position of its feature map, before pooling.
 
-    Places of the partner do not correspond, so its gate is averaged over them.
+    Positions do not correspond between two images, so the partner's gate is averaged.
     """
     from keras import ops
 
@@ -66,7 +66,7 @@ def gates_before_pooling() -> None:
     pairwise, plain = APINet._pairwise, interaction.interact
 
     def over_places(self: Any, images: Any, labels: Any, training: Any) -> Any:
-        if isinstance(images, dict):  # the head phase's cached features have no places
+        if isinstance(images, dict):  # the head phase's features have no positions
             return pairwise(self, images, labels, training)
         maps = self.feature_map(images, training=training)
         maps = ops.reshape(maps, (ops.shape(maps)[0], -1, maps.shape[-1]))
@@ -95,7 +95,7 @@ def gates_before_pooling() -> None:
 
 
 def temperature(divisor: float) -> Callable[[], None]:
-    """The variant whose logits of pairs are divided by a number before the loss."""
+    """Returns the variant that divides the pairs' logits before the loss."""
 
     def divided() -> None:
         from keras_apinet.losses import PairwiseLoss
@@ -112,11 +112,11 @@ def temperature(divisor: float) -> Callable[[], None]:
 
 
 def look_alikes_meet() -> None:
-    """The classes of a batch look alike.
+    """Fills each batch with look-alike classes.
 
-    An epoch's turns are dealt anew: each batch takes a class by chance and those whose
-    mean features, before any training, lie nearest in angle. Each class appears as
-    often as before.
+    The classes of an epoch are reassigned to batches: each batch takes a random class
+    and those whose mean features, before any training, are nearest in angle. Each class
+    appears as often as before.
     """
     import numpy as np
 

@@ -1,8 +1,8 @@
-"""A trained run as a .onnx file for ONNX Runtime.
+"""Exports a trained run to an .onnx file for ONNX Runtime.
 
     python export/to_onnx.py RUN [--out PATH] [--force] [...]
 
-The same as `keras-apinet export RUN --format onnx`; `--help` lists the options.
+Same as `keras-apinet export RUN --format onnx`; `--help` lists the options.
 """
 
 import sys

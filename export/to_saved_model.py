@@ -1,8 +1,8 @@
-"""A trained run as a SavedModel folder for servers.
+"""Exports a trained run to a SavedModel folder for servers.
 
     python export/to_saved_model.py RUN [--out PATH] [--force] [...]
 
-The same as `keras-apinet export RUN --format saved_model`; `--help` lists the options.
+Same as `keras-apinet export RUN --format saved_model`; `--help` lists the options.
 """
 
 import sys

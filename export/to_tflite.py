@@ -1,8 +1,8 @@
-"""A trained run as a .tflite file for phones.
+"""Exports a trained run to a .tflite file for phones.
 
     python export/to_tflite.py RUN [--out PATH] [--force] [...]
 
-The same as `keras-apinet export RUN --format tflite`; `--help` lists the options.
+Same as `keras-apinet export RUN --format tflite`; `--help` lists the options.
 """
 
 import sys

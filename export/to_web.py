@@ -1,8 +1,8 @@
-"""A trained run as a page that classifies photos in the browser.
+"""Exports a trained run to a web page that classifies photos in the browser.
 
     python export/to_web.py RUN [--out PATH] [--force] [...]
 
-The same as `keras-apinet export RUN --format web`; `--help` lists the options.
+Same as `keras-apinet export RUN --format web`; `--help` lists the options.
 """
 
 import sys

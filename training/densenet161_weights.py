@@ -1,10 +1,10 @@
-"""A Keras weights file of DenseNet-161 from torchvision's, as timm publishes it.
+"""Converts torchvision's DenseNet-161 weights, published by timm, to a Keras file.
 
     pip install safetensors
     python training/densenet161_weights.py model.safetensors OUT.weights.h5
 
 The input is `model.safetensors` of huggingface.co/timm/densenet161.tv_in1k;
-torchvision's own `.pth` is a pickle, which is never opened here.
+torchvision's own `.pth` is a pickle, which this script never opens.
 """
 
 import argparse
@@ -17,7 +17,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def torch_name(layer: str) -> str:
-    """The name in the torch model of a layer of `keras_apinet`'s DenseNet-161."""
+    """The torch name of a layer of `keras_apinet`'s DenseNet-161."""
     if layer in ("conv1_conv", "conv1_bn", "bn"):
         return {"conv1_conv": "conv0", "conv1_bn": "norm0", "bn": "norm5"}[layer]
     if found := re.fullmatch(r"pool(\d)_(bn|conv)", layer):
@@ -29,11 +29,11 @@ def torch_name(layer: str) -> str:
 
 
 def convert(tensors: dict[str, np.ndarray], image_size: int = 224):
-    """The backbone with the weights of a torch state dictionary.
+    """Builds the backbone with the weights of a torch state dictionary.
 
     Args:
-        tensors: By torch's names; convolutions `[out, in, h, w]`.
-        image_size: px; the weights do not depend on it.
+        tensors: Arrays by torch name; convolutions are `[out, in, h, w]`.
+        image_size: Image size in px; the weights do not depend on it.
     """
     from keras_apinet import backbones
 
@@ -64,7 +64,7 @@ def main() -> None:
     args = parser.parse_args()
     target = Path(args.target)
     if not target.name.endswith(".weights.h5") or target.exists():
-        parser.error(f"{args.target} has to end in .weights.h5, and to be new")
+        parser.error(f"{args.target} must end in .weights.h5 and must not exist")
     model = convert(load_file(args.source))
     target.parent.mkdir(parents=True, exist_ok=True)
     with partial_folder(target.parent) as folder:
