@@ -135,7 +135,9 @@ def main() -> None:
         "Ablation: contribution of each part",
         ["arm", *(f"{title}, %" for title in FIGURES.values()), "test top-1 - full"],
         rows,
-        f"{protocol(recipe, args.seeds, 'last')} Full: {recipe.classes_per_batch} x "
+        f"{protocol(recipe, args.seeds, 'last')} This rule was adopted after first "
+        "results with the best epoch, including test results, had been seen. Full: "
+        f"{recipe.classes_per_batch} x "
         f"{recipe.images_per_class} images, margin {recipe.margin:g}, ranking weight "
         f"{recipe.ranking_weight:g}, {recipe.intra} intra and {recipe.inter} inter "
         "partners. Every arm sees the same number of images; larger batches mean fewer "

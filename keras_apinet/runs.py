@@ -161,8 +161,7 @@ class Run:
             check_new(folder)
             io.sweep(folder, again=True)
             text = schema.to_json(description) + "\n"
-            path = folder / DESCRIPTION
-            write_atomically(path, text, advice=advice, exclusive=True)
+            write_atomically(folder / DESCRIPTION, text, advice=advice, exclusive=True)
         return cls(folder, description)
 
     @classmethod
@@ -170,16 +169,15 @@ class Run:
         """The run in a folder; a run that is open already is given back."""
         if isinstance(folder, Run):
             return folder
-        folder = Path(folder)
-        if not (folder / DESCRIPTION).is_file():
+        path = Path(folder) / DESCRIPTION
+        if not path.is_file():
             raise APINetError(
                 f"There is no run in {str(folder)!r} (no {DESCRIPTION}); give the "
                 "--out folder of `keras-apinet train`."
             )
-        path = folder / DESCRIPTION
         description = schema.read_json(path, shape_of(DESCRIPTION))
         description["settings"] = with_new_names(description["settings"])
-        return cls(folder, {"data": {}, "versions": {}, **description})
+        return cls(path.parent, {"data": {}, "versions": {}, **description})
 
     @classmethod
     def of_model(cls, file: str | Path) -> "tuple[Run, str] | None":

@@ -184,6 +184,24 @@ def test_private_names_of_others_stand_in_one_file():
     assert found == []
 
 
+def test_no_test_replaces_a_private_name():
+    """What a benchmark's variant replaces may be put back."""
+    found = []
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if not isinstance(node, ast.Call) or len(node.args) < 2:
+                continue
+            target, name = (ast.unparse(argument) for argument in node.args[:2])
+            itself = f"{target}.{name[1:-1]}"
+            if (
+                ast.unparse(node.func).endswith("setattr")
+                and re.match("['\"]_[^_]", name)
+                and [ast.unparse(value) for value in node.args[2:]] != [itself]
+            ):
+                found.append(f"{file.name}: {ast.unparse(node)}")
+    assert found == []
+
+
 def _named(node: ast.AST) -> list[str]:
     """The attribute that a node reads or sets, also by `getattr` and its like."""
     if isinstance(node, ast.Attribute):

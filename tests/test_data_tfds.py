@@ -87,7 +87,7 @@ def test_labels_are_read_once_and_kept_beside_the_set(store, monkeypatch):
     first = load("tfds:tiny", data_dir=folder, validation=0).splits["train"]
     kept = next(folder.rglob("keras_apinet_train_label.npz"))
     with monkeypatch.context() as patch:
-        patch.setattr(tfds_source, "_read_labels", None)
+        patch.setattr(tfds_source.RecordReader, "examples", None)
         again = load("tfds:tiny", data_dir=folder, validation=0).splits["train"]
     assert again.labels.tolist() == first.labels.tolist() == [0, 1, 1]
     # Drawn by top, left, bottom, right; kept as left, top, right, bottom.

@@ -241,7 +241,7 @@ def test_a_training_on_views(settings, tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(stored[1, :4], expected, rtol=2e-3, atol=2e-3)
 
     # Another run takes the same file, and ends with the same weights.
-    monkeypatch.setattr(frozen, "_compute", None)
+    monkeypatch.setattr(frozen, "replacing", None)
     again = train(recipe, tmp_path / "again", "quiet")
     for a, b in zip(all_weights(run), all_weights(again), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -326,7 +326,7 @@ def test_views_are_gone_when_the_training_has_ended_and_not_before(
         train(Recipe(**settings), tmp_path / "run", "quiet")
     assert len(list((tmp_path / "run").glob("views*.npy"))) == 1
     monkeypatch.setattr(RunCheckpoint, "on_epoch_end", end)
-    monkeypatch.setattr(frozen, "_compute", None)  # nothing is computed again
+    monkeypatch.setattr(frozen, "replacing", None)  # nothing is computed again
     run = resume(tmp_path / "run", verbose="quiet")
     for a, b in zip(all_weights(whole), all_weights(run), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
