@@ -1,18 +1,18 @@
 PYTHON ?= python3
 VENV := .venv
 DEMO := build/demo
-# One more than there are cores: tests wait for processes that they start.
+# One more worker than cores: tests wait for the processes that they start.
 WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: help test test-quick lint docs demo benchmarks clean
 
 help:
-	@echo "make demo   fresh environment, train on drawn birds, evaluate, export, predict"
-	@echo "make test   environment, then every test on TensorFlow, JAX and (if installed) torch"
-	@echo "make test-quick   what is quick of it, on one backend (KERAS_BACKEND)"
+	@echo "make demo   fresh environment, train on synthetic birds, evaluate, export, predict"
+	@echo "make test   create the environment, run every test on TensorFlow, JAX and (if installed) torch"
+	@echo "make test-quick   only the quick tests, on one backend (KERAS_BACKEND)"
 	@echo "make lint   ruff and mypy"
-	@echo "make docs   the pages of docs/, into build/site/index.html"
-	@echo "make benchmarks   the quick benchmarks, then benchmarks/RESULTS.md and README"
+	@echo "make docs   build docs/ into build/site/index.html"
+	@echo "make benchmarks   run the quick benchmarks, update RESULTS.md and README"
 
 $(VENV)/.installed: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -40,8 +40,8 @@ benchmarks: $(VENV)/.installed
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
-# What each command says is in a file; what matters of it fits on one screen. The line of
-# progress is on standard error.
+# Each command's output goes to a file; a summary fits on one screen. The progress line
+# goes to standard error.
 DEMO_COMMAND = @echo '$$ keras-apinet $(1)'; $(DEMO)/venv/bin/keras-apinet $(1) >$(DEMO)/$(2).txt
 demo:
 	@rm -rf $(DEMO)
@@ -56,12 +56,12 @@ demo:
 	@grep -E '^.{1,2}(size|same top-1|median)' $(DEMO)/export.txt
 	@$(DEMO)/venv/bin/python -c "from PIL import Image; \
 	from keras_apinet.data.birds import SPECIES, draw; \
-	print('A new drawing of a', SPECIES[0].name); \
+	print('New synthetic image of a', SPECIES[0].name); \
 	Image.fromarray(draw(0, 123456).pixels).save('$(DEMO)/bird.png')"
 	$(call DEMO_COMMAND,predict $(DEMO)/birds.tflite $(DEMO)/bird.png --top 3,predict)
 	@cat $(DEMO)/predict.txt
 	@echo "In $(DEMO): the run in birds/, the file for phones in birds.tflite,"
-	@echo "the photo in bird.png, everything the commands said in *.txt."
+	@echo "the photo in bird.png, the output of each command in *.txt."
 
 clean:
 	rm -rf build dist *.egg-info
