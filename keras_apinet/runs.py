@@ -96,9 +96,8 @@ def only_writer(folder: str | Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(Path(folder) / LOCK, timeout=0)
     try:
-        lock.acquire()
+        lock = FileLock(Path(folder) / LOCK, timeout=0).acquire()
     except Timeout as error:
         raise APINetError(
             f"Another process trains in {str(folder)!r}; wait until it has ended, or "
@@ -109,10 +108,8 @@ def only_writer(folder: str | Path) -> Iterator[None]:
             f"The run folder {str(folder)!r} cannot be locked ({reason(error)}); give "
             "a folder that can be written, on a file system with locks."
         ) from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def drop_figures(run: "Run") -> None:
@@ -153,9 +150,7 @@ class Run:
         check_new(folder)
         advice = "give another --out, or free some space"
         with io.unwritable(folder, advice):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir()
+            folder.mkdir(parents=True, exist_ok=True)
         # Of several that begin here at once, one gets the lock.
         with only_writer(folder):
             check_new(folder)

@@ -147,6 +147,7 @@ class Change:
 
 def judged(
     run: Run,
+    photos: int,
     model: Any,
     changed: Any,
     had: Features | None,
@@ -159,7 +160,7 @@ def judged(
     one class afterwards counts as one before.
     """
     if had is None or has is None or not len(has):
-        return Change(run, 0, None, None, None, (0, 0))
+        return Change(run, photos, None, None, None, (0, 0))
 
     def share(values: Any) -> float | None:
         return float(values.mean()) if len(values) else None
@@ -170,4 +171,4 @@ def judged(
     old = np.isin(has.labels, old_to_new)
     counts = (int(old.sum()), int((~old).sum()))
     figures = share(before[truth >= 0]), share(after[old]), share(after[~old])
-    return Change(run, 0, *figures, counts)
+    return Change(run, photos, *figures, counts)

@@ -222,11 +222,10 @@ def restore_newest(
     while True:
         try:
             restore(stored[1], model)
+            return stored[0]
         except APINetError as error:
             before = next(others, None)
             if before is None:
                 raise
             say(f"{error} Looking at the one before.")
             stored = before
-        else:
-            return stored[0]

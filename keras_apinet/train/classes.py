@@ -199,9 +199,9 @@ def _changed(
     changed = with_classes(
         model, names, train.features, train.labels, merged=merged, refit=refit
     )
+    photos = len(new["train"]) if new else 0
     held_out = (stored.get("val"), splits.get("val"))
-    change = judged(run, model, changed, *held_out, old_to_new)
-    change = replace(change, photos=len(new["train"]) if new else 0)
+    change = judged(run, photos, model, changed, *held_out, old_to_new)
     with unwritable(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with partial_folder(out.parent) as room:

@@ -74,10 +74,7 @@ def train_head(
 
 
 class _Watch(keras.callbacks.Callback):
-    """Stops the head phase if asked to, or when its loss is NaN or infinite.
-
-    And notes what each epoch came to.
-    """
+    """Notes each epoch; ends the head phase if asked to, or if its loss diverges."""
 
     def __init__(
         self, run_checkpoint: "RunCheckpoint", shown: Phase, batch_size: int
@@ -88,7 +85,6 @@ class _Watch(keras.callbacks.Callback):
         self.before = 0
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Notes the figures."""
         self.before += self.params["steps"]
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         figures = {name: float(value) for name, value in (logs or {}).items()}
@@ -96,7 +92,6 @@ class _Watch(keras.callbacks.Callback):
         self.run_checkpoint.head_rows.append(row)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Looks after every step."""
         done = self.before + batch + 1
         self.run_checkpoint.look(done, logs)
         self.shown(done * self.batch_size, lambda: running(logs))
