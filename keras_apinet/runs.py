@@ -10,11 +10,10 @@ log_head.csv  one line for each epoch of the head phase, if there is one
 checkpoints/  what a training goes on from, see `train.checkpoints`
 run.lock      locked while a training writes here
 held_out.json the photos that were held out of the training images
-*.json        what later commands add: metrics, temperature
+calibration.json  the best model's temperature, what it was fitted on, and a fingerprint
+              of the weights; that of the last model is in `calibration_last.json`
+*.json        what later commands add: metrics
 ```
-
-`calibration.json` holds the temperature of the best model and `calibration_last.json`
-that of the last, with what it was fitted on and a fingerprint of the weights.
 
 A run begins in a new or empty folder, so these names are its own; it replaces and
 deletes nothing else.
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
 
 DESCRIPTION, LOCK = "run.json", "run.lock"
-# Best epoch and validation accuracy; written when a training has ended.
 FIGURES = "training.json"
 # Settings that are tables of photos.
 TABLES = ("exclude", "relabel")
@@ -166,18 +164,19 @@ class Run:
         return cls(folder, description)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Run":
-        """The run in a folder."""
-        folder = Path(folder)
-        if not (folder / DESCRIPTION).is_file():
+    def open(cls, folder: "Run | str | Path") -> "Run":
+        """The run in a folder; a run itself is returned as it is."""
+        if isinstance(folder, Run):
+            return folder
+        path = Path(folder, DESCRIPTION)
+        if not path.is_file():
             raise APINetError(
-                f"There is no run in {str(folder)!r} (no {DESCRIPTION}); give the "
+                f"There is no run in {str(path.parent)!r} (no {DESCRIPTION}); give the "
                 "--out folder of `keras-apinet train`."
             )
-        path = folder / DESCRIPTION
         description = schema.read_json(path, shape_of(DESCRIPTION))
         description["settings"] = with_new_names(description["settings"])
-        return cls(folder, {"data": {}, "versions": {}, **description})
+        return cls(path.parent, {"data": {}, "versions": {}, **description})
 
     @classmethod
     def of_model(cls, file: str | Path) -> "tuple[Run, str] | None":
@@ -262,14 +261,15 @@ class Run:
 
     def calibration(self, which: str, model: "APINet") -> dict[str, Any] | None:
         """What is known of a model's temperature, not of other weights; or `None`."""
-        name = calibration_file(which)
-        known = self.read(name)
-        if known is None:
-            return None
+        known = self.read(calibration_file(which))
         # Without a fingerprint somebody wrote it by hand, and means it.
-        if known.get("weights") not in (None, weights_fingerprint(model)):
-            return None
-        return dict(known)
+        if known and known.get("weights") in (None, weights_fingerprint(model)):
+            return dict(known)
+        return None
+
+    def temperature(self, which: str, model: "APINet") -> float:
+        """What to divide a model's logits by; 1 where nothing is known of it."""
+        return float((self.calibration(which, model) or {}).get("temperature", 1.0))
 
     def write(self, name: str, content: dict[str, Any]) -> Path:
         """Writes a JSON file into the run folder, in place of an earlier one."""

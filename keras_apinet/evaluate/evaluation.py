@@ -74,7 +74,7 @@ def evaluate_run(
     print(result["metrics"]["top1"])
     ```
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     judged = judge(
         run,
         split,
@@ -171,7 +171,7 @@ def judge(
             seen,
             run.class_names,
             groups=data_groups(images, run.class_names),
-            temperature=None if calibration is None else calibration["temperature"],
+            temperature=(calibration or {}).get("temperature"),
             bootstrap=bootstrap,
         ),
     }
@@ -233,7 +233,7 @@ def open_data(
     """The run's data set; if it moved, an error that says where it was."""
     if data is not None and not isinstance(data, (str, Path)):
         return data
-    was = run.description.get("data", {}).get("load", {}).get("name")
+    was = run.description["data"].get("load", {}).get("name")
     try:
         return run.data(None if data is None else str(data), data_dir)
     except (APINetError, OSError) as error:

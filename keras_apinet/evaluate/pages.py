@@ -34,10 +34,6 @@ def _known(form: Callable[[float], str], value: float | None) -> str:
     return _NONE if value is None else form(value)
 
 
-def _ends(pair: tuple[float, float]) -> str:
-    return interval(*pair)
-
-
 def _shown(value: Any) -> Any:
     """Names of files and classes as they are safe to show; markup stays as it is."""
     return printable(value) if type(value) is str else value
@@ -59,7 +55,7 @@ def templates() -> Any:
     )
     for form in (percent, probability):
         environment.filters[form.__name__] = functools.partial(_known, form)
-    environment.filters["ends"] = _ends
+    environment.filters["ends"] = lambda pair: interval(*pair)
     environment.globals |= {"titles": TITLES, "cells": cells}
     return environment
 
@@ -133,7 +129,7 @@ def write_card(
         APINetError: If the run was not evaluated on the split, or something else is at
             `out`.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     path = run.folder / "MODEL_CARD.md" if out is None else Path(out)
     force = force or out is None
     check_output(path, "Markdown file", force)
@@ -144,7 +140,7 @@ def write_card(
             "did not count the images of each figure; run `keras-apinet evaluate` on "
             "it again."
         )
-    trained_on = run.description["data"].get("load", {})
+    told = run.description["data"]
     need("jinja2")
     from markupsafe import Markup
 
@@ -156,7 +152,7 @@ def write_card(
         text=as_text,
         name=name,
         data=Path(result["data"]).name,
-        trained_on=Path(trained_on.get("name") or result["data"]).name,
+        trained_on=Path(told.get("load", {}).get("name") or result["data"]).name,
         result=result,
         figures=[
             (title, cells(key, result["metrics"][key]))
@@ -164,9 +160,9 @@ def write_card(
             if key in result["metrics"] and key not in _DETAILS
         ],
         settings={k: public(v) for k, v in run.settings.items() if v is not None},
-        images=run.description.get("data", {}).get("images", {}),
-        fingerprint=run.description.get("data", {}).get("fingerprint"),
-        versions=run.description.get("versions", {}),
+        images=told.get("images", {}),
+        fingerprint=told.get("fingerprint"),
+        versions=run.description["versions"],
         class_names=run.class_names,
         image_size=run.image_size,
         calibration=calibration_words(result),

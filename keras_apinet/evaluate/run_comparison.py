@@ -183,10 +183,7 @@ def compare_runs(
             as `evaluate_run`.
     """
     _SAMPLES.check("bootstrap", bootstrap)
-    methods = [
-        [r if isinstance(r, Run) else Run.open(r) for r in runs]
-        for runs in (first, second)
-    ]
+    methods = [[Run.open(run) for run in runs] for runs in (first, second)]
     check_classes([run for runs in methods for run in runs])
     known: tuple[str, ...] | None = None
     labels: NDArray[np.int64] = np.empty(0, np.int64)

@@ -104,7 +104,7 @@ def advise_run(
         The advice for each class that should get photos, the most gain first; it is
         also left in the run, for its report and card.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     images, given = open_judged_data(run, data, data_dir)
     if given:
         raise APINetError(

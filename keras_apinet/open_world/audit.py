@@ -75,7 +75,7 @@ def audit(run: Run | str | Path, images: ImageData) -> list[Finding]:
     each without the photos that it judges. A wrong label that all photos of a scene
     share is not found so. The findings come kind by kind, the worst first.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     if len(images.class_names) < 2:
         raise APINetError(
             f"The data set {images.name!r} has {len(images.class_names)} class; labels "

@@ -132,8 +132,8 @@ def _write_families(
 
 def _probabilities(run: Run, model: APINet, seen: Features, which: str) -> Any:
     """`[n, C]`, at the temperature of the run's model."""
-    known = run.calibration(which, model) or {"temperature": 1.0}
-    return np.exp(log_softmax(seen.logits(model), known["temperature"]))
+    temperature = run.temperature(which, model)
+    return np.exp(log_softmax(seen.logits(model), temperature))
 
 
 def measure_open(
@@ -171,7 +171,7 @@ def measure_open(
         APINetError: If there are no held-out photos, the foreign folder holds known
             classes or nothing that can be read, or the table does not fit.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     names = run.class_names
     own = None if families is None else read_families(families, names)
     others = None if foreign is None else _foreign_data(foreign, names)

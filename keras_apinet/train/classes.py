@@ -85,7 +85,7 @@ def add_classes(
         APINetError: For a class that the run knows already, photos that cannot be
             read, or an `out` that holds anything.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     check_new(out)
     if isinstance(photos, Mapping):
         photos = listed(photos)
@@ -119,7 +119,7 @@ def remove_classes(
     moved: str | None = None,
 ) -> Change:
     """Removes classes from a run; see `add_classes`."""
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     check_new(out)
     check_known(run, names)
     wanted = {name: (name,) for name in run.class_names if name not in names}
@@ -138,7 +138,7 @@ def merge_classes(
     moved: str | None = None,
 ) -> Change:
     """Makes one class of several of a run, called `into`; see `add_classes`."""
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     check_new(out)
     check_known(run, names)
     if len(set(names)) < 2:
