@@ -30,7 +30,7 @@ from keras_apinet.errors import APINetError, printable, reason
 from keras_apinet.files import io, schema
 from keras_apinet.files.features import weights_fingerprint
 from keras_apinet.files.io import write_atomically
-from keras_apinet.files.run_shapes import remedy_for, shape_of
+from keras_apinet.files.run_shapes import file_of, remedy_for, shape_of
 from keras_apinet.files.schema import with_new_names
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
 
 DESCRIPTION, LOCK = "run.json", "run.lock"
-FIGURES = "training.json"
+FIGURES, CALIBRATION = "training.json", "calibration.json"
 # Settings that are tables of photos.
 TABLES = ("exclude", "relabel")
 HELD_OUT = "held_out.json"
@@ -120,11 +120,6 @@ def drop_figures(run: "Run") -> None:
         if _is_ours(run.folder / name, {}):
             (run.folder / name).unlink()
     (run.folder / FIGURES).unlink(missing_ok=True)
-
-
-def calibration_file(which: str) -> str:
-    """Where a run keeps the temperature of its `"best"` or `"last"` model."""
-    return "calibration.json" if which == "best" else f"calibration_{which}.json"
 
 
 @dataclass(frozen=True)
@@ -261,7 +256,7 @@ class Run:
 
     def calibration(self, which: str, model: "APINet") -> dict[str, Any] | None:
         """What is known of a model's temperature, not of other weights; or `None`."""
-        known = self.read(calibration_file(which))
+        known = self.read(file_of(CALIBRATION, which))
         # Without a fingerprint somebody wrote it by hand, and means it.
         if known and known.get("weights") in (None, weights_fingerprint(model)):
             return dict(known)

@@ -12,6 +12,7 @@ from keras_apinet.errors import APINetError, printable
 from keras_apinet.evaluate.measures import calibration_words
 from keras_apinet.files.io import digest_of
 from keras_apinet.files.outputs import MARKDOWN_MARK, check_output, write_output
+from keras_apinet.files.run_shapes import file_of
 from keras_apinet.runs import Run
 from keras_apinet.shares import TITLES, cells, interval, percent, probability
 
@@ -209,7 +210,7 @@ def advice_words(run: Run, result: dict[str, Any]) -> list[str]:
 def unknown_words(run: Run, result: dict[str, Any]) -> list[str]:
     """What is known of photos that show none of the classes, in sentences."""
     which = result.get("model", "best")
-    fitted = run.read("unknown.json" if which == "best" else f"unknown_{which}.json")
+    fitted = run.read(file_of("unknown.json", which))
     told = run.read(f"open_{result['split']}.json")
     words = []
     if fitted is not None:
