@@ -1,5 +1,6 @@
 """`keras-apinet compare`: two photos, what tells them apart, on one page or picture."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,4 @@ def _patch_rows(figure: Any, comparison: Comparison) -> None:
 
 
 def _wrapped(text: str) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(short(text, 60), 22))
+    return textwrap.fill(short(text, 60), 22)

@@ -68,7 +68,7 @@ def write_report(
     Raises:
         APINetError: As `evaluate_run`; for a missing package, or another file at `out`.
     """
-    need("matplotlib", "jinja2", "scipy")
+    need("matplotlib", "jinja2")
     run = Run.open(run)
     path = run.folder / "report.html" if out is None else Path(out)
     force = force or out is None
