@@ -22,7 +22,6 @@ from keras_apinet.evaluate.predictions import (
 )
 from keras_apinet.files import features as files
 from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP
-from keras_apinet.files.features import features_fingerprint
 from keras_apinet.files.run_shapes import file_of
 from keras_apinet.model.apinet import APINet
 from keras_apinet.runs import Run
@@ -154,7 +153,7 @@ def judge(
         options = run_options(run, batch_size)
         seen = predict_split(model, part, what="Evaluating", **options)
         if not given and not seen.unreadable:
-            mark = features_fingerprint(run, model, images)
+            mark = files.features_fingerprint(run, model, images)
             kept = {split: files.Features(seen.features, seen.labels, seen.positions)}
             files.keep_features(run.folder / file_of(files.FEATURES, which), mark, kept)
     result = {
@@ -187,7 +186,7 @@ def stored_predictions(
 ) -> Predictions | None:
     """What a model says of rows of a split, by the features in the run's folder."""
     part = known_images(images, split, run.class_names, ignore_unknown=True)
-    mark = features_fingerprint(run, model, images)
+    mark = files.features_fingerprint(run, model, images)
     path = run.folder / file_of(files.FEATURES, which)
     kept = files.read_features(path, mark, model.feature_size).get(split)
     # Where photos could not be read, nobody would hear of it.
