@@ -10,11 +10,10 @@ log_head.csv  one line for each epoch of the head phase, if there is one
 checkpoints/  what a training goes on from, see `train.checkpoints`
 run.lock      locked while a training writes here
 held_out.json the photos that were held out of the training images
-*.json        what later commands add: metrics, temperature
+calibration.json  the best model's temperature, what it was fitted on, and a fingerprint
+              of the weights; that of the last model is in `calibration_last.json`
+*.json        what later commands add: metrics
 ```
-
-`calibration.json` holds the temperature of the best model and `calibration_last.json`
-that of the last, with what it was fitted on and a fingerprint of the weights.
 
 A run begins in a new or empty folder, so these names are its own; it replaces and
 deletes nothing else.
@@ -31,7 +30,7 @@ from keras_apinet.errors import APINetError, printable, reason
 from keras_apinet.files import io, schema
 from keras_apinet.files.features import weights_fingerprint
 from keras_apinet.files.io import write_atomically
-from keras_apinet.files.run_shapes import remedy_for, shape_of
+from keras_apinet.files.run_shapes import file_of, remedy_for, shape_of
 from keras_apinet.files.schema import with_new_names
 
 if TYPE_CHECKING:
@@ -39,8 +38,7 @@ if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
 
 DESCRIPTION, LOCK = "run.json", "run.lock"
-# Best epoch and validation accuracy; written when a training has ended.
-FIGURES = "training.json"
+FIGURES, CALIBRATION = "training.json", "calibration.json"
 # Settings that are tables of photos.
 TABLES = ("exclude", "relabel")
 HELD_OUT = "held_out.json"
@@ -121,11 +119,6 @@ def drop_figures(run: "Run") -> None:
     (run.folder / FIGURES).unlink(missing_ok=True)
 
 
-def calibration_file(which: str) -> str:
-    """Where a run keeps the temperature of its `"best"` or `"last"` model."""
-    return "calibration.json" if which == "best" else f"calibration_{which}.json"
-
-
 @dataclass(frozen=True)
 class Run:
     """One training's folder.
@@ -160,14 +153,14 @@ class Run:
         return cls(folder, description)
 
     @classmethod
-    def open(cls, folder: "str | Path | Run") -> "Run":
-        """The run in a folder; a run that is open already is given back."""
+    def open(cls, folder: "Run | str | Path") -> "Run":
+        """The run in a folder; a run itself is returned as it is."""
         if isinstance(folder, Run):
             return folder
-        path = Path(folder) / DESCRIPTION
+        path = Path(folder, DESCRIPTION)
         if not path.is_file():
             raise APINetError(
-                f"There is no run in {str(folder)!r} (no {DESCRIPTION}); give the "
+                f"There is no run in {str(path.parent)!r} (no {DESCRIPTION}); give the "
                 "--out folder of `keras-apinet train`."
             )
         description = schema.read_json(path, shape_of(DESCRIPTION))
@@ -257,14 +250,15 @@ class Run:
 
     def calibration(self, which: str, model: "APINet") -> dict[str, Any] | None:
         """What is known of a model's temperature, not of other weights; or `None`."""
-        name = calibration_file(which)
-        known = self.read(name)
-        if known is None:
-            return None
+        known = self.read(file_of(CALIBRATION, which))
         # Without a fingerprint somebody wrote it by hand, and means it.
-        if known.get("weights") not in (None, weights_fingerprint(model)):
-            return None
-        return dict(known)
+        if known and known.get("weights") in (None, weights_fingerprint(model)):
+            return dict(known)
+        return None
+
+    def temperature(self, which: str, model: "APINet") -> float:
+        """What to divide a model's logits by; 1 where nothing is known of it."""
+        return float((self.calibration(which, model) or {}).get("temperature", 1.0))
 
     def write(self, name: str, content: dict[str, Any]) -> Path:
         """Writes a JSON file into the run folder, in place of an earlier one."""

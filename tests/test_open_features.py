@@ -8,7 +8,7 @@ from evaluate_runs import NAMES, make_run, photos
 
 from keras_apinet.data import prepare
 from keras_apinet.evaluate import predictions
-from keras_apinet.files.features import features_file
+from keras_apinet.files.features import FEATURES
 from keras_apinet.open_world import features as room
 from keras_apinet.open_world.features import run_features
 from keras_apinet.runs import Run
@@ -76,7 +76,7 @@ def test_a_photo_that_was_replaced_is_looked_at_again(run, passes):
 def test_a_damaged_file_is_made_again(run, passes, damage):
     model, images = run.model(), run.data()
     good = run_features(run, model, images, splits=("val",))["val"]
-    path = run.folder / features_file("best")
+    path = run.folder / FEATURES
     with np.load(path) as file:
         arrays = dict(file)
     if damage == "cut":

@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import Any, NoReturn
 
 from keras_apinet.cli.startup import (
@@ -219,13 +218,9 @@ def _stopping_tidily() -> Iterator[None]:
             number = getattr(signal, name, None)
             # Under nohup, SIGHUP is ignored, and stays so.
             if number and signal.getsignal(number) == signal.SIG_DFL:
-                before[number] = signal.signal(number, _interrupt)
+                before[number] = signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

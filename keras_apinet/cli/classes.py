@@ -28,14 +28,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _remove_arguments(parser: argparse.ArgumentParser) -> None:
+def _remove_arguments(parser: argparse.ArgumentParser, verb: str = "remove") -> None:
     _add_run_arguments(parser)
-    _add_class_names(parser, "the classes to remove")
+    parser.add_argument(
+        "--class",
+        dest="classes",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help=f"the classes to {verb}",
+    )
 
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_run_arguments(parser)
-    _add_class_names(parser, "the classes to merge")
+    _remove_arguments(parser, "merge")
     parser.add_argument("--into", required=True, metavar="NAME", help="what to call it")
 
 
@@ -52,12 +58,6 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave the old classes' weights exactly as they are",
     )
     add_options(parser, "--moved", "--data-dir")
-
-
-def _add_class_names(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument(
-        "--class", dest="classes", nargs="+", required=True, metavar="NAME", help=text
-    )
 
 
 def _add(args: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="picture (.png, .jpg, .svg, .pdf) or page (.html); default compare.png",
     )
-    parser.add_argument("--data", help="where the training data is now, if it moved")
+    add_options(parser, "--moved")
     parser.add_argument(
         "--no-patches",
         action="store_true",

@@ -93,7 +93,7 @@ def _runs_below(folder: str) -> Iterator[dict[str, Any]]:
         # Of the model that is used by default, on the run's own test photos.
         if tested.get("given") or tested.get("model", "best") != "best":
             tested = {}
-        data = opened.description.get("data", {}).get("load", {}).get("name")
+        data = opened.description["data"].get("load", {}).get("name")
         yield {
             "run": name,
             "backbone": opened.settings.get("backbone"),

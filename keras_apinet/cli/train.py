@@ -206,7 +206,7 @@ def _choose_backend_of_run(folder: str, changed: str | None) -> None:
     if asked:
         _choose_backend(asked, f"The run in {folder!r} is")
     elif not os.environ.get("KERAS_BACKEND"):
-        began = run.description.get("versions", {}).get("backend")
+        began = run.description["versions"].get("backend")
         if began in BACKENDS:
             _choose_backend(began, f"The run in {folder!r} is")
 

@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.predictions import known_images, predict_split, run_options
 from keras_apinet.files.features import weights_fingerprint
-from keras_apinet.runs import Run, calibration_file
+from keras_apinet.files.run_shapes import file_of
+from keras_apinet.runs import CALIBRATION, Run
 from keras_apinet.shares import wilson
 
 if TYPE_CHECKING:
@@ -287,5 +288,5 @@ def calibrate_run(
         "model": which,
         "weights": weights_fingerprint(model),
     }
-    run.write(calibration_file(which), result)
+    run.write(file_of(CALIBRATION, which), result)
     return result

@@ -1,5 +1,6 @@
 """`keras-apinet compare`: two photos, what tells them apart, on one page or picture."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,10 +126,8 @@ def compare(
     size, resize = run.image_size, run.settings.get("resize", "fit")
     images = [prepare(read_photo(p), size, resize=resize) for p in (photo_a, photo_b)]
     model = run.model(which)
-    calibration = run.calibration(which, model) or {}
-    result = contrast(
-        model, *images, classes=pair, temperature=calibration.get("temperature", 1.0)
-    )
+    temperature = run.temperature(which, model)
+    result = contrast(model, *images, classes=pair, temperature=temperature)
     found: dict[int, list[NDArray[np.uint8]]] = {}
     if patches:
         options = run_options(run, 32)
@@ -158,10 +157,13 @@ def check_path(path: str | Path, force: bool = False) -> Path:
             there: with `force`, only what this package wrote is replaced.
     """
     path = Path(path)
-    is_page = path.suffix.lower() in (".html", ".htm")
-    kind = "page" if is_page else picture_kind(path, drawn=True)
+    kind = "page" if _is_page(path) else picture_kind(path, drawn=True)
     check_output(path, kind, force)
     return path
+
+
+def _is_page(path: Path) -> bool:
+    return path.suffix.lower() in (".html", ".htm")
 
 
 def save(comparison: Comparison, path: str | Path, *, force: bool = False) -> Path:
@@ -171,7 +173,7 @@ def save(comparison: Comparison, path: str | Path, *, force: bool = False) -> Pa
         APINetError: As `check_path`, or if an optional package is missing.
     """
     path = check_path(path, force)
-    if path.suffix.lower() in (".html", ".htm"):
+    if _is_page(path):
         write_output(path, page(comparison), force)
     else:
         write_output(path, picture_bytes(_figure(comparison), path, dpi=130), force)
@@ -266,6 +268,4 @@ def _patch_rows(figure: Any, comparison: Comparison) -> None:
 
 
 def _wrapped(text: str) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(short(text, 60), 22))
+    return textwrap.fill(short(text, 60), 22)

@@ -22,7 +22,7 @@ from keras_apinet.evaluate.predictions import (
 )
 from keras_apinet.files import features as files
 from keras_apinet.files.bounds import BATCH_SIZE, BOOTSTRAP
-from keras_apinet.files.features import features_fingerprint
+from keras_apinet.files.run_shapes import file_of
 from keras_apinet.model.apinet import APINet
 from keras_apinet.runs import Run
 from keras_apinet.shares import disagreement, few_images
@@ -153,9 +153,9 @@ def judge(
         options = run_options(run, batch_size)
         seen = predict_split(model, part, what="Evaluating", **options)
         if not given and not seen.unreadable:
-            mark = features_fingerprint(run, model, images)
+            mark = files.features_fingerprint(run, model, images)
             kept = {split: files.Features(seen.features, seen.labels, seen.positions)}
-            files.keep_features(run.folder / files.features_file(which), mark, kept)
+            files.keep_features(run.folder / file_of(files.FEATURES, which), mark, kept)
     result = {
         "data": images.name,
         "split": split,
@@ -171,7 +171,7 @@ def judge(
             seen,
             run.class_names,
             groups=data_groups(images, run.class_names),
-            temperature=None if calibration is None else calibration["temperature"],
+            temperature=(calibration or {}).get("temperature"),
             bootstrap=bootstrap,
         ),
     }
@@ -186,8 +186,8 @@ def stored_predictions(
 ) -> Predictions | None:
     """What a model says of rows of a split, by the features in the run's folder."""
     part = known_images(images, split, run.class_names, ignore_unknown=True)
-    mark = features_fingerprint(run, model, images)
-    path = run.folder / files.features_file(which)
+    mark = files.features_fingerprint(run, model, images)
+    path = run.folder / file_of(files.FEATURES, which)
     kept = files.read_features(path, mark, model.feature_size).get(split)
     # Where photos could not be read, nobody would hear of it.
     if kept is None or not np.array_equal(kept.labels, part.labels):
@@ -233,7 +233,7 @@ def open_data(
     """The run's data set; if it moved, an error that says where it was."""
     if data is not None and not isinstance(data, (str, Path)):
         return data
-    was = run.description.get("data", {}).get("load", {}).get("name")
+    was = run.description["data"].get("load", {}).get("name")
     try:
         return run.data(None if data is None else str(data), data_dir)
     except (APINetError, OSError) as error:

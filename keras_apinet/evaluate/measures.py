@@ -52,13 +52,12 @@ def compute_metrics(
     if temperature is not None:
         cooled = Scores.of(seen.labels, seen.logits.astype(np.float64) / temperature)
         figures = with_intervals(cooled, repeats=bootstrap)
+        gap = confidence_gap(seen.labels, seen.logits, temperature=temperature)
         calibrated = {
             "temperature": temperature,
             "nll": figures["nll"],
             "ece": figures["ece"],
-            "confidence": confidence_gap(
-                seen.labels, seen.logits, temperature=temperature
-            ),
+            "confidence": gap,
         }
     return {
         "metrics": metrics,
@@ -95,22 +94,23 @@ def confused_pairs(
     matrix = confusion_matrix(labels, predicted, len(class_names))
     np.fill_diagonal(matrix, 0)
     both = np.triu(matrix + matrix.T)
-    total = both.sum()
+    total = int(both.sum())
     result = []
     for flat in np.argsort(-both, axis=None, kind="stable")[:10]:
         a, b = (int(i) for i in np.unravel_index(flat, both.shape))
-        if not both[a, b]:
+        errors = int(both[a, b])
+        if not errors:
             break
         if matrix[b, a] > matrix[a, b]:
             a, b = b, a
         result.append(
             {
                 "classes": [class_names[a], class_names[b]],
-                "errors": int(matrix[a, b] + matrix[b, a]),
+                "errors": errors,
                 "first_as_second": int(matrix[a, b]),
                 "second_as_first": int(matrix[b, a]),
-                "share": float((matrix[a, b] + matrix[b, a]) / total),
-                "of": int(total),
+                "share": errors / total,
+                "of": total,
             }
         )
     return result

@@ -12,6 +12,7 @@ from keras_apinet.errors import APINetError, printable
 from keras_apinet.evaluate.measures import calibration_words
 from keras_apinet.files.io import digest_of
 from keras_apinet.files.outputs import MARKDOWN_MARK, check_output, write_output
+from keras_apinet.files.run_shapes import file_of
 from keras_apinet.runs import Run
 from keras_apinet.shares import TITLES, cells, interval, percent, probability
 
@@ -32,10 +33,6 @@ def need(*modules: str) -> None:
 
 def _known(form: Callable[[float], str], value: float | None) -> str:
     return _NONE if value is None else form(value)
-
-
-def _ends(pair: tuple[float, float]) -> str:
-    return interval(*pair)
 
 
 def _shown(value: Any) -> Any:
@@ -59,7 +56,7 @@ def templates() -> Any:
     )
     for form in (percent, probability):
         environment.filters[form.__name__] = functools.partial(_known, form)
-    environment.filters["ends"] = _ends
+    environment.filters["ends"] = lambda pair: interval(*pair)
     environment.globals |= {"titles": TITLES, "cells": cells}
     return environment
 
@@ -144,7 +141,7 @@ def write_card(
             "did not count the images of each figure; run `keras-apinet evaluate` on "
             "it again."
         )
-    trained_on = run.description["data"].get("load", {})
+    told = run.description["data"]
     need("jinja2")
     from markupsafe import Markup
 
@@ -156,7 +153,7 @@ def write_card(
         text=as_text,
         name=name,
         data=Path(result["data"]).name,
-        trained_on=Path(trained_on.get("name") or result["data"]).name,
+        trained_on=Path(told.get("load", {}).get("name") or result["data"]).name,
         result=result,
         figures=[
             (title, cells(key, result["metrics"][key]))
@@ -164,9 +161,9 @@ def write_card(
             if key in result["metrics"] and key not in _DETAILS
         ],
         settings={k: public(v) for k, v in run.settings.items() if v is not None},
-        images=run.description.get("data", {}).get("images", {}),
-        fingerprint=run.description.get("data", {}).get("fingerprint"),
-        versions=run.description.get("versions", {}),
+        images=told.get("images", {}),
+        fingerprint=told.get("fingerprint"),
+        versions=run.description["versions"],
         class_names=run.class_names,
         image_size=run.image_size,
         calibration=calibration_words(result),
@@ -213,7 +210,7 @@ def advice_words(run: Run, result: dict[str, Any]) -> list[str]:
 def unknown_words(run: Run, result: dict[str, Any]) -> list[str]:
     """What is known of photos that show none of the classes, in sentences."""
     which = result.get("model", "best")
-    fitted = run.read("unknown.json" if which == "best" else f"unknown_{which}.json")
+    fitted = run.read(file_of("unknown.json", which))
     told = run.read(f"open_{result['split']}.json")
     words = []
     if fitted is not None:

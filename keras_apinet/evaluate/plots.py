@@ -215,10 +215,9 @@ def spread(places: NDArray[np.float64], cells: int = 13) -> list[int]:
     grid = (places - low) / np.maximum(extent, 1e-9) * (cells - 1e-6)
     cell = grid.astype(int)
     distance = np.abs(grid - cell - 0.5).max(axis=1)
-    best: dict[tuple[int, ...], int] = {}
-    for i in np.argsort(distance, kind="stable").tolist():
-        best.setdefault(tuple(cell[i].tolist()), i)
-    return sorted(best.values())
+    order = np.argsort(distance, kind="stable")
+    _, first = np.unique(cell[order], axis=0, return_index=True)
+    return sorted(order[first].tolist())
 
 
 def square(photo: ArrayLike, side: int) -> NDArray[np.uint8]:

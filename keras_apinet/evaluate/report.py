@@ -68,7 +68,7 @@ def write_report(
     Raises:
         APINetError: As `evaluate_run`; for a missing package, or another file at `out`.
     """
-    need("matplotlib", "jinja2", "scipy")
+    need("matplotlib", "jinja2")
     run = Run.open(run)
     path = run.folder / "report.html" if out is None else Path(out)
     force = force or out is None
@@ -91,7 +91,7 @@ def write_report(
         run=run.folder.resolve().name,
         data=Path(result["data"]).name,
         settings=run.settings,
-        versions=run.description.get("versions", {}),
+        versions=run.description["versions"],
         result=result,
         fitted_on=(judged.calibration or {}).get("images"),
         sureness=calibration_words(result),

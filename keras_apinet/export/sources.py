@@ -104,8 +104,7 @@ def open_source(
         )
     settings = run.settings if run else {}
     if temperature is None:
-        calibration = (run.calibration(which, model) if run else None) or {}
-        temperature = float(calibration.get("temperature", 1.0))
+        temperature = run.temperature(which, model) if run else 1.0
     info = ClassifierInfo(
         class_names=tuple(str(name) for name in names),
         image_size=int(size),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
     from keras_apinet.runs import Run
 
+FEATURES = "features.npz"
 _ARRAYS = ("features", "labels", "positions")
 
 
@@ -51,11 +52,6 @@ class Features:
         kernel, bias = (np.asarray(w) for w in model.classifier.get_weights())
         logits: NDArray[np.float32] = self.features @ kernel + bias
         return logits
-
-
-def features_file(which: str) -> str:
-    """Where a run keeps the features of its `"best"` or `"last"` model."""
-    return "features.npz" if which == "best" else f"features_{which}.npz"
 
 
 def write_features(path: Path, mark: str, splits: Mapping[str, Features]) -> None:

@@ -1,5 +1,6 @@
 """The shapes of a run folder's JSON files, in the notation of `files.schema`."""
 
+import os
 from typing import Any
 
 from keras_apinet.files import schema
@@ -151,6 +152,12 @@ _NOW: dict[Any, Shape] = {
     "warnings": [str],
 }
 EVALUATION: Shape = (_NOW, _EARLIER)
+
+
+def file_of(name: str, which: str) -> str:
+    """What a file about a run's `"best"` model is called for another: `x_last.json`."""
+    stem, ending = os.path.splitext(name)
+    return name if which == "best" else f"{stem}_{which}{ending}"
 
 
 def shape_of(name: str) -> Shape:

@@ -14,13 +14,14 @@ from keras_apinet.errors import APINetError
 from keras_apinet.evaluate.evaluation import open_data
 from keras_apinet.evaluate.predictions import known_images, predict_split, run_options
 from keras_apinet.files.features import (
+    FEATURES,
     Features,
-    features_file,
     features_fingerprint,
     keep_features,
     read_features,
 )
 from keras_apinet.files.outputs import check_output, write_output
+from keras_apinet.files.run_shapes import file_of
 from keras_apinet.model.apinet import APINet
 from keras_apinet.runs import Run
 
@@ -43,7 +44,7 @@ def run_features(
         splits: The splits; those that the data set does not have are left out.
     """
     images = open_data(run) if images is None else images
-    path = run.folder / features_file(which)
+    path = run.folder / file_of(FEATURES, which)
     mark = features_fingerprint(run, model, images)
     stored = read_features(path, mark, model.feature_size)
     found, new = {}, False

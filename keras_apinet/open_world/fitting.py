@@ -15,6 +15,7 @@ from keras_apinet.evaluate.measures import detection
 from keras_apinet.evaluate.predictions import data_groups, known_images
 from keras_apinet.files.features import Features, weights_fingerprint
 from keras_apinet.files.io import digest_of
+from keras_apinet.files.run_shapes import file_of
 from keras_apinet.model.apinet import APINet
 from keras_apinet.open_world.families import (
     FILE,
@@ -26,11 +27,11 @@ from keras_apinet.open_world.families import (
 from keras_apinet.open_world.features import photo_features, run_features
 from keras_apinet.open_world.unknown import (
     FEWEST_IMAGES,
+    UNKNOWN,
     Unknown,
     open_unknown,
-    unknown_file,
 )
-from keras_apinet.runs import Run, calibration_file
+from keras_apinet.runs import CALIBRATION, Run
 from keras_apinet.shares import interval, percent, share_of
 
 Say = Callable[[str], None]
@@ -46,7 +47,7 @@ def fit_after_training(run: Run, images: ImageData, keep: float, say: Say) -> No
     count = len(images.splits["val"])
     if few := too_few(count):  # no model has to be opened for that
         run.write(
-            calibration_file("best"),
+            CALIBRATION,
             {"temperature": 1.0, "reason": few, "images": count, "model": "best"},
         )
         say(few)
@@ -132,8 +133,8 @@ def _write_families(
 
 def _probabilities(run: Run, model: APINet, seen: Features, which: str) -> Any:
     """`[n, C]`, at the temperature of the run's model."""
-    known = run.calibration(which, model) or {"temperature": 1.0}
-    return np.exp(log_softmax(seen.logits(model), known["temperature"]))
+    temperature = run.temperature(which, model)
+    return np.exp(log_softmax(seen.logits(model), temperature))
 
 
 def measure_open(
@@ -223,7 +224,7 @@ def _keep_sentences(
 
     With each is the file that it depends on: while that stays, it is told.
     """
-    depends = {"foreign": unknown_file(what["model"]), "families": FILE}
+    depends = {"foreign": file_of(UNKNOWN, what["model"]), "families": FILE}
     names = {kind: depends[kind] for kind in told}
     files = {k: [name, digest_of(run.folder / name)] for k, name in names.items()}
     before = run.read(file) or {}

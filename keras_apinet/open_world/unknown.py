@@ -19,6 +19,7 @@ from keras_apinet.evaluate.metrics import class_means, unit
 from keras_apinet.files.bounds import KEEP
 from keras_apinet.files.features import Features, weights_fingerprint
 from keras_apinet.files.io import digest_of, replacing
+from keras_apinet.files.run_shapes import file_of
 from keras_apinet.runs import Run
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from keras_apinet.model.apinet import APINet
 
+UNKNOWN = "unknown.json"
 # Less shrinkage makes 8-bit files lose decisions, see benchmarks/unknown.py.
 LARGEST_RANK, SHRINKAGE = 256, 0.5
 # A layer that gives logits: a converter divides its kernel by the temperature.
@@ -158,7 +160,7 @@ class Unknown:
 
     def save(self, run: Run, which: str, model: "APINet", images: int) -> None:
         """Keeps it in the run, for this model."""
-        path = run.folder / unknown_file(which).replace(".json", ".npz")
+        path = run.folder / file_of("unknown.npz", which)
         arrays = {name: getattr(self.prototypes, name) for name in _ARRAYS[:3]}
         with replacing(path) as temporary:
             np.savez(temporary, thresholds=self.thresholds, **arrays)
@@ -170,7 +172,7 @@ class Unknown:
             "weights": weights_fingerprint(model),
             "arrays": digest_of(path),
         }
-        run.write(unknown_file(which), content)
+        run.write(file_of(UNKNOWN, which), content)
 
 
 def outstanding(logits: ArrayLike) -> NDArray[np.float32]:
@@ -188,19 +190,14 @@ def _corner(classes: int) -> float:
     return float((classes / max(classes - 1, 1)) ** 0.5)
 
 
-def unknown_file(which: str) -> str:
-    """Where a run keeps the threshold of its `"best"` or `"last"` model."""
-    return "unknown.json" if which == "best" else f"unknown_{which}.json"
-
-
 def open_unknown(run: Run, model: "APINet", which: str = "best") -> Unknown | None:
     """What a run knows of unknown photos; `None` if nothing, or of another model.
 
     Raises:
         APINetError: If the files are damaged.
     """
-    content = run.read(unknown_file(which))
-    path = run.folder / unknown_file(which).replace(".json", ".npz")
+    content = run.read(file_of(UNKNOWN, which))
+    path = run.folder / file_of("unknown.npz", which)
     if content is None or content["weights"] != weights_fingerprint(model):
         return None
     try:
@@ -211,7 +208,7 @@ def open_unknown(run: Run, model: "APINet", which: str = "best") -> Unknown | No
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise APINetError(
             f"{str(path)!r} cannot be used ({error}); remove it and "
-            f"{unknown_file(which)}, and `keras-apinet evaluate --foreign FOLDER` "
+            f"{file_of(UNKNOWN, which)}, and `keras-apinet evaluate --foreign FOLDER` "
             "makes them again."
         ) from error
     options = content["slope"], content["keep"], content.get("logits", False)

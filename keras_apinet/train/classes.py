@@ -24,8 +24,8 @@ from keras_apinet.data.sources.tables import in_order
 from keras_apinet.errors import APINetError, distinct_names, printable
 from keras_apinet.evaluate.evaluation import open_data
 from keras_apinet.files.features import (
+    FEATURES,
     Features,
-    features_file,
     features_fingerprint,
     write_features,
 )
@@ -288,4 +288,4 @@ def _write(
         if (run.folder / name).is_file():
             shutil.copy(run.folder / name, folder / name)
     mark = features_fingerprint(made, model, there)
-    write_features(folder / features_file("best"), mark, splits)
+    write_features(folder / FEATURES, mark, splits)
