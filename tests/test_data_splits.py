@@ -357,7 +357,9 @@ def test_a_share_that_groups_do_not_allow_is_said(tmp_path, capsys, monkeypatch)
         for i in range(20):
             photo(tmp_path / name / f"{i}.png", seed=ord(name) * 100 + i)
     notes = load(tmp_path, validation=0.9, group_by=r"(\d+)\.png").notes
-    assert any("50% where 90% was asked for: every class" in note for note in notes)
+    assert any(
+        "50% instead of the requested 90%: every class" in note for note in notes
+    )
     options = ["--validation", "0.9", "--group-by", r"(\d+)\.png"]
     assert main(["data", str(tmp_path), *options]) == 0
     assert "90% of each class asked for" in " ".join(capsys.readouterr().out.split())
