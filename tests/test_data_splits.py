@@ -202,8 +202,8 @@ def test_layouts_are_read_as_they_are_meant(tmp_path, layout):
         ("train/1.png test/1.png", "no class folders"),
         ("1.png 2.png", "2 images, but no class folders"),
         ("train/a/1.png Train/a/1.png", "2 folders for the 'train' split"),
-        ("a/1.png b/1.png test/a/1.png", "put the training classes into 'train'"),
-        ("a/train/1.png a/test/1.png b/1.png", "cut every class or none"),
+        ("a/1.png b/1.png test/a/1.png", "move the training classes into 'train'"),
+        ("a/train/1.png a/test/1.png b/1.png", "split every class or none"),
         ("train/Apple/1.png test/apple/1.png", "differ only in spaces, case"),
     ],
 )

@@ -81,8 +81,7 @@ def hold_out(
             why = "every class gives a photo and keeps half, and groups stay whole"
         notes.append(
             f"That is {len(val) / total:.0%} instead of the requested "
-            f"{validation:.0%}: "
-            f"{why}."
+            f"{validation:.0%}: {why}."
         )
     if too_many:
         notes.append(
