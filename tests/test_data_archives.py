@@ -289,7 +289,7 @@ def test_aircraft_levels(tmp_path, level, names):
 def test_an_archive_that_is_not_whole_is_named(tmp_path):
     cub(tmp_path / "CUB_200_2011")
     (tmp_path / "CUB_200_2011/classes.txt").unlink()
-    with pytest.raises(APINetError, match=r"not whole.*classes\.txt"):
+    with pytest.raises(APINetError, match=r"incomplete.*classes\.txt"):
         load(tmp_path)
 
 

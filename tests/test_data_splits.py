@@ -115,7 +115,7 @@ def test_patterns_folders_and_columns_group(tmp_path):
         ("bird", "no group in parentheses"),
         ("(zebra)", "matches none"),
         ("(png)", "into one group"),
-        ("column:bird", "is for tables"),
+        ("column:bird", "needs a table"),
         ("column:", "names no column"),
         ("folder", "every class into one group"),
     ],

@@ -165,7 +165,7 @@ def test_inputs_that_are_not_what_they_are_said_to_be(early, given, words):
 @pytest.mark.one_backend
 def test_without_frozen_layers_there_is_no_frozen_output():
     model = keras_apinet.build("tiny", 3, 32, None, mutual_units=4)
-    with pytest.raises(APINetError, match="freeze_fraction=0; give images"):
+    with pytest.raises(APINetError, match="freeze_fraction=0; pass images"):
         model.features({"frozen": np.zeros((2, 32, 32, 3))})
 
 

@@ -1,1 +1,1 @@
-"""From image files to model inputs: decoding, orientation, crop, resize, augmentation."""
+"""From image files to model inputs: decode, orient, crop, resize, augment."""
