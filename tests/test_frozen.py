@@ -153,8 +153,8 @@ def test_a_frozen_output_is_what_it_is_said_to_be_and_not_what_it_looks_like(
     [
         ({"frozen": np.zeros((2, 8, 8, 4))}, r"got shape=\(2, 8, 8, 4\)"),
         ({"features": np.zeros((2, 5))}, r"x \[N, 4\]; got shape=\(2, 5\)"),
-        ({"pixels": np.zeros((2, 8, 8, 3))}, r"there are \['pixels'\]"),
-        (np.zeros((2, 4)), r"images \[N, 8, 8, 3\] of pixels 0..255"),
+        ({"pixels": np.zeros((2, 8, 8, 3))}, r"dictionary with keys \['pixels'\]"),
+        (np.zeros((2, 4)), r"images \[N, 8, 8, 3\] with pixels 0..255"),
     ],
 )
 def test_inputs_that_are_not_what_they_are_said_to_be(early, given, words):
