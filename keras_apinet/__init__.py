@@ -1,7 +1,7 @@
-"""Fine-grained image classification by attentive pairwise interaction, for Keras 3.
+"""Fine-grained image classification with attentive pairwise interaction, for Keras 3.
 
-Names are imported when they are first used, so that the command line answers at once
-and nothing loads a backend that is not needed.
+Names are imported on first use, so that the command line responds immediately and no
+backend is loaded unless it is needed.
 """
 
 import dis
@@ -33,11 +33,10 @@ if TYPE_CHECKING:
 
 
 def lazily() -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """The `__getattr__`, `__dir__` and `__all__` of the package that calls it.
+    """Returns `__getattr__`, `__dir__` and `__all__` for the calling package.
 
-    Its public names are those that it imports for type checkers; each is imported when
-    it is first used. What they are is read from the compiled code, which is there
-    where sources are not.
+    Its public names are those that it imports for type checkers; each is imported on
+    first use. They are read from the compiled code, which exists even without sources.
     """
     frame = inspect.currentframe()
     frame = frame and frame.f_back
@@ -64,11 +63,11 @@ __getattr__, __dir__, __all__ = lazily()
 
 
 class _Registration(importlib.abc.MetaPathFinder):
-    """Registers the package's classes as soon as somebody has imported Keras.
+    """Registers the package's classes as soon as Keras has been imported.
 
-    `keras.saving.load_model` finds only classes that are registered, and importing
-    Keras here would load a backend for those who read one `.tflite` file. A module of
-    the package that imports Keras has to end first, as others import from it.
+    `keras.saving.load_model` only finds registered classes, but importing Keras here
+    would load a backend even for reading a `.tflite` file. A module of the package that
+    imports Keras has to finish first, because others import from it.
     """
 
     def __init__(self) -> None:
@@ -96,7 +95,7 @@ class _Registration(importlib.abc.MetaPathFinder):
         return spec
 
     def register(self) -> None:
-        """Does it, if Keras is there and no module of the package is being imported."""
+        """Registers them if Keras is loaded and no module of ours is being imported."""
         if "keras" in sys.modules and not self.running and self in sys.meta_path:
             sys.meta_path.remove(self)
             importlib.import_module("keras_apinet.loading")

@@ -1,16 +1,16 @@
-"""The one exception that users are meant to read, and text that is safe to show."""
+"""The exception for user errors, and text that is safe to display."""
 
 import difflib
 import unicodedata
 from collections.abc import Iterable
 
-# Joiners inside emoji and Persian or Indic words: they neither move the cursor nor
-# turn the direction of what stands around them.
+# Joiners inside emoji and Persian or Indic words, which neither move the cursor nor
+# change the direction of the surrounding text.
 _JOINERS = "\u200c\u200d"
 
 
 class APINetError(ValueError):
-    """A mistake in what the user gave: one sentence with the value and the way out.
+    """A user error, reported in one sentence with the value and how to fix it.
 
     The command line prints its message and exits with code 2; in Python it is an
     ordinary `ValueError`.
@@ -18,11 +18,11 @@ class APINetError(ValueError):
 
 
 def printable(text: object, keep: str = "") -> str:
-    r"""Text in which nothing steers a terminal, breaks a line or turns its direction.
+    r"""Escapes everything that controls a terminal, breaks a line or changes direction.
 
-    Control codes, line breaks of every kind, marks that change the direction of
-    writing, invisible characters and bytes that are not UTF-8 become escapes such as
-    `\x1b`, but for those in `keep`. Applied twice it changes nothing more.
+    Control codes, line breaks of any kind, marks that change the writing direction,
+    invisible characters and bytes that are not UTF-8 become escapes such as `\x1b`,
+    except for those in `keep`. Applying it twice has no further effect.
 
     >>> print(printable("wren\x1b[31m\u2028\u202e"))
     wren\x1b[31m\u2028\u202e
@@ -41,26 +41,26 @@ def printable(text: object, keep: str = "") -> str:
 
 
 def short(name: object, length: int = 30) -> str:
-    """A name that fits a plot or a column."""
+    """Shortens a name to fit a plot or a column."""
     text = printable(name)
     return text if len(text) <= length else text[: length - 1] + "\u2026"
 
 
 def distinct_names(names: Iterable[object]) -> tuple[str, ...]:
-    """The names of classes as they are shown; two of one name are an error."""
+    """Returns class names in printable form; duplicates are an error."""
     shown = tuple(printable(name) for name in names)
     first: dict[str, int] = {}
     for position, name in enumerate(shown):
         if first.setdefault(name, position) != position:
             raise APINetError(
-                f"The classes {first[name]} and {position} are both called {name!r}: "
-                "give each class its own name, or the images of both one label."
+                f"The classes {first[name]} and {position} are both called {name!r}; "
+                "give each class a unique name, or the images of both the same label."
             )
     return shown
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
-    """The end of a sentence about an unknown word: the nearest known ones.
+    """Ends a sentence about an unknown word by suggesting the closest known words.
 
     >>> did_you_mean("resnet5", ["resnet50", "vgg16"])
     "; did you mean 'resnet50'?"
@@ -72,7 +72,7 @@ def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in one short line: for the middle of a sentence."""
+    """Returns the cause of an error as one short line, to be used within a sentence."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()

@@ -14,22 +14,22 @@ from keras_apinet.types import Tensor
 def label_log_probabilities(
     labels: Tensor, logits: Tensor, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of the label, as a target and as a class.
+    """Computes the log-likelihood of the target and of the labeled class.
 
     Args:
         labels: `[M]` or `[M, 1]` integer classes, or `[M, C]` one-hot or soft labels.
         logits: `[M, ..., C]`, any float dtype; the arithmetic is float32.
-        label_smoothing: Share of the target spread over all classes.
+        label_smoothing: Fraction of the target spread evenly over all classes.
 
     Returns:
         `(target, true)`, each `[M, ...]` float32: `sum_c t_c log p_c` under the
-        (smoothed, soft) target t, and `log p_c` of the labelled (most likely) class.
-        A label outside 0 to C - 1 gives NaN, so that a mistake in the labels shows at
-        once on every backend instead of being learned.
+        (smoothed, soft) target t, and `log p_c` of the labeled (most likely) class.
+        A label outside 0 to C - 1 yields NaN, so invalid labels show up immediately on
+        every backend instead of being learned.
     """
     logits = ops.cast(logits, "float32")
-    # log p = logits - total. Only sums over classes are kept: the array of all log p
-    # would be one more of the largest there is.
+    # log p = logits - total. Only sums over classes are kept: storing all log p would
+    # duplicate the largest array.
     total = ops.logsumexp(logits, axis=-1)
     num_classes = logits.shape[-1]
     inner = (1,) * (len(logits.shape) - 2)
@@ -52,12 +52,13 @@ def label_log_probabilities(
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class CrossEntropy(keras.losses.Loss):
-    """Cross-entropy of single images: the plain baseline of `PairwiseLoss`.
+    """Cross-entropy on single images: the plain baseline for `PairwiseLoss`.
 
-    What Keras has in two losses (integer labels, label smoothing), in one.
+    Combines two Keras losses: it takes integer labels and supports label smoothing.
 
     Args:
-        label_smoothing: Share of the target spread over all classes. Default 0.
+        label_smoothing: Fraction of the target spread evenly over all classes.
+            Default 0.
         reduction: As in `keras.losses.Loss`. Default `"sum_over_batch_size"`.
         name: Name of the loss.
 
@@ -66,7 +67,7 @@ class CrossEntropy(keras.losses.Loss):
         y_pred: `[N, C]` logits.
 
     Raises:
-        APINetError: For a smoothing outside [0, 1).
+        APINetError: If the smoothing is outside [0, 1).
 
     Example:
     >>> round(float(CrossEntropy()(np.array([0]), np.array([[0.0, 0.0]]))), 4)
@@ -85,19 +86,19 @@ class CrossEntropy(keras.losses.Loss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """The loss of each image, `[N]` float32."""
+        """Computes the loss of each image, `[N]` float32."""
         return -label_log_probabilities(y_true, y_pred, self.label_smoothing)[0]
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
 
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class PairwiseLoss(keras.losses.Loss):
-    """Cross-entropy of gated features plus a hinge that ranks self above other.
+    """Cross-entropy on gated features plus a hinge that ranks self above other.
 
-    For an image of class c, with `p = softmax(W x + b)` of its self and other feature:
+    For an image of class c, with `p = softmax(W x + b)` of its self and other features:
 
     ```
     cross-entropy = mean(-log p_self(c), -log p_other(c))                     (Eq. 9)
@@ -105,34 +106,34 @@ class PairwiseLoss(keras.losses.Loss):
     loss          = mean over rows of cross-entropy + ranking_weight * ranking (Eq. 8)
     ```
 
-    One row is one image of one pair; over both images of every pair this mean is the
-    paper's. Softmax and hinge are float32 whatever the dtype policy. For single images
-    (validation), where there is no pair, the loss is the cross-entropy alone.
+    Each row is one image of one pair; averaged over both images of every pair, this is
+    the paper's loss. Softmax and hinge are computed in float32 under any dtype policy.
+    For single images (validation), which have no pairs, the loss is the cross-entropy.
 
     Args:
-        margin: By how much the self score should exceed the other, in probability.
+        margin: Margin by which the self score should exceed the other, in probability.
             Default 0.05.
         ranking_weight: Weight (lambda) of the ranking term. Default 1.
-        single_image_weight: Weight of the cross-entropy of the batch's images by
-            themselves, whose features no gate has touched, so that training sees what
-            a test sees. `APINet` adds it to the mean over pairs. Default 0: the paper.
-        label_smoothing: Share of the target spread over all classes, in the
+        single_image_weight: Weight of the cross-entropy on the ungated features of the
+            single images, so that training also sees what is used at test time.
+            `APINet` adds it to the mean over pairs. Default 0, as in the paper.
+        label_smoothing: Fraction of the target spread evenly over all classes, in the
             cross-entropy only. Default 0.
         reduction: As in `keras.losses.Loss`. Default `"sum_over_batch_size"`.
         name: Name of the loss.
 
     Call arguments:
         y_true: `[M]` or `[M, 1]` integer classes, or `[M, C]` one-hot.
-        y_pred: `[M, 2, C]` logits, of the self feature, then of the other; or `[M, C]`
-            logits of single images.
+        y_pred: `[M, 2, C]` logits for the self feature and the other feature, in that
+            order; or `[M, C]` logits for single images.
         sample_weight: `[M]`.
 
     Returns:
-        A scalar; `[M]` with `reduction=None`. A label outside 0 to C - 1 gives NaN.
+        A scalar; `[M]` with `reduction=None`. A label outside 0 to C - 1 yields NaN.
 
     Raises:
-        APINetError: For a negative margin or weight, a smoothing outside [0, 1), or
-            logits of another shape.
+        APINetError: If the margin or a weight is negative, the smoothing is outside
+            [0, 1), or the logits have an unsupported shape.
 
     Example:
     >>> loss = PairwiseLoss()
@@ -171,7 +172,7 @@ class PairwiseLoss(keras.losses.Loss):
         self.label_smoothing = label_smoothing
 
     def terms(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
-        """The two parts of the loss of each row, before weighting.
+        """Computes both unweighted parts of the loss for each row.
 
         Returns:
             `(cross_entropy, ranking)`, each `[M]` float32.
@@ -190,12 +191,12 @@ class PairwiseLoss(keras.losses.Loss):
         return -ops.mean(target, axis=1), ranking
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """The loss of each row, `[M]` float32."""
+        """Computes the loss of each row, `[M]` float32."""
         cross, ranking = self.terms(y_true, y_pred)
         return cross + self.ranking_weight * ranking
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "margin": self.margin,

@@ -1,7 +1,7 @@
-"""What pixels must be: 0..255, as they are in an image file. One rule for every entry.
+"""The check that pixels are 0..255, as in an image file, wherever they are passed in.
 
-Models scale pixels themselves. Pixels that were scaled before would pass as a nearly
-black image, and nothing would say so.
+Models scale pixels themselves. Pixels that were already scaled would silently be
+treated as a nearly black image.
 """
 
 from typing import Any
@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 
 from keras_apinet.errors import APINetError
 
-# Interpolation and noise leave 0..255 by a quarter at most.
+# Interpolation and noise exceed 0..255 by at most a quarter.
 MARGIN = 64.0
-# No image of pixels 0..255 is darker than this and has negative pixels: those were
-# scaled to -1..1, or normalized by mean and deviation.
+# An image darker than this with negative pixels was not 0..255, but was scaled to
+# -1..1, or normalized by mean and deviation.
 DARK = 16.0
 
 
 def check_pixels(
     pixels: NDArray[Any], what: str = "The images", margin: float = MARGIN
 ) -> None:
-    """Refuses pixels that cannot be those of an image file.
+    """Rejects pixels that cannot come from an image file.
 
-    0..255 may be left by `margin`.
+    Values may exceed 0..255 by `margin`.
 
     Raises:
-        APINetError: For NaN, booleans, values far outside 0..255, negative ones in dark
-            images, or fractions without any value above 1. An image that is black all
-            over is none of these.
+        APINetError: For NaN, booleans, values far outside 0..255, negative values in
+            dark images, or fractions without any value above 1. A completely black
+            image is valid.
     """
     if pixels.dtype == np.uint8 or not pixels.size:
         return
@@ -44,10 +44,10 @@ def check_pixels(
 
 
 def wrong_pixels(value: float, what: str = "The images") -> APINetError:
-    """The error for pixels of which `value` is the worst.
+    """Creates the error for pixels whose worst value is `value`.
 
     That is a negative pixel, one above 255, the largest of pixels scaled to 0..1, or
-    infinity where some are NaN or infinite.
+    infinity if some are NaN or infinite.
     """
     if not np.isfinite(value):
         found = "some are nan or infinite; leave such images out"
@@ -70,7 +70,7 @@ def wrong_pixels(value: float, what: str = "The images") -> APINetError:
 
 
 def not_numbers(dtype: Any, what: str = "The images") -> APINetError:
-    """The error for pixels of a dtype that holds no 0..255."""
+    """Creates the error for pixels of an unsupported dtype."""
     return APINetError(
         f"{what} do not fit: pixels must lie in 0..255, but came as dtype={dtype}; "
         "give uint8 or floats, and multiply booleans by 255."
@@ -78,9 +78,9 @@ def not_numbers(dtype: Any, what: str = "The images") -> APINetError:
 
 
 def as_rgb(image: Any) -> NDArray[np.uint8]:
-    """The pixels of one image as uint8 `[h, w, 3]`; grey becomes three equal channels.
+    """Converts one image to uint8 `[h, w, 3]`; gray becomes three equal channels.
 
-    It may be `[h, w, 3]`, `[h, w, 1]` or `[h, w]`, 0..255; see `check_pixels`.
+    It can be `[h, w, 3]`, `[h, w, 1]` or `[h, w]`, 0..255; see `check_pixels`.
     """
     pixels: NDArray[Any] = np.asarray(image)
     shape = pixels.shape

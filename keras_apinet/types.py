@@ -1,4 +1,4 @@
-"""Aliases for what the backends and data sets hand around."""
+"""Type aliases for tensors, data sets, logs and shapes."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from typing import Any
 Tensor = Any
 # Anything that `keras.Model.fit` takes as its training data.
 Dataset = Any
-# The figures that Keras tells a callback.
+# The logs that Keras passes to a callback.
 Logs = dict[str, Any] | None
 # The static shape of a tensor; `None` for an unknown dimension.
 Shape = tuple[int | None, ...]

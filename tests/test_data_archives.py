@@ -289,7 +289,7 @@ def test_aircraft_levels(tmp_path, level, names):
 def test_an_archive_that_is_not_whole_is_named(tmp_path):
     cub(tmp_path / "CUB_200_2011")
     (tmp_path / "CUB_200_2011/classes.txt").unlink()
-    with pytest.raises(APINetError, match=r"not whole.*classes\.txt"):
+    with pytest.raises(APINetError, match=r"incomplete.*classes\.txt"):
         load(tmp_path)
 
 
@@ -323,5 +323,5 @@ def test_a_damaged_archive_is_one_sentence(name, tmp_path):
     # MATLAB's own newest kind, which SciPy does not read.
     head = b"MATLAB 7.3 MAT-file".ljust(124)
     (tmp_path / name).write_bytes(head + b"\0\2IM" + b"\0" * 99)
-    with pytest.raises(APINetError, match=r"cannot be understood .*unpack it again"):
+    with pytest.raises(APINetError, match=r"cannot be parsed .*unpack it again"):
         load(tmp_path)

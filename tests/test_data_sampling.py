@@ -155,7 +155,7 @@ def test_a_million_labels_are_one_array_each():
         ({"epoch_steps": 0}, "epoch_steps=0"),
         ({"num_replicas": 0}, "num_replicas=0"),
         ({"class_sampling": "rare"}, "class_sampling='rare'"),
-        ({"labels": []}, "nothing to draw"),
+        ({"labels": []}, "no images to draw"),
     ],
 )
 def test_wrong_options_are_named(options, message):

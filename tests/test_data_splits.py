@@ -115,7 +115,7 @@ def test_patterns_folders_and_columns_group(tmp_path):
         ("bird", "no group in parentheses"),
         ("(zebra)", "matches none"),
         ("(png)", "into one group"),
-        ("column:bird", "is for tables"),
+        ("column:bird", "needs a table"),
         ("column:", "names no column"),
         ("folder", "every class into one group"),
     ],
@@ -202,8 +202,8 @@ def test_layouts_are_read_as_they_are_meant(tmp_path, layout):
         ("train/1.png test/1.png", "no class folders"),
         ("1.png 2.png", "2 images, but no class folders"),
         ("train/a/1.png Train/a/1.png", "2 folders for the 'train' split"),
-        ("a/1.png b/1.png test/a/1.png", "put the training classes into 'train'"),
-        ("a/train/1.png a/test/1.png b/1.png", "cut every class or none"),
+        ("a/1.png b/1.png test/a/1.png", "move the training classes into 'train'"),
+        ("a/train/1.png a/test/1.png b/1.png", "split every class or none"),
         ("train/Apple/1.png test/apple/1.png", "differ only in spaces, case"),
     ],
 )
@@ -357,7 +357,9 @@ def test_a_share_that_groups_do_not_allow_is_said(tmp_path, capsys, monkeypatch)
         for i in range(20):
             photo(tmp_path / name / f"{i}.png", seed=ord(name) * 100 + i)
     notes = load(tmp_path, validation=0.9, group_by=r"(\d+)\.png").notes
-    assert any("50% where 90% was asked for: every class" in note for note in notes)
+    assert any(
+        "50% instead of the requested 90%: every class" in note for note in notes
+    )
     options = ["--validation", "0.9", "--group-by", r"(\d+)\.png"]
     assert main(["data", str(tmp_path), *options]) == 0
     assert "90% of each class asked for" in " ".join(capsys.readouterr().out.split())

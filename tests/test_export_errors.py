@@ -41,10 +41,13 @@ def refuses(words, *args, **options):
 
 def test_misspelt_formats_and_precisions(model, tmp_path):
     refuses("did you mean 'tflite'?", model, tmp_path / "x", format="tflit")
-    refuses("stands for no format", model, tmp_path / "x.pb")
+    refuses("is not that of a format", model, tmp_path / "x.pb")
     refuses("did you mean 'int8'?", model, tmp_path / "x.tflite", precision="int-8")
     refuses(
-        "exists for tflite and web only", model, tmp_path / "m.onnx", precision="int8"
+        "is supported for tflite and web only",
+        model,
+        tmp_path / "m.onnx",
+        precision="int8",
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -170,7 +170,7 @@ def test_unreadable_photos_of_an_export_are_counted(tmp_path):
 
 def test_a_single_image_is_no_set_of_photos():
     source = open_source(two_classes())
-    with pytest.raises(APINetError, match=r"shape \(32, 32, 3\); give images"):
+    with pytest.raises(APINetError, match=r"shape \(32, 32, 3\); pass images"):
         verification_photos(source, np.zeros((32, 32, 3), "uint8"), 100)
 
 

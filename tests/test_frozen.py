@@ -153,8 +153,8 @@ def test_a_frozen_output_is_what_it_is_said_to_be_and_not_what_it_looks_like(
     [
         ({"frozen": np.zeros((2, 8, 8, 4))}, r"got shape=\(2, 8, 8, 4\)"),
         ({"features": np.zeros((2, 5))}, r"x \[N, 4\]; got shape=\(2, 5\)"),
-        ({"pixels": np.zeros((2, 8, 8, 3))}, r"there are \['pixels'\]"),
-        (np.zeros((2, 4)), r"images \[N, 8, 8, 3\] of pixels 0..255"),
+        ({"pixels": np.zeros((2, 8, 8, 3))}, r"dictionary with keys \['pixels'\]"),
+        (np.zeros((2, 4)), r"images \[N, 8, 8, 3\] with pixels 0..255"),
     ],
 )
 def test_inputs_that_are_not_what_they_are_said_to_be(early, given, words):
@@ -165,7 +165,7 @@ def test_inputs_that_are_not_what_they_are_said_to_be(early, given, words):
 @pytest.mark.one_backend
 def test_without_frozen_layers_there_is_no_frozen_output():
     model = keras_apinet.build("tiny", 3, 32, None, mutual_units=4)
-    with pytest.raises(APINetError, match="freeze_fraction=0; give images"):
+    with pytest.raises(APINetError, match="freeze_fraction=0; pass images"):
         model.features({"frozen": np.zeros((2, 32, 32, 3))})
 
 

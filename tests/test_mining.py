@@ -203,7 +203,7 @@ def test_bad_options_are_named(options, value):
         (np.zeros((4, 2, 2)), np.zeros(4, "int32"), r"\(4, 2, 2\)"),
         (np.zeros((4, 2)), np.zeros((4, 2, 2)), r"\(4, 2, 2\)"),
         (np.zeros((4, 2)), np.zeros(3, "int32"), "4 features but 3 labels"),
-        (np.zeros((0, 2)), np.zeros(0, "int32"), r"an image at least; got .*\(0, 2\)"),
+        (np.zeros((0, 2)), np.zeros(0, "int32"), r"at least one image; got .*\(0, 2\)"),
     ],
 )
 def test_bad_shapes_are_named(features, labels, value):

@@ -158,7 +158,7 @@ def test_training_reads_the_table(audited, tmp_path, capsys):
         return images.class_names[train.labels[place]]
 
     assert (label(plain), label(mended)) == ("blue", "red")
-    assert "1 photos are given the label" in mended.notes[-1]
+    assert "1 photos are relabeled" in mended.notes[-1]
     for text, said in (
         (f"path,suggested\n{path},rde\n", "did you mean 'red'"),
         ("path,suggested\nelsewhere.png,red\n", "None of the photos"),
@@ -292,7 +292,7 @@ def test_a_table_of_another_set_of_the_same_names_is_refused(tmp_path):
         data.load(tmp_path / "q", validation=0, relabel=table)
     shutil.copytree(tmp_path / "p", tmp_path / "copy")
     notes = data.load(tmp_path / "copy", validation=0, relabel=table).notes
-    assert notes[-1].startswith("3 photos are given the label")
+    assert notes[-1].startswith("3 photos are relabeled")
 
 
 def test_tables_keep_names_with_a_carriage_return(tmp_path):

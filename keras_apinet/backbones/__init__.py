@@ -1,4 +1,4 @@
-"""Backbones by name: feature extractor, input scale, pretrained weights."""
+"""Backbones by name: feature extractors, input scaling, pretrained weights."""
 
 from keras_apinet.backbones.catalogue import BackboneInfo, available
 from keras_apinet.backbones.creation import Backbone, create

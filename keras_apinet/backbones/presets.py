@@ -11,9 +11,9 @@ from keras_apinet.backbones.scaling import PixelScaling
 from keras_apinet.backbones.weights import explained, load_file, one_line
 from keras_apinet.errors import APINetError, did_you_mean
 
-# The libraries, each with its name for the shape of a backbone's images.
+# The libraries, each with its argument name for the shape of a backbone's images.
 SOURCES = {"keras_cv": "input_shape", "keras_hub": "image_shape"}
-# For the presets that take images of any size.
+# For presets that take images of any size.
 _IMAGE_SIZE = 224
 
 
@@ -24,19 +24,19 @@ def create(
     weights: str | os.PathLike[str] | None,
     file: Path | None,
 ) -> tuple[keras.Model, PixelScaling | None, int, bool]:
-    """Return the model, its scaling, its image size and whether it is pretrained.
+    """Returns the model, its scaling, its image size and whether it is pretrained.
 
     Args:
         source: The library to import, `"keras_cv"` or `"keras_hub"`.
         preset: A preset's name or handle, or a folder that `save_to_preset` wrote.
         image_size: Height and width, px; `None` for the preset's own.
         weights: `None` for random weights; anything else loads the preset's own
-            unless there is a `file`.
-        file: A weights file in place of the preset's own.
+            weights unless `file` is given.
+        file: A weights file to load instead of the preset's own weights.
 
     Raises:
-        APINetError: If the library is missing, or the preset is unknown, out of
-            reach, without weights, or not one that maps images to features.
+        APINetError: If the library is missing, or the preset is unknown, cannot be
+            reached, has no weights, or does not map images to features.
     """
     name = f"{source}:{preset}"
     shape_name = SOURCES[source]
@@ -54,11 +54,11 @@ def create(
                 handle, load_weights=load_weights, **config
             ),
             f"could not load preset {name!r} ({handle})",
-            f"{way_out}; weights=None does without its weights",
+            f"{way_out}; weights=None skips its weights",
         )
 
-    # The configuration alone says what images it takes; it costs no download of
-    # weights, only a second construction.
+    # The configuration alone defines the input images. Reading it downloads no weights
+    # and only costs building the model twice.
     model = load(False)
     _check(model, name)
     scaling, converted_size = _scaling(source, handle, model)
@@ -94,7 +94,7 @@ def _import(source: str) -> Any:
 
 
 def _handle(source: str, preset: str) -> str:
-    """Return what `from_preset` of any class of the library understands."""
+    """Returns a handle that `from_preset` of any class in the library accepts."""
     if os.path.isdir(preset):
         # An absolute path is never mistaken for a preset of the same name.
         return os.path.abspath(preset)
@@ -141,7 +141,7 @@ def _check(model: keras.Model, name: str) -> None:
 def _scaling(
     source: str, handle: str, model: keras.Model
 ) -> tuple[PixelScaling | None, int | None]:
-    """Return the layer that scales pixels and the image size that goes with it."""
+    """Returns the layer that scales pixels and the matching image size."""
     unit = PixelScaling(scale=1 / 255, name="pixel_scaling")
     if source == "keras_cv":
         inside = model.get_config().get("include_rescaling")
@@ -150,7 +150,7 @@ def _scaling(
     try:
         converter = keras_hub.layers.ImageConverter.from_preset(handle)
     except (FileNotFoundError, ValueError):
-        # A preset without a converter says nothing of its range.
+        # A preset without a converter does not specify its pixel range.
         return unit, None
     scaling = PixelScaling(
         scale=1.0 if converter.scale is None else converter.scale,

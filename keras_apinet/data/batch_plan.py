@@ -1,4 +1,4 @@
-"""Which images meet in a batch: P classes x K images, from seed, epoch and step."""
+"""Sampling of class-balanced batches: P classes x K images, by seed, epoch and step."""
 
 import math
 import warnings
@@ -23,33 +23,34 @@ _GOLDEN_RATIO = (5**0.5 - 1) / 2
 class BatchPlan:
     """Draws class-balanced batches: P classes x K images, from (seed, epoch, step).
 
-    Nothing is remembered between calls, so any step can be asked for first.
+    The plan is stateless, so steps can be requested in any order.
 
     - A block holds `classes_per_batch` different classes with `images_per_class`
-      images each, class after class. `num_replicas` blocks make one global batch; its
-      classes all differ as long as there are `num_replicas * classes_per_batch`.
-    - Every image of a class is used before any of them is used again, over all steps
-      and epochs, and no image meets itself in a batch unless its class has fewer than
-      `images_per_class` images, which are then repeated as evenly as they divide.
-    - In an epoch every class takes part as often as its share allows (its share is
-      rounded up or down, in turn over the epochs), so rare classes never starve.
+      images each, class by class. `num_replicas` blocks make up a global batch, whose
+      classes all differ if there are at least `num_replicas * classes_per_batch`.
+    - Every image of a class is used once before any is reused, across all steps and
+      epochs. No image appears twice in a batch unless its class has fewer than
+      `images_per_class` images, which are then repeated as evenly as possible.
+    - In each epoch, every class appears according to its share (rounded up or down,
+      alternating over the epochs), so rare classes are never starved.
 
     Args:
-        labels: `[n]` integers, the class of every image. Classes without an image
-            are left out.
-        classes_per_batch: P, different classes in a block. Lowered, with a warning,
-            where there are fewer.
-        images_per_class: K, images of each class in a block.
-        seed: Integer; everything drawn depends on it. Default 0.
-        epoch_steps: Steps in an epoch. Default: images // images in a global batch,
+        labels: `[n]` integers, the class of every image. Classes without images are
+            ignored.
+        classes_per_batch: Number P of different classes per block. Reduced, with a
+            warning, if there are fewer.
+        images_per_class: Number K of images per class in a block.
+        seed: Integer seed for all sampling. Default 0.
+        epoch_steps: Steps per epoch. Default: images // images per global batch, but
             at least 1.
-        class_sampling: How often a class is drawn: `"uniform"` (default, each class
-            alike), `"sqrt"` or `"proportional"` (to the number of its images, or its
-            root; never more than once in a block).
-        num_replicas: Blocks in a global batch. Default 1.
+        class_sampling: How often a class is drawn: `"uniform"` (default, all classes
+            equally often), `"proportional"` (to its number of images) or `"sqrt"` (to
+            the root of that number); never more than once per block.
+        num_replicas: Number of blocks per global batch. Default 1.
 
     Raises:
-        APINetError: For no images, numbers below 1, or an unknown `class_sampling`.
+        APINetError: If there are no images, a number is below 1, or `class_sampling`
+            is unknown.
 
     >>> plan = BatchPlan([0, 0, 0, 1, 1, 2], classes_per_batch=2, images_per_class=2)
     >>> plan.epoch_steps
@@ -72,8 +73,8 @@ class BatchPlan:
         labels = np.asarray(labels)
         if labels.ndim != 1 or not len(labels):
             raise APINetError(
-                "There is nothing to draw batches from: labels must hold one class "
-                f"per image, but came with shape={labels.shape}; check the source."
+                "There are no images to draw batches from: labels must hold one class "
+                f"per image, but have shape={labels.shape}; check the source."
             )
         CLASSES_PER_BATCH.check("classes_per_batch", classes_per_batch)
         IMAGES_PER_CLASS.check("images_per_class", images_per_class)
@@ -98,7 +99,7 @@ class BatchPlan:
         self._starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         self._by_class = np.argsort(labels, kind="stable")
         # With too few classes for a global batch without repetition, each block is
-        # dealt like a batch of its own.
+        # drawn like a separate batch.
         whole = num_replicas * self.classes_per_batch <= len(classes)
         self._rows = self.classes_per_batch * (num_replicas if whole else 1)
         self._columns = self.epoch_steps * (1 if whole else num_replicas)
@@ -110,25 +111,26 @@ class BatchPlan:
     def indices(
         self, epoch: int, step: int, part: int = 0, parts: int = 1
     ) -> NDArray[np.int64]:
-        """The images of one global batch, block after block, class after class.
+        """Returns the images of one global batch, block by block, class by class.
 
         Args:
-            epoch: From 0.
-            step: From 0; `epoch_steps` and beyond run on into the next epochs.
-            part: Which part of the batch, from 0: that of one process. Default 0.
-            parts: How many equal parts of whole blocks there are. Default 1.
+            epoch: Epoch, counted from 0.
+            step: Step, counted from 0; `epoch_steps` and above continue into the next
+                epochs.
+            part: Part of the batch, counted from 0, for one process. Default 0.
+            parts: Number of equal parts, each of whole blocks. Default 1.
 
         Returns:
             `[num_replicas / parts * P * K]` positions in `labels`.
 
         Raises:
-            APINetError: For parts that do not divide the blocks.
+            APINetError: If the blocks cannot be divided evenly into the parts.
         """
         if parts < 1 or self.num_replicas % parts or not 0 <= part < parts:
             raise APINetError(
                 f"num_replicas={self.num_replicas} blocks cannot be shared by "
-                f"{parts} processes, the one at hand being number {part}: use a "
-                "multiple of the processes, and a number below theirs."
+                f"{parts} processes, of which this is number {part}; use a multiple "
+                "of the number of processes, and a process number below it."
             )
         epoch, step = epoch + step // self.epoch_steps, step % self.epoch_steps
         classes, turns = self._deal(epoch)
@@ -144,7 +146,7 @@ class BatchPlan:
         )
 
     def _shares(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Expected appearances of each class in an epoch, at most one per column."""
+        """Computes expected class counts per epoch, at most one per column."""
         slots, free = float(self._rows * self._columns), np.ones(len(weights), bool)
         quotas = np.full(len(weights), float(self._columns))
         while free.any():
@@ -158,15 +160,15 @@ class BatchPlan:
         return quotas
 
     def _appearances(self, epochs: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """How often each class appeared before epoch number `epochs`, and in it.
+        """Counts how often each class appears before epoch number `epochs`, and in it.
 
-        Systematic rounding: class c takes the integers that lie between the running
-        sums of the shares, moved by a phase that walks evenly over [0, 1). The counts
-        of all earlier epochs then need no replay, only the sorted phases.
+        Uses systematic rounding: class c takes the integers between cumulative sums of
+        the shares, shifted by a phase that steps evenly through [0, 1). The counts of
+        earlier epochs follow from the sorted phases, without a replay.
         """
         order = np.random.default_rng([self.seed, 1]).permutation(len(self._quotas))
         sums = np.cumsum(self._quotas[order])
-        # The last sum is a whole number; rounding must not lose its last slot.
+        # The last sum is an integer; rounding must not lose its last slot.
         sums[-1] = self._rows * self._columns
         start = np.random.default_rng([self.seed, 2]).random()
         phases = np.mod(start + np.arange(epochs + 1) * _GOLDEN_RATIO, 1.0)
@@ -181,11 +183,11 @@ class BatchPlan:
         return result[0], result[1]
 
     def _deal_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Classes of every column of an epoch, and each one's count of earlier turns.
+        """Returns the class of every column of an epoch, and its earlier appearances.
 
         The slots, sorted by class, fill the table row by row, each row in a random
-        order of the columns. A class may run over from one row into the next one; there
-        its columns are chosen among those that it does not have yet.
+        order of columns. If a class continues from one row into the next, its columns
+        there are chosen among those it does not occupy yet.
         """
         before, now = self._appearances(epoch)
         rng = np.random.default_rng([self.seed, 3, epoch])
@@ -209,13 +211,13 @@ class BatchPlan:
         return table, turns.reshape(table.shape)
 
     def _hand(self, class_: int, turn: int) -> NDArray[np.int64]:
-        """The K images that a class gives on its turn, as positions in the class.
+        """Returns the K images drawn from a class, as positions in the class.
 
-        The images come from one shuffled pass over the class after another. A hand that
-        runs over into the next pass must not meet an image twice: the next pass starts
-        with images that the end of this one does not hold. That leaves the end of a
-        pass alone if the class is twice as large as a hand, so no earlier pass is
-        needed. A smaller class keeps its order until hands and passes end together.
+        Images come from successive shuffled passes over the class. A draw that extends
+        into the next pass must not repeat an image, so the next pass starts with images
+        absent from the end of this one. If the class is at least twice as large as a
+        draw, this leaves the end of a pass unchanged, so no earlier pass is needed. A
+        smaller class keeps its order until draws and passes end together.
         """
         n, k = int(self._counts[class_]), self.images_per_class
         if n < 2 * k:
@@ -248,6 +250,6 @@ class BatchPlan:
 def _move_up(
     order: NDArray[np.int64], taken: NDArray[np.bool_], count: int
 ) -> NDArray[np.int64]:
-    """Puts the first `count` members of `order` that are not `taken` in front."""
+    """Moves the first `count` members of `order` that are not `taken` to the front."""
     chosen = np.flatnonzero(~taken[order])[:count]
     return np.concatenate([order[chosen], np.delete(order, chosen)])

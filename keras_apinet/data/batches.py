@@ -1,4 +1,4 @@
-"""The input pipelines: balanced batches to train on, ordered ones to evaluate on."""
+"""Input pipelines: balanced batches for training, ordered ones for evaluation."""
 
 from typing import Any, Literal
 
@@ -37,47 +37,47 @@ def balanced_batches(
     process_count: int = 1,
     on_error: Literal["skip", "raise"] = "skip",
 ) -> Dataset:
-    """Batches of P classes x K images, in an order that `BatchPlan` describes.
+    """Creates batches of P classes x K images, in the order of a `BatchPlan`.
 
-    One pass over the result is one epoch, the next pass the next epoch: give it to
-    `model.fit` as it is. A pass that is not finished does not count, so that Keras may
-    peek at the first batch. What a step holds, augmentation included, follows from
-    `seed` and the step's number alone.
+    Each pass over the result is one epoch, so it can be passed directly to `model.fit`.
+    An unfinished pass does not count, which lets Keras peek at the first batch. The
+    content of a step, including augmentation, depends only on `seed` and the step
+    number.
 
     Args:
         source: A `Split`, a pair of NumPy arrays, a `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, or anything with images and labels that
+            `keras.utils.PyDataset`, or anything else with images and labels that
             `as_split` takes.
-        classes_per_batch: P.
-        images_per_class: K.
-        image_size: Side of the square images in px.
+        classes_per_batch: Number P of classes.
+        images_per_class: Number K of images per class.
+        image_size: Side of the square images, px.
         augmentation: `"paper"` (random crop and flip, default), `"light"`, `"strong"`
             or `"none"`.
         resize: `"fit"` (keep the aspect ratio, default) or `"squash"`.
-        box_crop: Crop to the object's box first, where the source has boxes. Default
-            False.
-        seed: Integer. Default 0.
-        epoch_steps: Steps in an epoch. Default: images // images in a global batch.
-        start_step: The step to begin with, counted over all epochs: step s of epoch e
-            is `e * plan.epoch_steps + s`. Default 0. A start within an epoch gives the
-            rest of that epoch and no other, because `model.fit` takes the length of its
-            first epoch for that of all.
-        repeat: Whether one pass goes on through all epochs without end. Default False.
+        box_crop: Whether to crop to the object's box first, if the source has boxes.
+            Default False.
+        seed: Integer seed. Default 0.
+        epoch_steps: Steps per epoch. Default: images // images per global batch.
+        start_step: The step to start with, counted over all epochs: step s of epoch e
+            is `e * plan.epoch_steps + s`. Default 0. Starting within an epoch yields
+            only the rest of that epoch, because `model.fit` assumes that all epochs are
+            as long as its first.
+        repeat: Whether one pass runs through all epochs endlessly. Default False.
         class_sampling: `"uniform"` (default), `"sqrt"` or `"proportional"`.
         num_replicas: Blocks of P x K in the global batch. Default: `process_count`.
-        process_index: Which process this is. Default 0.
-        process_count: Processes that share the global batch; each gets its own
+        process_index: Index of this process. Default 0.
+        process_count: Number of processes that share the global batch; each gets
             `num_replicas / process_count` blocks. Default 1.
-        on_error: What to do about unreadable images: `"skip"` (default) puts the next
-            readable image of the class in its place, keeps account in the result's
-            `report`, and raises once more than 1 % are unreadable; `"raise"` raises.
+        on_error: How to handle unreadable images: `"skip"` (default) substitutes the
+            next readable image of the class, records it in the result's `report`, and
+            raises once more than 1 % are unreadable; `"raise"` raises immediately.
 
     Returns:
         A `tf.data.Dataset` of uint8 images `[N, image_size, image_size, 3]` and int32
         labels `[N]`, with `.plan` (the `BatchPlan`) and `.report` (a `ReadingReport`).
 
     Raises:
-        APINetError: For options that are not known or do not fit each other.
+        APINetError: If an option is unknown or conflicts with another.
 
     ```python
     batches = balanced_batches(
@@ -129,23 +129,23 @@ def evaluation_batches(
     seed: int = 0,
     on_error: Literal["skip", "raise"] = "raise",
 ) -> Dataset:
-    """Every image exactly once, in order: the centre crop, nothing random.
+    """Creates batches with every image exactly once, in order and center-cropped.
 
     Args:
         source: As for `balanced_batches`.
-        image_size: Side of the square images in px.
-        batch_size: Images per batch; the last batch holds the rest. Default 64.
+        image_size: Side of the square images, px.
+        batch_size: Images per batch; the last batch may be smaller. Default 64.
         resize: `"fit"` (keep the aspect ratio, default) or `"squash"`.
-        box_crop: Crop to the object's box first, where the source has boxes. Default
-            False.
-        augmentation: As for `balanced_batches`, to get one random view of each image
-            that is always the same. Default `"none"`.
-        views: V, to get so many random views of each image, which is decoded once.
-            Default `None`: one, without an axis for it.
-        seed: Of what is random. Default 0.
-        on_error: What to do about unreadable images: `"raise"` (default), or `"skip"`
-            them, listed in the result's `report`, which raises once more than one of
-            them and more than 1 % are unreadable.
+        box_crop: Whether to crop to the object's box first, if the source has boxes.
+            Default False.
+        augmentation: As for `balanced_batches`; yields one random but reproducible
+            view of each image. Default `"none"`.
+        views: Number V of random views per image, which is decoded only once. Default
+            `None`: one view, without an axis for it.
+        seed: Seed for the augmentation. Default 0.
+        on_error: How to handle unreadable images: `"raise"` (default), or `"skip"`,
+            which leaves them out, lists them in the result's `report`, and raises once
+            more than one image and more than 1 % of them are unreadable.
 
     Returns:
         A `tf.data.Dataset` of uint8 images `[n, image_size, image_size, 3]`, or
@@ -153,12 +153,12 @@ def evaluation_batches(
         `.report` (a `ReadingReport`).
 
     Raises:
-        APINetError: For options that are not known.
+        APINetError: If an option is unknown.
     """
     check_options(image_size, augmentation, resize)
     BATCH_SIZE.check("batch_size", batch_size)
     split = as_split(source)
-    # A small split, as those held out are, may miss one image.
+    # A small split, such as a held-out one, may lack one image.
     report = ReadingReport(split, on_error, at_least=1)
 
     def draw(step: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -186,17 +186,17 @@ def stored_batches(
     report: ReadingReport,
     start_step: int = 0,
 ) -> Dataset:
-    """Balanced batches of arrays that were computed before, several for each image.
+    """Creates balanced batches of precomputed arrays, several for each image.
 
-    Which of its arrays stands for an image is drawn for each image of each step, and
-    follows from the plan's seed and the step's number alone.
+    In each step, one of its arrays is drawn for each image. The draw depends only on
+    the plan's seed and the step number.
 
     Args:
-        stored: `[V, n, ...]` floats, V for each of n images; may lie in a file.
-        labels: `[n]`, the classes that `plan` was made of.
-        plan: Which images meet in a step.
-        report: What is known about unreadable images.
-        start_step: The step to begin with, counted over all epochs. Default 0.
+        stored: `[V, n, ...]` floats, V for each of n images; may be memory-mapped.
+        labels: `[n]`, the classes that `plan` was created from.
+        plan: Which images form each step.
+        report: The known unreadable images.
+        start_step: The step to start with, counted over all epochs. Default 0.
 
     Returns:
         An endless `tf.data.Dataset` of float32 arrays `[N, ...]` and int32 labels
@@ -226,10 +226,10 @@ def _finisher(
     first: int = 0,
     views: int | None = None,
 ) -> Finish:
-    """What makes a finished image of a photo; options as for `balanced_batches`.
+    """Returns a function that crops, resizes and augments; see `balanced_batches`.
 
-    `first` is the place of the batch's first image among those of the same step;
-    `views` are made of each photo, along a new first axis, one by default.
+    `first` is the position of the batch's first image within its step. `views` of each
+    photo are created along a new first axis; by default, there is one without it.
     """
     augment = augmenter(augmentation)
     root = np.random.SeedSequence(seed).generate_state(2).astype(np.int32)
@@ -255,7 +255,7 @@ def _finisher(
 
 
 def _readable(split: Split, index: int, report: ReadingReport) -> int:
-    """`index`, or the next image of its class that is not known to be unreadable."""
+    """Returns `index`, or the next image of its class not known to be unreadable."""
     if not report.is_bad(index):
         return index
     same = np.flatnonzero(split.labels == split.labels[index])
@@ -264,7 +264,7 @@ def _readable(split: Split, index: int, report: ReadingReport) -> int:
             return int(other)
     report.stop(
         APINetError(
-            f"No image of class number {split.labels[index]} can be read; one of them: "
+            f"No image of class {split.labels[index]} can be read; one of them: "
             f"{report.failed[split.reference(index)]}"
         )
     )

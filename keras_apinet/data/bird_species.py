@@ -1,4 +1,4 @@
-"""The families of invented birds, what tells siblings apart, and their scenes."""
+"""Families of invented birds, the marks that distinguish siblings, and their scenes."""
 
 from collections import namedtuple
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
 
-# What siblings share, in units of half the bird's length (beak to tail: about 2). It
-# faces right, x to the right and y down from the middle of its body. `posture` is in
-# degrees; sizes are length and width; `bill_depth` is that at the root and at the tip,
-# `crest` a height on the nape, `perch` a branch, a wire, the shore or the water.
+# What siblings share, in units of half the bird's length (beak to tail: about 2). The
+# bird faces right; x points right and y down from the center of its body. `posture` is
+# in degrees; sizes are length and width; `bill_depth` is the depth at the root and at
+# the tip, `crest` a height on the nape, `perch` a branch, a wire, the shore or water.
 Family = namedtuple(
     "Family",
     "back belly head wing bill legs body posture head_at head_radius wing_size "
@@ -28,11 +28,11 @@ Family = namedtuple(
 
 @dataclass(frozen=True)
 class Species:
-    """One class of `synthetic_birds`: name, key into the families, and its own marks.
+    """A class of `synthetic_birds`: its name, its family's key, and its own marks.
 
-    Marks are the length of its beak, in units of half the bird's length; how deep the
-    tail is forked, as a share of its length (below 0 it is a wedge); and the colours
-    of eye ring, cap, bib, wing bar and tail end, `None` for no such mark.
+    Marks are the length of the beak, in units of half the bird's length; the depth of
+    the tail's fork, as a fraction of its length (below 0, it is a wedge); and the
+    colors of eye ring, cap, bib, wing bar and tail end, `None` for no such mark.
     """
 
     name: str
@@ -103,8 +103,8 @@ SANDS = [(196, 178, 146), (160, 146, 126), (128, 124, 104), (214, 204, 180)]
 WIRES = [(40, 38, 42), (96, 92, 96)]
 TOWN = [(176, 84, 66), (206, 196, 180), (90, 98, 116), (220, 190, 90), (60, 58, 64),
         (128, 168, 176), (240, 236, 228), (150, 100, 130)]
-# Name, colours of the backdrop, and the blots scattered over it: their colours, number
-# (from, and below), width and height as shares of the picture's side.
+# Name, colors of the backdrop, and the blots scattered over it: their colors, number
+# (from, and below), width and height as fractions of the picture's side.
 BACKGROUNDS: tuple[tuple[Any, ...], ...] = (
     ("sky", SKIES, [(246, 246, 248), *SKIES], (0, 7), (0.2, 0.6), (0.06, 0.2)),
     ("leaves", LEAVES, LEAVES, (20, 60), (0.06, 0.24), (0.06, 0.24)),
@@ -117,11 +117,11 @@ BACKGROUNDS: tuple[tuple[Any, ...], ...] = (
 
 
 def distinguishing_parts(species_a: int, species_b: int) -> tuple[str, ...]:
-    """Names the parts that tell two species, given by class index, apart.
+    """Names the parts that distinguish two species, given by class index.
 
     Returns:
         Keys of `Drawing.parts`: the one or two parts in which siblings differ,
-        `("bird",)` across families, an empty tuple for a species and itself.
+        `("bird",)` across families, or an empty tuple for the same species.
 
     Raises:
         APINetError: If there is no such class.
@@ -138,7 +138,7 @@ def distinguishing_parts(species_a: int, species_b: int) -> tuple[str, ...]:
 
 
 def species_at(index: int) -> Species:
-    """The species of a class index; raises `APINetError` if there is none."""
+    """Returns the species of a class index; raises `APINetError` if there is none."""
     if 0 <= index < len(SPECIES):
         return SPECIES[index]
     raise APINetError(
@@ -148,7 +148,7 @@ def species_at(index: int) -> Species:
 
 
 def background(rng: Generator, size: int) -> Any:
-    """An RGB `PIL.Image` of what is behind the bird, more or less out of focus."""
+    """Draws an RGB `PIL.Image` of the background, more or less out of focus."""
     from PIL import Image, ImageDraw, ImageFilter
 
     name, backdrop, palette, counts, widths, heights = BACKGROUNDS[
@@ -188,10 +188,10 @@ def background(rng: Generator, size: int) -> Any:
 def perch(
     rng: Generator, pen: Any, kind: str, x: float, y: float, unit: float, side: int
 ) -> None:
-    """Draws what the bird sits on, a `Family.perch`, with a `PIL.ImageDraw.ImageDraw`.
+    """Draws the bird's perch, a `Family.perch`, with a `PIL.ImageDraw.ImageDraw`.
 
-    In px, `x` and `y` are where the feet stand (of water, `y` is the surface), `unit`
-    is half the bird's length and `side` the picture's.
+    All in px: `x` and `y` are the position of the feet (for water, `y` is the surface),
+    `unit` is half the bird's length and `side` the side of the picture.
     """
     if kind in ("branch", "wire"):
         (wood,) = _varied(rng, WOODS if kind == "branch" else WIRES, 1)
@@ -201,7 +201,7 @@ def perch(
         ends = (x - 2 * side, y - drop, x + 2 * side, y + drop)
         pen.line(ends, fill=wood, width=max(1, round(thick)))
         return
-    # The surface is wavy: the sum of two sines, sampled across the picture.
+    # The surface is wavy: a sum of two sines, sampled across the picture.
     palette = SANDS if kind == "shore" else WATERS
     ground, *spots = _varied(rng, palette, 15, spread=32)
     across = np.linspace(0, side, 25)
@@ -218,12 +218,12 @@ def perch(
 
 
 def lit(rng: Generator, picture: Any) -> NDArray[np.uint8]:
-    """Photographs a picture: focus, brightness, contrast, colour cast, shade, noise."""
+    """Simulates a photo: focus, brightness, contrast, color cast, shade, noise."""
     from PIL import ImageFilter
 
     picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 0.6))))
     pixels = np.asarray(picture, np.float32)
-    # Brightness, and a colour cast.
+    # Brightness and a color cast.
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.92, 1.08, 3)
     contrast = rng.uniform(0.8, 1.15)
     # Light falls off to one side.
@@ -240,7 +240,7 @@ def lit(rng: Generator, picture: Any) -> NDArray[np.uint8]:
 def _varied(
     rng: Generator, palette: Sequence[Colour], count: int, spread: float = 26
 ) -> list[Colour]:
-    """Picks colours, each near one of a palette."""
+    """Picks colors, each close to one in a palette."""
     base = np.array(palette)[rng.integers(len(palette), size=count)]
     moved = np.clip(base + rng.uniform(-spread, spread, (count, 3)), 0, 255)
     return [(r, g, b) for r, g, b in moved.astype(int).tolist()]

@@ -1,6 +1,6 @@
-"""`synthetic_birds`: look-alike birds, drawn at run time, every part's place known.
+"""`synthetic_birds`: look-alike birds drawn at run time, with known part locations.
 
-Siblings drawn from one seed share their scene, and its light, to the last pixel.
+Siblings drawn from the same seed share their scene and its light to the last pixel.
 """
 
 import math
@@ -31,11 +31,11 @@ from keras_apinet.errors import APINetError
 
 __all__ = ["SPECIES", "Drawing", "Species", "distinguishing_parts", "draw"]
 
-# Pictures of each species.
+# Pictures per species.
 PER_SPECIES = {"train": 100, "val": 20, "test": 30}
-# Room for the pictures of one split below the next split's first seed.
+# Seeds reserved for each split.
 _SEEDS_PER_SPLIT = 1_000_000
-# Drawn this many times larger, then averaged down: smooth edges.
+# Oversampling factor; averaging down gives smooth edges.
 _OVERSAMPLING = 3
 # Along every curve.
 _STEPS = np.linspace(0, 1, 25)
@@ -45,14 +45,14 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture of a bird, and where its parts are.
+    """A picture of a bird with the locations of its parts.
 
     Args:
         pixels: uint8 `[size, size, 3]`, 0..255.
-        parts: Box `(left, top, right, bottom)` in px, clipped to the picture, of
-            "bird" (the whole of it) and of each part: "beak", "tail", "eye", "crown",
-            "throat", "wing_bar", "tail_band" and "wing". A part has its box whether
-            the species has a mark there or not.
+        parts: Box `(left, top, right, bottom)` in px, clipped to the picture, for
+            "bird" (the whole bird) and for each part: "beak", "tail", "eye", "crown",
+            "throat", "wing_bar", "tail_band" and "wing". Every part has a box, even if
+            the species has no mark there.
     """
 
     pixels: NDArray[np.uint8]
@@ -60,19 +60,19 @@ class Drawing:
 
 
 def draw(species: int, seed: int, size: int = 96) -> Drawing:
-    """Draws one picture, a pure function of its arguments.
+    """Draws one picture as a pure function of its arguments.
 
-    The seed fixes pose, scale, place, scene, colours and light, and the species only
-    the bird: siblings drawn from one seed differ in their distinguishing parts and in
-    nothing else. So give each picture of a data set a seed of its own.
+    The seed determines pose, scale, position, scene, colors and light, the species only
+    the bird itself. Siblings drawn from the same seed differ only in their
+    distinguishing parts, so use a different seed for each picture of a data set.
 
     Args:
         species: Class index, from 0 to `len(SPECIES) - 1`.
-        seed: Any whole number from 0.
+        seed: Integer of at least 0.
         size: Side of the picture in px, at least 32. Default 96.
 
     Raises:
-        APINetError: If an argument is out of its range.
+        APINetError: If an argument is out of range.
 
     Example:
         >>> drawing = draw(species=1, seed=0)
@@ -85,15 +85,15 @@ def draw(species: int, seed: int, size: int = 96) -> Drawing:
     bird = species_at(species)
     family = FAMILIES[bird.family]
     if seed < 0:
-        raise APINetError(f"A seed must not be negative: seed={seed}; give 0 or more.")
+        raise APINetError(f"seed={seed} must not be negative; use 0 or more.")
     if size < 32:
-        raise APINetError(f"A bird needs at least 32 px: size={size}; give 32 or more.")
+        raise APINetError(f"size={size} is too small for a bird; use 32 px or more.")
     children = np.random.SeedSequence(seed).spawn(3)
     scene_rng, bird_rng, light_rng = map(np.random.default_rng, children)
     side = size * _OVERSAMPLING
     afloat = family.perch == "water"
     shapes = list(_shapes(bird, bird_rng))
-    # Where the bird is, in px of the oversampled picture; afloat it leans less.
+    # Position of the bird, in px of the oversampled picture; afloat, it leans less.
     unit = side * float(bird_rng.uniform(0.38, 0.49))
     place = side / 2 + (0.52 * side - unit) * bird_rng.uniform(-1, 1, 2)
     facing = unit if bird_rng.random() < 0.5 else -unit
@@ -115,7 +115,7 @@ def draw(species: int, seed: int, size: int = 96) -> Drawing:
     ground = y + (0.5 * belly if afloat else belly + family.leg_length) * unit
     if not afloat:
         perch(scene_rng, pen, family.perch, x, ground, unit, side)
-        # Two legs, upright however the bird leans, and a toe each.
+        # Two legs with a toe each, upright however the bird leans.
         legs, width = tinted(family.legs), max(1, round(0.045 * unit))
         for hip in (-0.07, 0.06):
             top, foot, toe = (x + (hip + ahead) * facing for ahead in (0, 0.03, 0.13))
@@ -142,15 +142,15 @@ def _box(points: Points, size: int) -> Box:
 
 
 def _shapes(species: Species, rng: Generator) -> Iterator[tuple[str, Points, Any]]:
-    """Lays out one bird in its own units, which `Family` explains, in a random pose.
+    """Lays out one bird in a random pose, in the units that `Family` explains.
 
     Yields, from back to front, the part that a shape shows ("" for none), its outline
-    `[n, 2]` and its colour (`None`: not painted, only placed). Siblings in the same
-    pose are equal but for the parts in which their species differ.
+    `[n, 2]` and its color (`None` if it is only located, not painted). Siblings in the
+    same pose are identical except for the parts in which their species differ.
     """
     family = FAMILIES[species.family]
-    # Degrees by which the beak, the wing's tip and the tail's tip are raised, how far
-    # the head is turned towards us, factors on the body's height and on the marks.
+    # Degrees by which the beak, the wing tip and the tail tip are raised, how far the
+    # head is turned toward the viewer, and factors for body height and marks.
     nod, turn, wing_lift, tail_lift, plump, size = rng.uniform(
         (-20.0, 0.0, -8.0, -14.0, 0.9, 0.9), (18.0, 1.0, 20.0, 14.0, 1.1, 1.15)
     ).tolist()
@@ -158,7 +158,7 @@ def _shapes(species: Species, rng: Generator) -> Iterator[tuple[str, Points, Any
     def raised(points: Points) -> Points:
         return _turned(points, family.posture)
 
-    # The tail: forked by a share of its length. The rump hides the gap that a raised
+    # The tail, forked by a fraction of its length. The rump hides the gap that a raised
     # tail would leave.
     length, width = family.tail_size
     root = (-0.40 * family.body[0], 0.0)
@@ -173,7 +173,7 @@ def _shapes(species: Species, rng: Generator) -> Iterator[tuple[str, Points, Any
         outline = _turned(np.array([*corners, (top, half)]), -tail_lift, root)
         yield part, raised(outline), colour
 
-    # The body: an egg, and the belly, a piece of it.
+    # The body, an egg, and the belly, a piece of it.
     length, height = family.body[0] / 2, family.body[1] / 2 * plump
     for begin, end, colour in ((0, 360, family.back), (-28, 168, family.belly)):
         t = np.radians(begin + (end - begin) * _STEPS)
@@ -206,7 +206,7 @@ def _shapes(species: Species, rng: Generator) -> Iterator[tuple[str, Points, Any
     ):
         yield part, _turned(outline, nod, (x, y)), colour
 
-    # The wing, its darker end and its bar: pieces between two shares of its length.
+    # The wing, its darker end and its bar: pieces between two fractions of its length.
     length, width = family.wing_size
     x, y = 0.24 * family.body[0], -0.12 * family.body[1]
     red, green, blue = (round(channel * 0.8) for channel in family.wing)
@@ -226,7 +226,7 @@ def _shapes(species: Species, rng: Generator) -> Iterator[tuple[str, Points, Any
 
 
 def _turned(points: Points, degrees: float, pivot: Point = (0, 0)) -> Points:
-    """Turns points about a pivot, counter-clockwise as seen."""
+    """Rotates points about a pivot, counterclockwise as seen."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.asarray((points - pivot) @ np.array([[c, -s], [s, c]]) + pivot)
 
@@ -234,13 +234,13 @@ def _turned(points: Points, degrees: float, pivot: Point = (0, 0)) -> Points:
 def _ellipse(
     middle: Point, radii: float | Point, start: float = 0, stop: float = 360
 ) -> Points:
-    """Points on an ellipse; degrees run clockwise as seen, from the right."""
+    """Returns points on an ellipse; degrees run clockwise as seen, from the right."""
     t = np.radians(start + (stop - start) * _STEPS)
     return np.stack([np.cos(t), np.sin(t)], axis=1) * radii + middle
 
 
 def _rod(a: Point, ra: float, b: Point, rb: float) -> Points:
-    """Outline of two discs and of all that lies between them."""
+    """Returns the outline of two discs and the area between them."""
     heading = math.degrees(math.atan2(b[1] - a[1], b[0] - a[0]))
     lean = math.degrees(math.acos(max(-1.0, min(1.0, (ra - rb) / math.dist(a, b)))))
     around_a = _ellipse(a, ra, heading + lean, heading + 360 - lean)
@@ -249,7 +249,7 @@ def _rod(a: Point, ra: float, b: Point, rb: float) -> Points:
 
 @dataclass
 class BirdReader:
-    """Pictures of the species `[n]`, drawn when they are first needed, then kept."""
+    """Pictures of the species `[n]`, drawn on first use and then cached."""
 
     name: str
     species: NDArray[np.int32]
@@ -258,22 +258,22 @@ class BirdReader:
     kind: Literal["raw"] = "raw"
 
     def reference(self, index: int) -> str:
-        """The split, the number and the seed of a picture."""
+        """Returns the split, the number and the seed of a picture."""
         return f"{self.name}#{index} (seed {self.first_seed + index})"
 
     def drawing(self, index: int) -> Drawing:
-        """A picture with the place of every part, drawn again."""
+        """Redraws a picture with the location of every part."""
         return draw(int(self.species[index]), self.first_seed + int(index))
 
     def fetch(self, indices: NDArray[np.int64]) -> Contents:
-        """The pixels."""
+        """Returns the pixels."""
         for index in set(indices.tolist()) - self.pictures.keys():
             self.pictures[index] = self.drawing(index).pixels
         return pack([self.pictures[index] for index in indices.tolist()])
 
 
 def load_birds(seed: int) -> ImageData:
-    """The data set of invented birds; another seed gives other pictures."""
+    """Creates the data set of invented birds; each seed gives different pictures."""
     splits = {}
     for number, (name, count) in enumerate(PER_SPECIES.items()):
         species = np.repeat(np.arange(len(SPECIES), dtype=np.int32), count)

@@ -1,7 +1,7 @@
-"""A validation split cut from the training images, in whole groups.
+"""Holds a validation split out of the training images, in whole groups.
 
-Photos come in bursts. A random tenth holds the twins of training photos, and a model
-that knows the twins is said to be right where fresh photos prove it wrong.
+Photos come in bursts, so a random tenth contains near-duplicates of training photos,
+on which a model scores better than it would on new photos.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from keras_apinet.data.sources.tables import number_groups
 from keras_apinet.errors import APINetError
 from keras_apinet.files.bounds import FRACTION, SEED
 
-# Beyond this, looking at every photo takes longer than most people wait.
+# Above this, examining every photo takes longer than most people will wait.
 _MOST_PHOTOS = 100_000
 
 
@@ -30,13 +30,13 @@ def hold_out(
     seed: int,
     group_by: str = "photos",
 ) -> ImageData:
-    """Holds a `"val"` split out of `"train"`, unless there is one.
+    """Holds a `"val"` split out of `"train"` unless the data set has one.
 
     Args:
-        data: As the source gives it.
-        validation: Fraction of every class to hold out; 0 leaves the split out.
-        seed: Which groups are held out.
-        group_by: What belongs together, see `keras_apinet.data.load`.
+        data: The data set as read from its source.
+        validation: Fraction of every class to hold out; 0 omits the split.
+        seed: Seed that determines which groups are held out.
+        group_by: Which photos belong together; see `keras_apinet.data.load`.
     """
     FRACTION.check("validation", validation)
     SEED.check("seed", seed)
@@ -54,15 +54,15 @@ def hold_out(
     named = group_by not in ("none", "photos")
     if named and len(np.unique(groups)) < 2:
         raise APINetError(
-            f"group_by={group_by!r} puts all {len(train):,} photos into one group, of "
-            "which none can be held out: give a pattern or column that tells apart "
-            "what was photographed apart, or group_by='none'."
+            f"group_by={group_by!r} puts all {len(train):,} photos into one group, so "
+            "none can be held out; use a pattern or column that separates photos "
+            "taken on different occasions, or group_by='none'."
         )
     if named and not len(val):
         raise APINetError(
-            f"group_by={group_by!r} puts every class into one group, and a class "
-            "cannot be held out whole: give a pattern or column that cuts classes "
-            "into parts, or group_by='none'."
+            f"group_by={group_by!r} puts every class into one group, but a whole class "
+            "cannot be held out; use a pattern or column that divides classes into "
+            "several groups, or group_by='none'."
         )
     held = len(np.unique(groups[val]))
     whole = [
@@ -78,21 +78,21 @@ def hold_out(
     if len(val) and abs(len(val) / total - validation) > max(0.05, validation / 4):
         why = "every class gives and keeps at least one photo"
         if group_by != "none" and not too_many:
-            why = "every class gives a photo and keeps half, and groups go whole"
+            why = "every class gives a photo and keeps half, and groups stay whole"
         notes.append(
-            f"That is {len(val) / total:.0%} where {validation:.0%} was asked for: "
-            f"{why}."
+            f"That is {len(val) / total:.0%} instead of the requested "
+            f"{validation:.0%}: {why}."
         )
     if too_many:
         notes.append(
-            f"More than {_MOST_PHOTOS:,} photos are not searched for bursts: give "
+            f"More than {_MOST_PHOTOS:,} photos are not searched for bursts; use "
             "--group-by if photos belong together."
         )
     if whole:
         shown = ", ".join(repr(name) for name in whole[:5])
         notes.append(
-            f"{len(whole):,} classes are one group each and are not in the validation "
-            f"split ({shown}): photos of other days or places would help."
+            f"{len(whole):,} classes have only one group each and are not in the "
+            f"validation split ({shown}); photos from other days or places would help."
         )
     if not len(val):
         return replace(data, notes=(*data.notes, *notes))
@@ -116,13 +116,13 @@ def hold_out(
 
 
 def held_out_photos(data: ImageData) -> list[str]:
-    """The photos of the validation split, for `hold_out_again`."""
+    """Returns the photos of the validation split, for `hold_out_again`."""
     val = data.splits["val"]
     return [_place(val.reference(i), data.name) for i in range(len(val))]
 
 
 def hold_out_again(data: ImageData, photos: Sequence[str]) -> ImageData | None:
-    """Holds the same photos out as before, if most are there and not there twice."""
+    """Holds out the same photos as before if most exist and none is ambiguous."""
     if "train" not in data.splits or "val" in data.splits:
         return None
     train, held = data.splits["train"], set(photos)
@@ -136,7 +136,7 @@ def hold_out_again(data: ImageData, photos: Sequence[str]) -> ImageData | None:
 
 
 def _place(reference: str, name: str) -> str:
-    """A file's path below its data set, which stays when both move; or the name."""
+    """Returns a file's path below its data set, which survives a move; or its name."""
     if not os.path.isfile(reference):
         return reference
     root = name if os.path.isdir(name) else os.path.dirname(name)
@@ -144,24 +144,24 @@ def _place(reference: str, name: str) -> str:
 
 
 def check_group_by(group_by: str) -> re.Pattern[str] | None:
-    """Checks what photos are grouped by; a pattern comes back compiled."""
+    """Checks the grouping of photos; returns a pattern in compiled form."""
     if group_by in ("photos", "folder", "none"):
         return None
     if group_by.startswith("column:"):
         if group_by == "column:":
-            raise APINetError("group_by='column:' names no column: column:NAME.")
+            raise APINetError("group_by='column:' names no column; use column:NAME.")
         return None
     try:
         pattern = re.compile(group_by)
     except (re.error, RecursionError, OverflowError) as error:
         raise APINetError(
-            f"group_by={group_by!r} is not a regular expression ({error}): give one "
+            f"group_by={group_by!r} is not a regular expression ({error}); use one "
             "with a group in parentheses, or photos, folder, none or column:NAME."
         ) from error
     if not pattern.groups:
         raise APINetError(
-            f"group_by={group_by!r} has no group in parentheses: put some around what "
-            r"photos of one burst share, such as '(.*)_\d+', or give photos, folder, "
+            f"group_by={group_by!r} has no group in parentheses; put them around what "
+            r"photos of one burst share, as in '(.*)_\d+', or use photos, folder, "
             "none or column:NAME."
         )
     return pattern
@@ -176,8 +176,8 @@ def _groups(
     if group_by.startswith("column:"):
         if train.groups is None:
             raise APINetError(
-                f"group_by={group_by!r} is for tables, and {data.name!r} is "
-                f"{data.description or 'none'}: give a pattern of the path."
+                f"group_by={group_by!r} needs a table, but {data.name!r} is "
+                f"{data.description or 'none'}; use a pattern for the path."
             )
         return train.groups
     paths = [train.reference(i).replace("\\", "/") for i in range(len(train))]
@@ -188,7 +188,7 @@ def _groups(
     if not any(found):
         raise APINetError(
             f"group_by={group_by!r} matches none of {len(paths):,} paths, such as "
-            f"{paths[0].removeprefix(base)!r}: correct the pattern."
+            f"{paths[0].removeprefix(base)!r}; correct the pattern."
         )
     return number_groups(
         "\0".join(("", *(part or "" for part in match.groups()))) if match else ""
@@ -199,11 +199,11 @@ def _groups(
 def grouped_holdout(
     split: Split, groups: NDArray[np.int64], fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cuts about the same fraction out of every class, in whole groups.
+    """Holds out about the same fraction of every class, in whole groups.
 
-    Groups are drawn in an order that depends on the seed and the name of their first
-    photo alone, so that photos that come later leave most of the split as it was. A
-    group goes as a whole, with all its classes; a class that is one group stays.
+    Groups are drawn in an order that depends only on the seed and the name of their
+    first photo, so adding photos later changes the split little. A group is held out as
+    a whole, with all its classes; a class with only one group stays in training.
     Returns the positions that stay and those that are held out, both ascending.
     """
     labels = split.labels
@@ -216,7 +216,8 @@ def grouped_holdout(
     names = {g: min(end_of(split.reference(i)) for i in m) for g, m in members.items()}
     ordered = sorted(members, key=lambda g: _rank(names[g], seed))
     held: list[int] = []
-    # What comes nearest to the share first; then the smallest, for classes without any.
+    # First the groups that best match the share, then the smallest, for classes that
+    # have none yet.
     for order in (ordered, sorted(ordered, key=lambda g: len(members[g]))):
         for group in order:
             classes, counts = np.unique(labels[members[group]], return_counts=True)
@@ -239,10 +240,10 @@ def _rank(name: str, seed: int) -> bytes:
 def stratified_holdout(
     labels: NDArray[np.int32], fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cuts the same fraction out of every class.
+    """Holds out the same fraction of every class.
 
-    Every class keeps at least one training image, and a class of at least two images
-    gives at least one. Returns as `grouped_holdout`.
+    Every class keeps at least one training image, and a class with at least two images
+    gives up at least one. Returns the same as `grouped_holdout`.
     """
     by_class = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
     _, first, counts = np.unique(

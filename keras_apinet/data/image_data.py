@@ -1,4 +1,4 @@
-"""What every source gives: images, integer labels and class names, per split."""
+"""Data structures of every source: images, integer labels and class names by split."""
 
 import hashlib
 import os
@@ -22,25 +22,25 @@ Contents = tuple[NDArray[np.object_], NDArray[np.int32]]
 class Reader(Protocol):
     """Random access to images, in bounded memory.
 
-    `kind` says what `fetch` returns: paths of files (`"file"`), the bytes of encoded
-    files (`"encoded"`) or of RGB pixels (`"raw"`).
+    `kind` determines what `fetch` returns: paths of files (`"file"`), or bytes of
+    encoded files (`"encoded"`) or of RGB pixels (`"raw"`).
     """
 
     @property
     def kind(self) -> Literal["file", "encoded", "raw"]:
-        """What `fetch` returns."""
+        """The kind of content that `fetch` returns."""
 
     def reference(self, index: int) -> str:
-        """A name for one image that a person can follow."""
+        """Returns a human-readable name for one image."""
 
     def fetch(self, indices: NDArray[np.int64]) -> Contents:
-        """The contents of `[n]` images, and `[n, 2]` heights and widths if raw."""
+        """Returns the contents of `[n]` images and, if raw, `[n, 2]` sizes (h, w)."""
 
 
 class Strings(Sequence[str]):
-    """Many strings in one buffer: a tenth of the memory of as many Python objects.
+    """Stores many strings in one buffer, in a tenth of the memory of Python objects.
 
-    File names that are not valid Unicode survive.
+    File names that are not valid Unicode are preserved.
     """
 
     def __init__(self, strings: Iterable[str]) -> None:
@@ -54,7 +54,7 @@ class Strings(Sequence[str]):
         return len(self._ends) - 1
 
     def encoded(self, index: int) -> bytes:
-        """The bytes of one string."""
+        """Returns the bytes of one string."""
         return self._buffer[self._ends[index] : self._ends[index + 1]]
 
     def __getitem__(self, index: Any) -> Any:
@@ -64,7 +64,7 @@ class Strings(Sequence[str]):
 
 
 class FileReader:
-    """Image files on disk, one path for each image."""
+    """Reads image files on disk, with one path per image."""
 
     kind: Literal["file"] = "file"
 
@@ -72,17 +72,17 @@ class FileReader:
         self.paths = Strings(paths)
 
     def reference(self, index: int) -> str:
-        """The path."""
+        """Returns the path."""
         return str(self.paths[index])
 
     def fetch(self, indices: NDArray[np.int64]) -> Contents:
-        """The paths; the files are opened in the input pipeline."""
+        """Returns the paths; the files are opened in the input pipeline."""
         paths = as_objects([self.paths.encoded(i) for i in indices])
         return paths, np.zeros((len(paths), 2), np.int32)
 
 
 class ArrayReader:
-    """Pixels that `image` gives for a position: `[h, w, 3]`, 0..255."""
+    """Reads pixels, `[h, w, 3]`, 0..255, which `image` returns for a position."""
 
     kind: Literal["raw"] = "raw"
 
@@ -94,19 +94,19 @@ class ArrayReader:
         return f"{self._name}#{index}"
 
     def fetch(self, indices: NDArray[np.int64]) -> Contents:
-        """The pixels."""
+        """Returns the pixels."""
         return pack([self._image(i) for i in indices.tolist()])
 
 
 def pack(images: Sequence[Any]) -> Contents:
-    """Turns `[h, w, 3]` images into bytes and sizes."""
+    """Converts `[h, w, 3]` images to bytes and sizes."""
     arrays = [as_rgb(image) for image in images]
     sizes = np.array([a.shape[:2] for a in arrays], np.int32).reshape(-1, 2)
     return as_objects([a.tobytes() for a in arrays]), sizes
 
 
 def as_objects(values: Sequence[Any]) -> NDArray[np.object_]:
-    """A one-dimensional object array; NumPy must not look into the values."""
+    """Creates a one-dimensional object array without NumPy unpacking the values."""
     array = np.empty(len(values), object)
     array[:] = values
     return array
@@ -121,7 +121,7 @@ class Split:
         labels: `[n]` int32, positions in the class names.
         rows: `[n]` int64, the place of each image in `reader`.
         boxes: `[n, 4]` float32 left, top, right, bottom of the object, or None.
-        boxes_are_fractions: Whether `boxes` are in 0..1 of the image or in pixels.
+        boxes_are_fractions: Whether `boxes` are fractions of the image, not pixels.
         groups: `[n]` int64, equal for images that belong together, or None.
     """
 
@@ -134,27 +134,27 @@ class Split:
 
     @classmethod
     def of(cls, reader: Reader, labels: Any, **options: Any) -> "Split":
-        """All images of `reader`, in its order."""
+        """Creates a split of all images of `reader`, in its order."""
         labels = np.asarray(labels, np.int32)
         return cls(reader, labels, np.arange(len(labels)), **options)
 
     @classmethod
     def of_files(cls, paths: Sequence[str], labels: Any, **options: Any) -> "Split":
-        """Image files and their labels."""
+        """Creates a split of image files and their labels."""
         return cls.of(FileReader(paths), labels, **options)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def reference(self, index: int) -> str:
-        """A name of one image that a person can follow: its path, or `tfds:...#i`."""
+        """Returns a readable name of one image: its path, or `tfds:...#i`."""
         return self.reader.reference(int(self.rows[index]))
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """One image as uint8 RGB `[h, w, 3]`, turned upright.
+        """Reads one image as uint8 RGB `[h, w, 3]`, turned upright.
 
         Raises:
-            APINetError: For an image that cannot be read, with its name and why.
+            APINetError: If the image cannot be read; gives its name and the reason.
         """
         reference = self.reference(index)
         try:
@@ -164,7 +164,7 @@ class Split:
         return read_content(self.reader.kind, contents[0], sizes[0], reference)
 
     def take(self, positions: Any) -> "Split":
-        """The images at `positions` (integers or a mask), in that order."""
+        """Returns the images at `positions` (integers or a mask), in that order."""
         return replace(
             self,
             labels=self.labels[positions],
@@ -179,14 +179,14 @@ class ImageData:
     """A data set for fine-grained classification.
 
     Attributes:
-        name: What was asked for.
+        name: The name that was requested.
         class_names: One name per label.
         splits: `"train"`, `"val"`, and `"test"` if there is one.
         groups: Coarser names of each class: `{"family": (name of class 0, ...)}`.
-        held_out: How `"val"` was cut from the training images, or None if the source
-            has its own; for the run folder.
-        description: One line on what it is, for people.
-        notes: What a person should know of how it was read and cut, in sentences.
+        held_out: How `"val"` was held out of the training images, or None if the
+            source has its own; for the run folder.
+        description: What it is, in one human-readable line.
+        notes: What users should know about how it was read and split, in sentences.
     """
 
     name: str
@@ -198,14 +198,14 @@ class ImageData:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        # Names go to terminals, pages and label files with one line for each.
+        # Names are shown in terminals, web pages and label files, one per line.
         names = distinct_names(self.class_names)
         object.__setattr__(self, "class_names", names)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any label, reference or split.
+        """Returns 16 hexadecimal digits that change with any label, reference or split.
 
-        Only the ends of references count for files, so a moved folder stays the same.
+        For files, only the ends of references count, so moving a folder has no effect.
         """
         digest = hashlib.sha256(repr(self.class_names).encode())
         for name, split in sorted(self.splits.items()):
@@ -217,9 +217,9 @@ class ImageData:
         return digest.hexdigest()[:16]
 
     def stamps(self) -> str:
-        """16 hexadecimal digits that change when the file of any photo does.
+        """Returns 16 hexadecimal digits that change with the file of any photo.
 
-        What counts is its size and when it was written, not what is in it.
+        They depend on its size and modification time, not on its content.
         """
         digest = hashlib.sha256()
         for split in self.splits.values():
@@ -238,21 +238,21 @@ def _stamp(path: str) -> bytes:
 
 
 def end_of(reference: str) -> str:
-    """The last two parts of a path, which stay when the data set is moved."""
+    """Returns the last two parts of a path, which survive moving the data set."""
     return "/".join(reference.replace("\\", "/").split("/")[-2:])
 
 
 def checked(data: ImageData) -> ImageData:
-    """The data set with its splits in order, if every class can be learned.
+    """Orders the splits of a data set and checks that every class can be learned.
 
     Raises:
-        APINetError: For no training images, or classes that only other splits have.
+        APINetError: If there are no training images, or some class has none.
     """
     splits = {name: split for name, split in data.splits.items() if len(split)}
     if "train" not in splits:
         raise APINetError(
             f"The data set {data.name!r} has no training images (splits: "
-            f"{', '.join(splits) or 'none'}): check the folder or the name."
+            f"{', '.join(splits) or 'none'}); check the folder or the name."
         )
     counts = np.bincount(splits["train"].labels, minlength=len(data.class_names))
     alike = _alike(data.class_names)
@@ -263,7 +263,7 @@ def checked(data: ImageData) -> ImageData:
             twin = next((g for g in alike if data.class_names[missing[0]] in g), ())
             raise APINetError(
                 f"The {name!r} split of {data.name!r} has {len(missing)} classes "
-                f"without any training image ({names}): first at "
+                f"without any training images ({names}), the first at "
                 f"{split.reference(int(np.argmax(split.labels == missing[0])))}; add "
                 "training images or remove the class"
                 + (f" ({_differ(twin).rstrip('.')})." if twin else ".")
@@ -274,7 +274,7 @@ def checked(data: ImageData) -> ImageData:
 
 
 def _alike(class_names: Sequence[str]) -> list[list[str]]:
-    """Class names that a person may have meant to be one."""
+    """Finds class names that may have been meant to be the same."""
     found: dict[str, list[str]] = {}
     for name in class_names:
         plain = unicodedata.normalize("NFKC", name).casefold()
@@ -285,5 +285,5 @@ def _alike(class_names: Sequence[str]) -> list[list[str]]:
 def _differ(names: Sequence[str]) -> str:
     return (
         f"The classes {' and '.join(ascii(name) for name in names)} differ only in "
-        "spaces, case or Unicode form: give them one name if they are one class."
+        "spaces, case or Unicode form; give them the same name if they are one class."
     )

@@ -1,6 +1,7 @@
-"""What is in a data set: counts, sizes, unreadable files, duplicates; a batch drawn.
+"""Inspects a data set: counts, sizes, unreadable files, duplicates, a contact sheet.
 
-The contact sheet has one training batch, each image beside its partners, and twins.
+The contact sheet shows one training batch, with the partners of each image, and
+near-duplicates.
 """
 
 import hashlib
@@ -20,9 +21,9 @@ from keras_apinet.errors import APINetError
 from keras_apinet.progress import phase
 
 Place = tuple[str, int]
-# Images that are in memory at a time.
+# Images in memory at a time.
 _CHUNK = 64
-# Every pair is compared: beyond this it takes many minutes.
+# Every pair is compared, which takes many minutes above this.
 _MOST_COMPARED = 50_000
 _PX = 128
 _GAP = 8
@@ -32,18 +33,18 @@ _GREEN, _ORANGE = "#1a9850", "#e6550d"
 
 
 def inspect(data: ImageData) -> dict[str, Any]:
-    """Reads every image once and says what is there.
+    """Reads every image once and summarizes the data set.
 
     Returns:
-        Plain values, ready for JSON: `"splits"` (per split its images, classes, counts
+        Plain values, ready for JSON: `"splits"` (for each, its images, classes, counts
         per class, smallest and largest class, smallest, median and largest image side),
-        `"held_out"` (how `"val"` was cut), `"unreadable"` (image -> why), `"leakage"`
-        (exact duplicates in two splits) and `"conflicts"` (exact duplicates with two
-        labels), `"near_leakage"` and `"near_conflicts"` (the same of photos that look
-        the same but are other files), as pairs of names, and `"notes"`.
+        `"held_out"` (how `"val"` was held out), `"unreadable"` (image -> reason),
+        `"leakage"` (exact duplicates in two splits) and `"conflicts"` (exact duplicates
+        with two labels), `"near_leakage"` and `"near_conflicts"` (likewise for photos
+        that look the same but are different files), as pairs of names, and `"notes"`.
     """
     total = sum(len(split) for split in data.splits.values())
-    # The first image with each content: its split, class and number.
+    # The first image with each digest: its split, class and position.
     first: dict[bytes, tuple[str, int, int]] = {}
     exact: dict[Place, bytes] = {}
     report: dict[str, Any] = {
@@ -75,7 +76,7 @@ def inspect(data: ImageData) -> dict[str, Any]:
         report["splits"][name] = _count(split, data.class_names, sides)
     if total > _MOST_COMPARED:
         report["notes"].append(
-            f"Near-duplicates are not sought among more than {_MOST_COMPARED:,} photos."
+            f"More than {_MOST_COMPARED:,} photos are not searched for near-duplicates."
         )
     return report | {
         kind: [
@@ -88,10 +89,10 @@ def inspect(data: ImageData) -> dict[str, Any]:
 
 
 def near_duplicates(data: ImageData) -> dict[str, list[tuple[Place, Place]]]:
-    """Photos that look the same, in two splits or with two labels.
+    """Finds photos that look the same, in two splits or with two labels.
 
-    Pairs of (split, number) under `"near_leakage"` and `"near_conflicts"`: for each
-    photo at most one, the nearest before it.
+    Returns pairs of (split, position) as `"near_leakage"` and `"near_conflicts"`, with
+    at most one pair per photo: the one with the nearest earlier photo.
     """
     names = list(data.splits)
     if sum(len(split) for split in data.splits.values()) > _MOST_COMPARED:
@@ -134,9 +135,9 @@ def _spread(values: Any) -> dict[str, int]:
 
 
 def _look(split: Split) -> Iterator[tuple[bytes, tuple[int, int] | APINetError]]:
-    """For each image a digest, equal for exact duplicates, and its size in px.
+    """Yields a digest of each image, equal for exact duplicates, and its size in px.
 
-    In place of the size of an image that cannot be read stands the error.
+    For an image that cannot be read, the error replaces the size.
     """
 
     def look(content: Any, size: Any, reference: str) -> Any:
@@ -165,7 +166,7 @@ def _look(split: Split) -> Iterator[tuple[bytes, tuple[int, int] | APINetError]]
 
 
 def colour_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Features where there is no backbone: an 8 x 8 thumbnail, `[n, 192]`."""
+    """Computes features without a backbone: an 8 x 8 thumbnail, `[n, 192]`."""
     import tensorflow as tf
 
     with tf.device("cpu"):
@@ -182,11 +183,11 @@ def contact_sheet(
     title: str = "",
     columns: int = 3,
 ) -> Any:
-    """Draws every image of a batch beside the two images that it is compared with.
+    """Draws every image of a batch next to its two partners.
 
-    Images are `[n, s, s, 3]`, labels `[n]`, partners and whether they are valid `[2n]`,
-    as `PairMiner` gives them. Partners have a green frame if they are of the same class
-    and an orange one if not; where there is no partner the place stays grey.
+    Images are `[n, s, s, 3]`, labels `[n]`, and partners and their validity `[2n]`, as
+    returned by `PairMiner`. Partners have a green frame if they are of the same class
+    and an orange one otherwise; a missing partner is left gray.
     """
     n = len(images)
     rows = -(-n // columns)
@@ -224,7 +225,7 @@ def with_twins(
     twins: Sequence[tuple[tuple[NDArray[np.uint8], str], ...]],
     title: str,
 ) -> Any:
-    """Puts near-duplicates, pairs of (pixels, words), below a sheet, side by side."""
+    """Adds near-duplicates, pairs of (pixels, text), below a sheet, side by side."""
     pair = 2 * (_PX + _GAP) + 2 * _GAP
     columns = max(1, sheet.width // pair)
     rows = -(-len(twins) // columns)
@@ -241,7 +242,7 @@ def with_twins(
 
 
 class _Page:
-    """A white picture to put images and words on."""
+    """A white canvas for images and text."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.image = Image.new("RGB", size, "white")
@@ -271,7 +272,7 @@ class _Page:
         top: int,
         frame: str | None = None,
     ) -> None:
-        """Puts an image and its name somewhere, perhaps in a frame."""
+        """Places an image and its name, optionally with a frame."""
         if frame:
             edge = (left - 3, top - 3, left + _PX + 2, top + _PX + 2)
             self.pen.rectangle(edge, outline=frame, width=3)
@@ -281,7 +282,7 @@ class _Page:
 
 
 def with_pixels(data: Any, pairs: list[list[str]]) -> list[Any]:
-    """The photos of pairs of references, each with its split and class."""
+    """Loads the photos of pairs of references, each with its split and class."""
     wanted = {name for pair in pairs for name in pair}
     found = {}
     for name, split in data.splits.items():

@@ -1,4 +1,4 @@
-"""`load`: the one way from a name on the command line to a data set."""
+"""`load`: loads a data set from a name, as given on the command line."""
 
 import csv
 import filecmp
@@ -18,11 +18,11 @@ from keras_apinet.data.sources.folders import load_folder
 from keras_apinet.data.sources.tables import load_table
 from keras_apinet.errors import APINetError, did_you_mean, reason
 
-# Share of a table's rows that must be of photos of a set that has moved.
+# Fraction of a table's rows that must match photos of a data set that has moved.
 _MOVED = 0.9
-# Photos that are compared, of a table whose photos are still there, too.
+# Number of photos to compare if a table's original photos still exist as well.
 _COMPARED = 8
-# A TensorFlow Datasets name: set, perhaps /config, perhaps :version.
+# A TensorFlow Datasets name: data set, optional /config, optional :version.
 _TFDS_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:\d[\w.*]*)?")
 
 
@@ -38,48 +38,48 @@ def load(
     exclude: str | os.PathLike[str] | None = None,
     relabel: str | os.PathLike[str] | None = None,
 ) -> ImageData:
-    r"""Loads a data set by name; images are read later, when they are needed.
+    r"""Loads a data set by name; images are read later, when needed.
 
     Args:
         name: What to load:
 
-            - a folder `train/val/test/<class>/*.jpg`, `<class>/*.jpg`, or another
-              layout that means the same, such as `Training_Set` for `train`;
+            - a folder `train/val/test/<class>/*.jpg`, `<class>/*.jpg`, or an
+              equivalent layout, such as `Training_Set` for `train`;
             - a folder with the unpacked archive of CUB-200-2011, NABirds,
               FGVC-Aircraft, Stanford Cars, Stanford Dogs, Oxford Flowers or
-              Oxford-IIIT Pet, recognised by its files;
-            - a CSV or TSV file with the columns `path`, `label` and perhaps `split`;
-            - `"tfds:NAME"` (or `NAME` alone): a TensorFlow Datasets set, whose
-              `validation` split is the test split if it has no labelled test images;
-            - `"synthetic_birds"`: drawn at run time, nothing to download.
-        data_dir: Where TensorFlow Datasets keeps its sets. Default: its own default.
-        seed: For the held-out split and the synthetic birds. Default 0.
-        validation: Fraction of each class that is held out of the training images,
-            if the source has no validation split; None for a data set that nothing is
-            trained on, whose splits may lack training images. Default 0.1.
-        group_by: Which images belong together, so that they are held out together:
+              Oxford-IIIT Pet, recognized by its files;
+            - a CSV or TSV file with the columns `path`, `label` and optionally `split`;
+            - `"tfds:NAME"` (or just `NAME`): a TensorFlow Datasets data set, whose
+              `validation` split becomes the test split if it has no labeled test
+              images;
+            - `"synthetic_birds"`: drawn at run time, with nothing to download.
+        data_dir: Data folder of TensorFlow Datasets. Default: its own default.
+        seed: Seed for the held-out split and the synthetic birds. Default 0.
+        validation: Fraction of each class to hold out of the training images if the
+            source has no validation split. None if nothing will be trained, in which
+            case the data set may lack training images. Default 0.1.
+        group_by: Which images belong together and so are held out together:
 
-            - `"photos"` (default): near-duplicates, photos that one camera took within
+            - `"photos"` (default): near-duplicates, photos taken by one camera within
               half a minute, and photos of a class that look alike;
             - `"folder"`: the images of one folder;
             - a regular expression that is searched in each path below `name`: images
               for which its groups in parentheses are equal, as in `r"(.*)_\d+"`;
-            - `"column:NAME"`: the rows of a table that are equal in that column;
-            - `"none"`: each image is drawn by itself.
-        level: Which labels, for a set that has several: FGVC-Aircraft has `"variant"`
+            - `"column:NAME"`: rows of a table with equal values in that column;
+            - `"none"`: each image is drawn separately.
+        level: Label level for a data set with several: FGVC-Aircraft has `"variant"`
             (default), `"family"` and `"manufacturer"`.
-        download: Whether TensorFlow Datasets may download what is not there. Default
-            False.
-        exclude: A table with the column `path`, such as an audit writes: these photos
-            are left out.
-        relabel: A table with the columns `path` and `suggested`: these photos get that
-            label, where there is one.
+        download: Whether TensorFlow Datasets may download missing data. Default False.
+        exclude: A table with the column `path`, such as one written by an audit, of
+            photos to leave out.
+        relabel: A table with the columns `path` and `suggested`, of photos to give the
+            suggested label, if there is one.
 
     Returns:
-        The data set, with the splits `"train"`, `"val"` and perhaps `"test"`.
+        The data set, with the splits `"train"`, `"val"` and possibly `"test"`.
 
     Raises:
-        APINetError: For a name that is none of these, or a source that is not whole.
+        APINetError: If the name is none of these, or the source is incomplete.
 
     ```python
     data = load("photos/")
@@ -100,8 +100,8 @@ def load(
     elif path.is_file():
         if path.suffix.lower() not in (".csv", ".tsv"):
             raise APINetError(
-                f"data={text!r} is a file, but neither .csv nor .tsv: give a table of "
-                "path,label, or unpack an archive and give its folder."
+                f"data={text!r} is a file, but neither .csv nor .tsv; use a table of "
+                "path,label, or unpack an archive and use its folder."
             )
         column = group_by.removeprefix("column:")
         data = load_table(path, None if column == group_by else column)
@@ -112,11 +112,11 @@ def load(
     else:
         raise APINetError(
             f"data={text!r} is neither a folder nor a file nor the name of a data "
-            "set: check the path, or use synthetic_birds or tfds:NAME."
+            "set; check the path, or use synthetic_birds or tfds:NAME."
         )
     if level is not None:
         raise APINetError(
-            f"level={level!r} is only for the FGVC-Aircraft archive: leave it out."
+            f"level={level!r} is only for the FGVC-Aircraft archive; omit it."
         )
     if relabel is not None:
         data = _corrected(data, relabel, "suggested")
@@ -128,11 +128,11 @@ def load(
 
 
 def check_source(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
-    """Checks that a name can be a source, before a backend has to start for it.
+    """Checks that a name can be a source, without starting a backend.
 
     Raises:
-        APINetError: For a path that is not there, with the nearest one that is; for a
-            name that neither the working folder nor TensorFlow Datasets has.
+        APINetError: If the path does not exist, with the closest existing one; or if
+            neither the working folder nor TensorFlow Datasets has the name.
     """
     path = Path(name)
     if name == "synthetic_birds" or name.startswith("tfds:") or path.exists():
@@ -147,23 +147,23 @@ def check_source(name: str, data_dir: str | os.PathLike[str] | None = None) -> N
 
 
 def _perhaps_tfds(base: str, data_dir: str | os.PathLike[str] | None) -> bool:
-    """Whether TensorFlow Datasets, which takes seconds to import, may know a set."""
+    """Whether TensorFlow Datasets, which takes seconds to import, may know a name."""
     kept = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if (Path(kept).expanduser() / base).is_dir():
         return True
     spec = importlib.util.find_spec("tensorflow_datasets")
     roots = (spec and spec.submodule_search_locations) or ()
-    # Each set has a module, a folder or a list of checksums that is named after it.
+    # Each data set has a module, a folder or a list of checksums named after it.
     return any(p.stem == base for root in roots for p in Path(root).rglob(f"{base}*"))
 
 
 def _moved(
     found: Mapping[str, str | None], data: ImageData, photos: list[str]
 ) -> dict[str, str | None]:
-    """What a table says of photos that have moved, with all of their data set.
+    """Matches the rows of a table to the photos of a data set that has moved.
 
-    A row is of the photo whose place in the data set ends its path. Where that is so of
-    few rows, the table is of another data set.
+    A row belongs to the photo whose path below the data set is the end of the row's
+    path. If few rows match, the table belongs to another data set.
     """
     root = os.path.abspath(data.name)
     root = root if os.path.isdir(root) else os.path.dirname(root)
@@ -177,7 +177,7 @@ def _moved(
             pairs.append((path, there[end]))
     if len(moved) < _MOVED * len(found):
         return {}
-    # Files of the same names that are still where the table says are other photos.
+    # If files still exist where the table says, same names may mean different photos.
     stays = [(path, new) for path, new in pairs if os.path.isfile(path)][:_COMPARED]
     same = all(filecmp.cmp(path, new, shallow=False) for path, new in stays)
     return moved if same else {}
@@ -186,10 +186,10 @@ def _moved(
 def _corrected(
     data: ImageData, table: str | os.PathLike[str], column: str | None
 ) -> ImageData:
-    """The data set with the labels in a column of a table, or without its photos."""
+    """Applies the labels in a column of a table, or leaves its photos out."""
     text = os.fspath(table)
     try:
-        # Names of files need not be UTF-8.
+        # File names need not be UTF-8.
         with open(
             text, newline="", encoding="utf-8-sig", errors="surrogateescape"
         ) as file:
@@ -199,13 +199,13 @@ def _corrected(
             found = {os.path.abspath(r["path"]): r.get(column or "") for r in kept}
     except (OSError, csv.Error, TypeError) as error:
         raise APINetError(
-            f"The table {text!r} cannot be read ({reason(error)}); give one that "
-            "`keras-apinet data --audit` wrote."
+            f"The table {text!r} cannot be read ({reason(error)}); use one written by "
+            "`keras-apinet data --audit`."
         ) from error
     if missing:
         raise APINetError(
-            f"The table {text!r} has no column {min(missing)!r}; give one that "
-            "`keras-apinet data --audit` wrote."
+            f"The table {text!r} has no column {min(missing)!r}; use one written by "
+            "`keras-apinet data --audit`."
         )
     names = {name: i for i, name in enumerate(data.class_names)}
     splits, touched = {}, 0
@@ -227,16 +227,16 @@ def _corrected(
             label = found[paths[i]]
             if label and label not in names:
                 raise APINetError(
-                    f"The table {text!r} calls {paths[i]!r} {label!r}, which is no "
-                    f"class of {data.name!r}{did_you_mean(label, names)}"
+                    f"The table {text!r} labels {paths[i]!r} as {label!r}, which is "
+                    f"not a class of {data.name!r}{did_you_mean(label, names)}"
                 )
             labels[i] = names[label] if label else labels[i]
         splits[split] = replace(part, labels=labels)
     if not touched:
         raise APINetError(
-            f"None of the photos in the table {text!r} is in {data.name!r}; give the "
+            f"None of the photos in the table {text!r} is in {data.name!r}; use the "
             "table of this data set."
         )
-    word = "left out" if column is None else "given the label"
-    notes = (*data.notes, f"{touched:,} photos are {word} as {text!r} says.")
+    word = "left out" if column is None else "relabeled"
+    notes = (*data.notes, f"{touched:,} photos are {word} according to {text!r}.")
     return replace(data, splits=splits, notes=notes)

@@ -1,5 +1,5 @@
-"""What tells twins apart from other photos, without a backbone: a perceptual hash, the
-colours of a thumbnail, and when which camera took the photo.
+"""Finds near-duplicate photos without a backbone, by a perceptual hash, the colors of a
+thumbnail, and the camera and time of the photo.
 """
 
 import contextlib
@@ -23,25 +23,25 @@ from keras_apinet.progress import phase
 
 MARKS = np.dtype(
     [
-        ("key", "u8"),  # path, size and time of the file; 0: not kept
+        ("key", "u8"),  # path, size and time of the file; 0: not cached
         ("seen", "?"),  # whether the photo could be read
         ("hash", "u8"),
         ("colours", "u1", (192,)),  # 8 x 8 x (lightness, red-green, yellow-blue)
-        ("palette", "u2", (800,)),  # pixels of each colour in 64 x 64
-        ("taken", "f8"),  # s, NaN if the photo does not say
+        ("palette", "u2", (800,)),  # number of pixels of each color in 64 x 64
+        ("taken", "f8"),  # s, NaN if unknown
         ("camera", "u8"),
     ]
 )
-# Different photos differ in about 32 of 64 bits; copies that were shrunk, compressed or
-# lightened in at most 6.
+# Different photos differ in about 32 of 64 bits; shrunk, compressed or lightened copies
+# in at most 6.
 NEAR_BITS = 6
 # Red, green and blue to lightness, red minus green, and yellow minus blue.
 _OPPONENT = np.array(
     [[1 / 3, 1 / 2, 1 / 4], [1 / 3, -1 / 2, 1 / 4], [1 / 3, 0, -1 / 2]], np.float32
 )
-# s between two photos of one burst.
+# Seconds between two photos of one burst.
 BURST_S = 30
-# Photos in a group of look-alikes, on average.
+# Average number of photos in a group of look-alikes.
 GROUP_SIZE = 6
 _MOST_AT_ONCE = 3000
 _CHUNK = 256
@@ -51,10 +51,10 @@ _VERSION = 2
 
 
 def read_marks(split: Split) -> NDArray[Any]:
-    """Looks at every photo of a split, at most once for each state of a file.
+    """Examines every photo of a split, at most once for each version of a file.
 
-    What was seen, `[n]` records of `MARKS`, is kept in Keras's home, known by path,
-    size and time of change.
+    The result, `[n]` records of `MARKS`, is cached in Keras's home folder by path, size
+    and modification time.
     """
     marks = np.zeros(len(split), MARKS)
     marks["taken"] = np.nan
@@ -85,14 +85,15 @@ def read_marks(split: Split) -> NDArray[Any]:
 def nearest_twins(
     marks: NDArray[Any], kinds: NDArray[Any] | None = None
 ) -> NDArray[np.int64]:
-    """For each photo that looks the same as one before it, the nearest such.
+    """Finds, for each photo, the nearest earlier photo that looks the same.
 
     Args:
         marks: `[n]` records of `MARKS`.
-        kinds: `[n]` numbers that differ between twins. Default: any two may be twins.
+        kinds: `[n]` numbers; only photos with different ones are paired. Default: any
+            two photos may be paired.
 
     Returns:
-        `[k, 2]`: positions of the earlier photo and of the later, ascending in that.
+        `[k, 2]`: positions of the earlier and the later photo, sorted by the later.
     """
     signs, plain = _signs(marks["hash"]), _plain(marks)
     colours = marks["colours"].astype(np.int16)
@@ -103,7 +104,7 @@ def nearest_twins(
         no_twins = plain | plain[j][:, None] | (np.arange(len(marks)) >= j[:, None])
         if kinds is not None:
             no_twins |= kinds == kinds[j][:, None]
-        # The hash sees no colours, and a thumbnail little else.
+        # The hash ignores colors, and a thumbnail shows little else.
         row, i = np.nonzero((differ <= NEAR_BITS) & ~no_twins)
         apart = np.abs(colours[i] - colours[j[row]])
         near = apart.mean(axis=1) <= 12
@@ -115,19 +116,19 @@ def nearest_twins(
 
 
 def photo_groups(split: Split) -> NDArray[np.int64]:
-    """Groups the photos of each class that were probably taken together: `[n]` numbers.
+    """Numbers the groups of photos, `[n]`, that were probably taken together, by class.
 
-    Near-duplicates, and photos of one camera that follow each other within `BURST_S`,
-    are never parted. Then groups of about `GROUP_SIZE` photos are made of those whose
-    colours are most alike (Ward's method): one place and one light. Only a class whose
-    photos change is grouped again. Photos that cannot be read count as black.
+    Near-duplicates and successive photos from one camera within `BURST_S` are never
+    separated. Photos with similar colors, which suggest one place and one light, are
+    then merged into groups of about `GROUP_SIZE` (Ward's method). A class is regrouped
+    only if its photos change. Unreadable photos count as black.
     """
     marks = read_marks(split)
     groups = np.zeros(len(split), np.int64)
     for label in np.unique(split.labels):
         inside = np.flatnonzero(split.labels == label)
         shades = marks["colours"][inside].astype(np.float32).mean(axis=1)
-        # Clustering takes the square of the number in memory and time.
+        # Clustering takes memory and time quadratic in the number of photos.
         order = np.argsort(shades, kind="stable")
         for part in np.array_split(inside[order], -(-len(inside) // _MOST_AT_ONCE)):
             part = np.sort(part)
@@ -136,7 +137,7 @@ def photo_groups(split: Split) -> NDArray[np.int64]:
 
 
 def _look_alikes(marks: NDArray[Any]) -> NDArray[np.int64]:
-    """Groups of some photos of one class, numbered from 0."""
+    """Groups photos of one class; groups are numbered from 0."""
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -144,7 +145,7 @@ def _look_alikes(marks: NDArray[Any]) -> NDArray[np.int64]:
     n = len(marks)
     twins = nearest_twins(marks)
     order = np.lexsort((marks["taken"], marks["camera"]))
-    apart = np.diff(marks["taken"][order])  # NaN where a photo does not say
+    apart = np.diff(marks["taken"][order])  # NaN where a time is unknown
     follows = (apart <= BURST_S) & (np.diff(marks["camera"][order]) == 0)
     burst = np.stack([order[:-1][follows], order[1:][follows]], axis=1)
     ends = np.concatenate([twins, burst])
@@ -161,7 +162,7 @@ def _look_alikes(marks: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _plain(marks: NDArray[Any]) -> NDArray[np.bool_]:
-    """Photos without anything to go by: unreadable, or of one colour."""
+    """Marks photos without usable content: unreadable, or of a single color."""
     light = marks["colours"][:, ::3].astype(np.float32)
     return np.asarray(~marks["seen"] | (light.std(axis=1) < 2), bool)
 
@@ -184,11 +185,11 @@ def _look(kind: str, content: Any, size: Any) -> dict[str, Any] | None:
             if kind == "file":
                 content = read_file(content)
             image = opened(content)
-        # A PNG file without EXIF would be decoded in search of it.
+        # Pillow would decode a PNG file without EXIF to search for it.
         known = image.format != "PNG" or "exif" in image.info
         taken, camera = _origin(image.getexif() if known else Image.Exif())
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-            # Decoded at an eighth, which is many times as fast.
+            # Decoding at 1/8 size is many times faster.
             image.draft("RGB", (64, 64))
             image = ImageOps.exif_transpose(image).convert("RGB")
         elif kind != "raw":
@@ -208,12 +209,12 @@ def _look(kind: str, content: Any, size: Any) -> dict[str, Any] | None:
             "taken": taken,
             "camera": camera,
         }
-    except Exception:  # whatever a broken file does; it is named when it is read
+    except Exception:  # any error of a damaged file, which is reported when read
         return None
 
 
 def _origin(exif: Any) -> tuple[float, int]:
-    """When a photo was taken, in s, and a number for its camera."""
+    """Returns when a photo was taken, in s, and a number for its camera."""
     inner = exif.get_ifd(0x8769)
     taken = np.nan
     with contextlib.suppress(ValueError, TypeError, AttributeError):
@@ -250,7 +251,7 @@ def _store(paths: list[bytes]) -> Path:
 def _recall(store: Path, marks: NDArray[Any]) -> None:
     try:
         kept = np.load(store, allow_pickle=False)
-    except Exception:  # whatever damage does: it is looked at again
+    except Exception:  # any error of a damaged cache, which is computed again
         return
     if kept.dtype != MARKS or not len(kept):
         return
@@ -265,6 +266,6 @@ def _keep(store: Path, marks: NDArray[Any]) -> None:
     good = marks[marks["seen"] & (marks["key"] != 0)]
     content = io.BytesIO()
     np.save(content, good, allow_pickle=False)
-    with contextlib.suppress(OSError, APINetError):  # only slower the next time
+    with contextlib.suppress(OSError, APINetError):  # without it, only slower next time
         store.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(store, content.getvalue())

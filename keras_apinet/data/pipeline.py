@@ -1,7 +1,7 @@
-"""The machinery under the batches: one step in, one batch of decoded images out.
+"""The pipeline behind the batches, which turns a step into a batch of decoded images.
 
-A batch is loaded by TensorFlow alone. If anything in it fails, the same step is loaded
-again one image at a time in Python, where an error has a file name and a reason.
+A batch is loaded by TensorFlow alone. If anything fails, the same step is loaded again
+in Python, one image at a time, so that an error has a file name and a reason.
 """
 
 import os
@@ -25,14 +25,14 @@ Draw = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 class BatchLoader:
-    """Turns the numbers of steps into batches of finished images.
+    """Turns step numbers into batches of preprocessed images.
 
     Args:
         split: The source.
-        draw: Gives the positions in `split` of a step's images, as far as they are not
-            known to be unreadable.
+        draw: Returns the positions in `split` of a step's images, avoiding those known
+            to be unreadable.
         finish: Crops, resizes and augments one image.
-        report: Told about unreadable images.
+        report: Receives unreadable images.
         box_crop: Whether `finish` gets the object's box.
     """
 
@@ -48,18 +48,18 @@ class BatchLoader:
         self._report, self._boxes = report, split.boxes if box_crop else None
 
     def in_order(self, steps: Dataset, shape: tuple[int | None, ...]) -> Dataset:
-        """Loads two steps at a time and hands them out in order.
+        """Loads two steps at a time and returns them in order.
 
         Args:
             steps: int64 scalars.
-            shape: Of the images of a step, `[N, image_size, image_size, 3]`.
+            shape: Shape of a step's images, `[N, image_size, image_size, 3]`.
 
         Returns:
-            uint8 images of that shape, int32 labels `[N]`, and the step's number.
+            uint8 images of that shape, int32 labels `[N]`, and the step number.
         """
         options = tf.data.Options()
         options.deterministic = True
-        # Every process draws its own part of a batch already.
+        # Every process already draws its own part of a batch.
         options.experimental_distribute.auto_shard_policy = (
             tf.data.experimental.AutoShardPolicy.OFF
         )
@@ -77,7 +77,7 @@ class BatchLoader:
         return batches.with_options(options).map(shaped).prefetch(1)
 
     def _load(self, step: Tensor) -> Dataset:
-        """One element: the images, the labels and the number of a step."""
+        """Creates one element: the images, the labels and the number of a step."""
         fast = self._loaded(step, self._fetch, self._split.reader.kind).ignore_errors()
         slow = self._loaded(step, self._fetch_one_by_one, "raw")
         return fast.concatenate(slow).take(1)
@@ -87,7 +87,7 @@ class BatchLoader:
         indices = self._draw(step)
         contents, sizes = self._split.reader.fetch(self._split.rows[indices])
         if self._split.reader.kind == "file":
-            for path in contents:  # TensorFlow would wait for a pipe
+            for path in contents:  # TensorFlow would block on a pipe
                 check_file(path)
         return (contents, sizes, *self._facts(indices))
 
@@ -143,33 +143,33 @@ class BatchLoader:
 
 
 class EpochClock:
-    """Counts the epochs that were handed out whole.
+    """Counts the epochs that were completed.
 
-    `start_step` is counted over all epochs; `rest` are the steps of the first pass, to
-    the end of the epoch.
+    `start_step` is counted over all epochs; `rest` is the number of steps in the first
+    pass, up to the end of the epoch.
     """
 
     def __init__(
         self, epoch_steps: int, start_step: int, report: ReadingReport
     ) -> None:
         if start_step < 0:
-            raise APINetError(f"start_step={start_step} must not be negative.")
+            raise APINetError(f"start_step={start_step} must be at least 0.")
         self.epoch_steps, self._report = epoch_steps, report
         self.start_step = self.next_step = start_step
         self.rest = epoch_steps - start_step % epoch_steps
 
     def steps(self, repeat: bool) -> Dataset:
-        """The numbers of the steps of the epoch that is next, or of all from there."""
+        """Yields the step numbers of the next epoch, or of all from there on."""
 
         def bounds() -> NDArray[np.int64]:
-            if repeat:  # every pass starts from the beginning, even after Keras peeked
+            if repeat:  # every pass starts at the beginning, even after Keras peeked
                 return np.array([self.start_step, np.iinfo(np.int64).max], np.int64)
             if self.rest < self.epoch_steps and self.next_step > self.start_step:
                 self._report.stop(
                     APINetError(
                         f"Batches with start_step={self.start_step}, within an epoch, "
-                        "end with that epoch: make others with "
-                        f"start_step={self.next_step} for what follows."
+                        "end with that epoch; create new ones with "
+                        f"start_step={self.next_step} to continue."
                     )
                 )
             end = (self.next_step // self.epoch_steps + 1) * self.epoch_steps
@@ -184,7 +184,7 @@ class EpochClock:
     def delivered(
         self, images: Tensor, labels: Tensor, step: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Hands out a batch; after the last of an epoch, the next one is due."""
+        """Returns a batch; after the last one of an epoch, moves on to the next."""
 
         def note(step: NDArray[np.int64]) -> NDArray[np.bool_]:
             if (int(step) + 1) % self.epoch_steps == 0:
@@ -197,9 +197,9 @@ class EpochClock:
 
 
 def with_account(dataset: Dataset, **attributes: Any) -> Dataset:
-    """Lets a data set carry the plan and the report that belong to it."""
-    # Nothing here is left to autotuning, and dropping an iterator waits for its thread,
-    # which sleeps for up to a minute.
+    """Attaches its plan and report to a data set."""
+    # Nothing here needs autotuning, and deleting an iterator waits for the autotuning
+    # thread, which sleeps for up to a minute.
     options = tf.data.Options()
     options.autotune.enabled = False
     dataset = dataset.with_options(options)
@@ -209,7 +209,7 @@ def with_account(dataset: Dataset, **attributes: Any) -> Dataset:
 
 
 def _cores() -> int:
-    """Processors that this process may use, which can be fewer than there are."""
+    """Number of processors that this process may use, possibly fewer than exist."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

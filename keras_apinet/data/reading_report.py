@@ -1,4 +1,4 @@
-"""Which images could not be read, and why: nothing is left out in silence."""
+"""Report of the images that could not be read, and why, so none is silently lost."""
 
 import json
 import logging
@@ -17,10 +17,10 @@ _TOLERATED = 0.01
 
 
 class ReadingReport:
-    """Collects the images of a split that cannot be read, while it is read.
+    """Collects the unreadable images of a split while it is read.
 
-    As a context manager it turns the input pipeline's own error into the `APINetError`
-    that caused it:
+    As a context manager, it replaces the input pipeline's own error with the
+    `APINetError` that caused it:
 
     ```python
     with batches.report:
@@ -28,14 +28,14 @@ class ReadingReport:
     ```
 
     Args:
-        split: What is read.
-        on_error: `"raise"` at the first unreadable image; `"skip"` it, unless more than
-            1 % of the images are.
-        at_least: Unreadable images that are skipped however few images there are.
+        split: The split being read.
+        on_error: `"raise"` at the first unreadable image, or `"skip"` it unless more
+            than 1 % of the images are unreadable.
+        at_least: Number of unreadable images to skip however few images there are.
             Default 0.
 
     Attributes:
-        failed: Image -> why it could not be read.
+        failed: Maps each unreadable image to the reason.
         error: The error that stopped the reading, or None.
     """
 
@@ -56,11 +56,11 @@ class ReadingReport:
         return index in self._bad
 
     def add(self, index: int, error: APINetError) -> None:
-        """Notes an unreadable image.
+        """Records an unreadable image.
 
         Raises:
-            APINetError: `error` itself for `"raise"`, or one that names the first
-                images if there are too many.
+            APINetError: `error` itself for `"raise"`, or, if too many images are
+                unreadable, an error that names an example.
         """
         with self._lock:
             self._bad.add(index)
@@ -76,23 +76,23 @@ class ReadingReport:
                 )
 
     def check(self) -> None:
-        """Raises the error that stopped the reading, if there is one."""
+        """Raises the error that stopped the reading, if any."""
         if self.error is not None:
             raise self.error
 
     def stop(self, error: APINetError) -> NoReturn:
-        """Keeps `error` for the consumer of the pipeline, and raises it."""
+        """Stores `error` for the consumer of the pipeline, and raises it."""
         self.error = error
         raise error
 
     def tell(self) -> None:
-        """Logs, at the end of an epoch, how many images were left out so far."""
+        """Logs, at the end of an epoch, how many images have been left out so far."""
         if len(self.failed) > self._told:
             self._told = len(self.failed)
             _LOG.warning("%s", self.summary())
 
     def summary(self) -> str:
-        """One line: how many images were left out, and the first of them."""
+        """Summarizes in one line how many images were left out, and the first one."""
         first = next(iter(self.failed.values()), "")
         return (
             f"{len(self.failed)} of {len(self.split)} images could not be read and "
@@ -100,7 +100,7 @@ class ReadingReport:
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes the unreadable images and why, as JSON, in one go."""
+        """Writes the unreadable images and reasons to a JSON file, atomically."""
         write_atomically(path, json.dumps(self.failed, indent=2))
 
     def __enter__(self) -> "ReadingReport":
@@ -112,6 +112,6 @@ class ReadingReport:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Steps are read ahead, side by side: the error may have met another one.
+        # Steps are prefetched in parallel, so another step may have hit the error.
         if self.error is not None and (value is None or isinstance(value, Exception)):
             raise self.error from value

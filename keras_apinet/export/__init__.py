@@ -1,7 +1,7 @@
-"""From a trained model to one file that a phone, a server or a browser runs as it is.
+"""Export of a trained model to a single file for a phone, a server or a browser.
 
-Names are imported when they are first used: `import keras_apinet.export` loads neither
-Keras nor any runtime.
+Names are imported on first use, so `import keras_apinet.export` loads neither Keras nor
+any runtime.
 """
 
 from typing import TYPE_CHECKING

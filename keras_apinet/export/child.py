@@ -1,8 +1,8 @@
-"""Conversion jobs: in this process, or in a child that runs TensorFlow.
+"""Conversion jobs, run in this process or in a child process with TensorFlow.
 
-`python -m keras_apinet.export.child FOLDER ...` does the jobs in some folders, see
-`conversion`; what went wrong with one is written to its `error.json`. The child ends
-with the process that started it.
+`python -m keras_apinet.export.child FOLDER ...` runs the jobs in some folders; see
+`conversion`. The error of a job is written to its `error.json`. The child exits when
+the process that started it does.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ ERROR = "error.json"
 
 
 def convert_in_child(folders: Sequence[Path]) -> None:
-    """Does the jobs in some folders in one process of its own that runs TensorFlow."""
+    """Runs the jobs in some folders in a single child process with TensorFlow."""
     environment = {
         **os.environ,
         "KERAS_BACKEND": "tensorflow",
         "CUDA_VISIBLE_DEVICES": "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        # The child finds the modules that this process finds.
+        # The child finds the same modules as this process.
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     with subprocess.Popen(
@@ -43,7 +43,7 @@ def convert_in_child(folders: Sequence[Path]) -> None:
             *map(str, folders),
         ],
         env=environment,
-        stdin=subprocess.PIPE,  # its end tells the child that this process is gone
+        stdin=subprocess.PIPE,  # its end tells the child that this process has exited
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -54,25 +54,25 @@ def convert_in_child(folders: Sequence[Path]) -> None:
             said = child.stdout.read()
             child.wait()
         finally:
-            child.kill()  # what stops this process stops it, too
+            child.kill()  # whatever stops this process also stops the child
     if child.returncode:
         lines = said.strip().splitlines() or ["no output"]
         raise APINetError(
-            f"The TensorFlow process that converts ended with code {child.returncode} "
-            f"({lines[-1][:300]}); there may be too little memory, or TensorFlow may "
-            "not be installed."
+            f"The TensorFlow conversion process exited with code {child.returncode} "
+            f"({lines[-1][:300]}); check that there is enough memory and that "
+            "TensorFlow is installed."
         )
 
 
 def converted(folder: Path) -> Path:
-    """What the job in a folder wrote, or its error."""
+    """Returns the output of the job in a folder, or raises its error."""
     if (folder / ERROR).is_file():
         raise APINetError(json.loads((folder / ERROR).read_text("utf-8")))
     return folder / RESULT
 
 
 def attempt(folder: Path) -> None:
-    """Does the job in a folder and writes down what went wrong, if something did."""
+    """Runs the job in a folder and records its error, if any."""
     try:
         with _temporary_files_in(folder):
             convert(folder)
@@ -83,19 +83,19 @@ def attempt(folder: Path) -> None:
     except Exception as error:
         why = (
             f"The model cannot be converted ({type(error).__name__}: "
-            f"{str(error).strip()[:300]}); if it has layers of your own, put them into "
-            "a module that can be imported, or run with KERAS_BACKEND=tensorflow."
+            f"{str(error).strip()[:300]}); if it has custom layers, put them into an "
+            "importable module, or run with KERAS_BACKEND=tensorflow."
         )
     else:
         return
     for path in (MODEL, PHOTOS):
-        (folder / path).unlink(missing_ok=True)  # a full disk has room for the reason
+        (folder / path).unlink(missing_ok=True)  # frees a full disk for the error
     (folder / ERROR).write_text(json.dumps(why), "utf-8")
 
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Keeps what converters leave when they are killed in a folder that is removed."""
+    """Keeps files that killed converters leave behind in a folder that is removed."""
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield
@@ -104,11 +104,11 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however it ended."""
+    """Ends this process when the one that started it has exited, for any reason."""
     if sys.platform == "linux":
         import ctypes
 
-        # The kernel does it even while native code holds the interpreter.
+        # The kernel does this even while native code blocks the interpreter.
         set_death_signal = 1
         ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 

@@ -1,7 +1,7 @@
-"""The converters, on Keras's TensorFlow backend.
+"""The converters, which run on Keras's TensorFlow backend.
 
 A job is a folder that holds `job.json`, `model.keras` (pixels to logits) and, for int8,
-`photos.npy`; `child` says what becomes of what goes wrong.
+`photos.npy`. Errors are handled in `child`.
 """
 
 import contextlib
@@ -31,11 +31,11 @@ JOB, MODEL, PHOTOS, RESULT = "job.json", "model.keras", "photos.npy", "result"
 
 
 def convert(folder: Path) -> None:
-    """Does the job in a folder in this process, whose backend is TensorFlow."""
+    """Runs the job in a folder in this process, whose backend is TensorFlow."""
     job = json.loads((folder / JOB).read_text("utf-8"))
     info = ClassifierInfo.from_json(json.dumps(job["info"]), JOB)
     for name in job["modules"]:
-        # Registers the layers of other packages; Keras names the class it misses.
+        # Registers layers of other packages; Keras names a class that is missing.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     logits = keras.saving.load_model(folder / MODEL, safe_mode=True, compile=False)
@@ -43,9 +43,9 @@ def convert(folder: Path) -> None:
         from keras_apinet.export.photos import round_and_correct
 
         photos = np.load(folder / PHOTOS, allow_pickle=False)
-        # At 224 px, what the layers give to these takes about 3 GB.
+        # At 224 px, the activations for this many photos take about 3 GB.
         round_and_correct(logits, photos[:: max(1, len(photos) // 32)][:32])
-    # Dividing the classifier's weights is dividing its logits, without one operation.
+    # Dividing the classifier's weights divides its logits without an extra operation.
     for layer in logits.layers:
         if layer.name in ("classifier", SLOPE):
             layer.set_weights([w / info.temperature for w in layer.get_weights()])
@@ -75,9 +75,9 @@ def _refused(error: Exception, format: str, info: ClassifierInfo) -> APINetError
         what = f"the operation {', '.join(operations[:5])}"
     others = " or ".join(f for f in ("saved_model", "onnx", "tflite") if f != format)
     return APINetError(
-        f"The {format} converter refuses the backbone {info.backbone!r} "
+        f"The {format} converter does not support the backbone {info.backbone!r} "
         f"(precision={info.precision!r}): {what}; export it as {others}, or train one "
-        "of the backbones that docs/quantisation.md lists for this format."
+        "of the backbones listed in docs/quantisation.md for this format."
     )
 
 
@@ -91,7 +91,7 @@ def _to_tflite(model: Any, info: ClassifierInfo, target: Path, photos: Path) -> 
 
     from keras_apinet.export.tflite_metadata import with_metadata
 
-    # Only built-in operations: files with others do not run on phones.
+    # Only built-in operations, because files with others do not run on phones.
     supported: dict[str, Any] = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
     options: dict[str, Any] = {"target_spec": supported}
     if info.precision != "float32":
@@ -112,7 +112,7 @@ def _to_tflite(model: Any, info: ClassifierInfo, target: Path, photos: Path) -> 
             "inference_output_type": tf.uint8,
         }
     written = target.with_name("converted.tflite")
-    # One image at a time, as phones do: a free batch size keeps accelerators out.
+    # One image at a time, as on phones: a dynamic batch size rules out accelerators.
     model.export(
         str(written),
         format="litert",
@@ -148,9 +148,9 @@ def _to_onnx(model: Any, info: ClassifierInfo, target: Path) -> None:
     inputs = [given.name for given in content.graph.input]
     if len(inputs) != 1:
         raise APINetError(
-            f"The ONNX converter makes {inputs[1:]} inputs beside the image: the "
-            f"backbone {info.backbone!r} keeps constants as tensors; make them NumPy "
-            "arrays or weights, or export it as saved_model or tflite."
+            f"The ONNX converter turned {inputs[1:]} into inputs besides the image, "
+            f"because the backbone {info.backbone!r} stores constants as tensors; use "
+            "NumPy arrays or weights, or export it as saved_model or tflite."
         )
     properties = {INFO_FILE: info.to_json(), LABELS_FILE: info.labels}
     onnx.helper.set_model_props(content, properties)
@@ -174,7 +174,7 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
         return to_uint8(crop_and_resize(photo, size, info.resize))
 
     def of_any_size(photos: Any) -> Any:
-        # Images that are ready stay as they are; photos are prepared as in evaluation.
+        # Preprocessed images are unchanged; photos are prepared as in evaluation.
         ready = tf.reduce_all(tf.shape(photos)[1:3] == size)
         spec = tf.TensorSpec([size, size, 3], tf.uint8)
         images = tf.cond(
@@ -187,7 +187,7 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
     def serving_default(images: Any) -> Any:
         return {"probabilities": model(of_any_size(images), training=False)}
 
-    # For proofs: sure probabilities are all 0 or 1.
+    # For verification, because confident probabilities are all 0 or 1.
     logits = keras.Model(model.inputs, model.layers[-2].output)
 
     def embeddings(images: Any) -> Any:
@@ -217,7 +217,7 @@ def _to_saved_model(model: Any, info: ClassifierInfo, target: Path) -> None:
     archive = keras.export.ExportArchive()
     archive.track(model)
     image = tf.TensorSpec([None, size, size, 3], tf.float32, name="image")
-    # Keras's own endpoint: exactly the model, for images that are ready.
+    # Keras's own endpoint: exactly the model, for preprocessed images.
     archive.add_endpoint("serve", of_image, [image])
     archive.add_endpoint("logits", logits_of_image, [image])
     photos = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")

@@ -1,4 +1,4 @@
-"""`export_classifier`: convert, prove, then hand over."""
+"""`export_classifier`: converts a model, verifies the result, then writes it."""
 
 import contextlib
 import json
@@ -45,33 +45,33 @@ def export_classifier(
     runtime: str | Path | None = None,
     **options: Any,
 ) -> ExportReport:
-    """Writes a trained model's single-image classifier for a phone, server or browser.
+    """Exports a model as a single-image classifier for a phone, server or browser.
 
-    The file takes raw RGB pixels 0..255 and gives probabilities, says what its classes
-    are, and is compared with the Keras model in its own runtime before it appears at
-    `path`. The model may have been trained on any backend.
+    The file takes raw RGB pixels 0..255, outputs probabilities and contains its class
+    names. It is run in its own runtime and compared with the Keras model before it
+    appears at `path`. The model may have been trained on any backend.
 
     Args:
         source: An `APINet`, a run folder, or a `.keras` file.
-        path: Where to write: `.tflite`, `.onnx`, or a folder for a SavedModel.
+        path: Output path: `.tflite`, `.onnx`, or a folder for a SavedModel.
         format: `"tflite"`, `"saved_model"`, `"onnx"` or `"web"` (a page that classifies
-            photos in the browser). Default: by the path's ending.
+            photos in the browser). Default: from the extension of `path`.
         precision: `"float32"` (default); for tflite and web also `"float16"`,
             `"dynamic"` (int8 weights) or `"int8"` (integers throughout, uint8 pixels in
             and uint8 probabilities out).
-        force: Whether to replace what is at `path`. Default False.
-        verify: Whether to compare the file with the Keras model and to refuse to write
-            it if it loses more than its precision may. Default True.
-        runtime: For `"web"`: folder with the runtime's npm packages; without it they
-            are fetched by `npm`.
+        force: Whether to replace an existing export at `path`. Default False.
+        verify: Whether to compare the file with the Keras model, and to reject it if it
+            differs by more than its precision allows. Default True.
+        runtime: For `"web"`: folder with the runtime's npm packages; by default, `npm`
+            fetches them.
         **options: See `Exporter`.
 
     Returns:
-        The figures, which also lie beside the file as `<name>.report.md`.
+        The comparison report, also written next to the file as `<name>.report.md`.
 
     Raises:
-        APINetError: For a model, format or photos that do not fit, a target that
-            exists, a converter that refuses, or a file that loses too much.
+        APINetError: If the model, format or photos are invalid, the target exists, the
+            conversion fails, or the file differs too much.
 
     ```python
     report = keras_apinet.export.export_classifier("runs/birds", "birds.tflite")
@@ -85,34 +85,34 @@ def export_classifier(
 
 
 class Exporter:
-    """Writes one model in several formats; photos are read and predicted once.
+    """Exports one model in several formats; photos are read and predicted only once.
 
     Args:
         source: An `APINet`, a run folder, or a `.keras` file.
         which: In a run folder, `"best"` (default) or `"last"`.
-        photos: Folder (anything `keras_apinet.data.load` takes), or images
-            `[N, h, w, 3]`, in place of the run's own: for the comparison, and for the
-            ranges of int8; no photo serves both.
-        class_names: Names of the classes, where the model has none.
-        image_size: Side of the images in px, for a backbone that takes any size.
-        temperature: What to divide the logits by. Default: the run's own, else 1.
-        license: Of the trained model; it is written into the file.
-        unknown: Whether the files have one more class, `unknown`, for photos of none of
-            the others, by the threshold that training left. Default False.
+        photos: Folder (anything that `keras_apinet.data.load` takes), or images
+            `[N, h, w, 3]`, to use instead of the run's own, for the comparison and for
+            the ranges of int8; no photo is used for both.
+        class_names: Names of the classes, if the model has none.
+        image_size: Side of the images, px, for a backbone that takes any size.
+        temperature: Value by which to divide the logits. Default: the run's own, or 1.
+        license: License of the trained model, to be written into the file.
+        unknown: Whether to add a class `unknown` for photos of none of the classes,
+            using the threshold determined by training. Default False.
         verify: Whether to compare each file with the Keras model. Default True.
-        min_agreement: Smallest share of photos with the Keras model's top-1 class,
+        min_agreement: Minimum fraction of photos with the Keras model's top-1 class,
             among those on which it leads by more than 0.1 in probability.
             Default: 0.98 for `"dynamic"` and `"int8"`, none for the others.
-        max_difference: Largest difference of a probability. Default: 1e-5 for
+        max_difference: Maximum difference of a probability. Default: 1e-5 for
             `"float32"`, 1e-2 for `"float16"`, none for the others.
-        max_logit_difference: Largest difference of a logit, as a share of the largest
-            logit. Default: 1e-3 for `"float32"`, 5e-2 for `"float16"`, none for the
-            others.
-        max_photos: Photos of the comparison at most. Default 1000.
-        say: Is told what goes on. Default: nothing is said.
+        max_logit_difference: Maximum difference of a logit, as a fraction of the
+            largest logit. Default: 1e-3 for `"float32"`, 5e-2 for `"float16"`, none for
+            the others.
+        max_photos: Maximum number of photos in the comparison. Default 1000.
+        say: Function that receives progress messages. Default: none.
 
     Raises:
-        APINetError: If there is no such model, or names or photos do not fit it.
+        APINetError: If the model does not exist, or names or photos do not match it.
     """
 
     def __init__(
@@ -164,14 +164,14 @@ class Exporter:
     def write(
         self, targets: Sequence[Target], *, force: bool = False
     ) -> list[ExportReport]:
-        """Writes some files and folders; what fails leaves the earlier ones there.
+        """Writes files and folders; a failure does not affect those already written.
 
         Args:
-            targets: What to write.
-            force: Whether to replace what exists. Default False.
+            targets: The targets to write.
+            force: Whether to replace existing exports. Default False.
 
         Returns:
-            The figures of each.
+            The comparison report of each.
 
         Raises:
             APINetError: See `export_classifier`.
@@ -180,7 +180,7 @@ class Exporter:
             target.check(force)
         int8 = any(target.precision == "int8" for target in targets)
         if self._verify and int8 and not self._apart:
-            # What sets the ranges of int8 must not prove it as well.
+            # Photos that set the ranges of int8 must not also verify it.
             self._apart, self._reference = True, None
         with contextlib.ExitStack() as stack:
             folders = []
@@ -195,7 +195,7 @@ class Exporter:
         return reports
 
     def _job(self, target: Target, stack: contextlib.ExitStack) -> Path:
-        # Beside the target: the last step is a rename, which cannot fail halfway.
+        # Next to the target, so that the last step is an atomic rename.
         folder = stack.enter_context(partial_folder(target.path.parent))
         if target.precision == "int8":
             if self.representative is None:
@@ -225,7 +225,7 @@ class Exporter:
 
     def _handed_over(self, target: Target, folder: Path, force: bool) -> ExportReport:
         result = child.converted(folder)
-        # Its ending tells the runtime what it is.
+        # The extension tells the runtime its format.
         result = result.rename(folder / f"model{FORMATS[_converted(target)]}")
         report = ExportReport(target.path, target.format, target.precision, 0)
         origin = "nothing, by request"
@@ -248,7 +248,7 @@ class Exporter:
         report = replace(report, size=_size(result))
         if target.is_folder:
             write_manifest(result)
-        target.check(force)  # other files may have come there meanwhile
+        target.check(force)  # files may have been created there in the meantime
         hand_over(result, target.path)
         notes = f"Compared on: {origin}.\n"
         if target.precision == "int8" and self.representative is not None:
@@ -284,7 +284,7 @@ class Exporter:
 
 
 def _converted(target: Target) -> str:
-    """The format of the model in it: a page holds a TFLite file."""
+    """Returns the format of the model in a target: a page contains a TFLite file."""
     return "tflite" if target.format == "web" else target.format
 
 
@@ -294,7 +294,7 @@ def _size(path: Path) -> int:
 
 
 def _module(layer: keras.layers.Layer) -> str:
-    """The module to import for a layer to be known."""
+    """Returns the module whose import registers a layer."""
     module = type(layer).__module__
     root = module.split(".")[0]
     return root if root in ("keras", "keras_cv", "keras_hub") else module

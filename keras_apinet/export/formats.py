@@ -1,4 +1,4 @@
-"""The formats, how exact each has to be, and where one of their files is written."""
+"""Export formats, their required accuracy, and the targets to write."""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from keras_apinet.errors import APINetError, did_you_mean
 from keras_apinet.files.io import exists, unwritable
 from keras_apinet.files.outputs import check_output, strangers
 
-# Format -> ending of its files; folders have none.
+# Format -> extension of its files; folders have none.
 FORMATS = {"tflite": ".tflite", "saved_model": "", "onnx": ".onnx", "web": ""}
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 _ALIASES = {
@@ -22,16 +22,16 @@ _ALIASES = {
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What an exported file may lose against the Keras model.
+    """Allowed deviation of an exported file from the Keras model.
 
     Attributes:
-        difference: Largest difference of a probability, `None` for any.
-        agreement: Smallest share of photos with the same top-1 class, among those on
+        difference: Maximum difference of a probability; `None` for any.
+        agreement: Minimum fraction of photos with the same top-1 class, among those on
             which it leads by more than 0.1 in probability.
-        logits: Largest difference of a logit, as a share of the largest logit; `None`
-            for any.
-        undecided: Largest root mean square difference of a logit on the other photos,
-            as a share of the largest logit; `None` for any.
+        logits: Maximum difference of a logit, as a fraction of the largest logit;
+            `None` for any.
+        undecided: Maximum root mean square difference of a logit on the other photos,
+            as a fraction of the largest logit; `None` for any.
     """
 
     difference: float | None
@@ -52,7 +52,7 @@ class Tolerance:
         return " and ".join(parts) or "anything"
 
 
-# The class unknown multiplies rounding: its logit is a steep line over a cosine.
+# The class unknown amplifies rounding: its logit is a steep line over a cosine.
 UNKNOWN_DIFFERENCE = 1e-4
 TOLERANCES = {
     "float32": Tolerance(1e-5, 0.0, 1e-3),
@@ -63,7 +63,7 @@ TOLERANCES = {
 
 
 def known_format(name: str) -> str:
-    """The format of this name, or an error that proposes the nearest."""
+    """Checks a format's name; the error suggests the closest one."""
     plain = name.strip().lower()
     plain = _ALIASES.get(plain, plain)
     if plain not in FORMATS:
@@ -72,26 +72,26 @@ def known_format(name: str) -> str:
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """The format that a path's ending stands for: a folder is a SavedModel."""
+    """Returns the format for a path's extension; a folder is a SavedModel."""
     ending = Path(path).suffix.lower()
     for name, suffix in FORMATS.items():
         if ending == suffix and name != "web":
             return name
     raise APINetError(
-        f"The ending {ending!r} of path={str(path)!r} stands for no format; end it in "
-        ".tflite or .onnx, use a name without an ending for a SavedModel folder, or "
-        "give format=."
+        f"The extension {ending!r} of path={str(path)!r} is not that of a format; use "
+        ".tflite or .onnx, a name without an extension for a SavedModel folder, or "
+        "pass format=."
     )
 
 
 def check_precision(precision: str, format: str) -> None:
-    """Checks that the format exists in this precision."""
+    """Checks that a format supports a precision."""
     if precision not in PRECISIONS:
         raise APINetError(_unknown("precision", precision, list(PRECISIONS)))
     if precision != "float32" and format not in ("tflite", "web"):
         raise APINetError(
-            f"precision={precision!r} exists for tflite and web only, not for "
-            f"format={format!r}; leave it out, or export tflite."
+            f"precision={precision!r} is supported for tflite and web only, not for "
+            f"format={format!r}; omit it, or export tflite."
         )
 
 
@@ -102,12 +102,12 @@ def _unknown(key: str, name: str, known: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """One file or folder to write.
+    """A file or folder to write.
 
     Attributes:
-        path: Where.
+        path: Output path.
         format: `"tflite"`, `"saved_model"`, `"onnx"` or `"web"`.
-        precision: Of its numbers.
+        precision: Numeric precision.
         runtime: For `"web"`, the folder with the runtime's npm packages.
     """
 
@@ -124,7 +124,7 @@ class Target:
         precision: str = "float32",
         runtime: str | os.PathLike[str] | None = None,
     ) -> "Target":
-        """A target whose format may follow from the path's ending."""
+        """Creates a target; by default, the path's extension determines the format."""
         known = known_format(format) if format else format_of(path)
         check_precision(precision, known)
         folder = None if runtime is None else Path(runtime)
@@ -132,16 +132,16 @@ class Target:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder."""
+        """Whether the target is a folder."""
         return self.format in ("saved_model", "web")
 
     @property
     def report(self) -> Path:
-        """The Markdown file beside it that tells the comparison."""
+        """The Markdown file next to it that reports the comparison."""
         return self.path.with_name(f"{self.path.name}.report.md")
 
     def check(self, force: bool) -> None:
-        """Checks that it can be written, and makes the folder above."""
+        """Checks that the target can be written, and creates its parent folder."""
         if self.is_folder:
             self._check_folder(force)
         else:
@@ -166,7 +166,7 @@ class Target:
         if found is None:
             raise APINetError(
                 f"The folder {str(path)!r} holds something other than an export of "
-                "this package; give another path."
+                "this package; use another path."
             )
         if found:
             raise APINetError(

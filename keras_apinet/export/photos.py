@@ -1,9 +1,9 @@
-"""The photos that an exported file is proven on, and those that set int8 ranges.
+"""The photos used to verify an exported file, and those used to set int8 ranges.
 
-The latter also take back what rounding weights to 8 bits adds to the mean of every
-channel. Rounded kernels shift the mean of what each convolution gives, layer after
-layer; batch normalisation, which comes next, can subtract that shift. No operation is
-added: only moving means change (Nagel et al.: Data-Free Quantization Through Weight
+The latter also correct the bias that rounding weights to 8 bits adds to the mean of
+every channel. Rounded kernels shift the mean output of each convolution, layer after
+layer, and the batch normalization that follows can subtract that shift. No operation is
+added; only moving means change (Nagel et al.: Data-Free Quantization Through Weight
 Equalization and Bias Correction, ICCV 2019, with the means measured on photos).
 """
 
@@ -25,19 +25,19 @@ from keras_apinet.export.sources import Source
 
 _REPRESENTATIVE = 200
 _STEPS = 127  # from 0 to the largest weight of a channel, in int8
-# Where photos are looked for: the first split that there is.
+# Where to look for photos: in the first of these splits that exists.
 _PROOF = ("val", "test", "train")
 _RANGES = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Images ready for the model.
+    """Images that are ready for the model.
 
     Attributes:
         images: uint8 `[N, S, S, 3]`.
-        labels: `[N]` classes, `None` if they are unknown.
-        origin: Where they come from, for people.
+        labels: `[N]` classes, `None` if unknown.
+        origin: Human-readable description of their source.
     """
 
     images: NDArray[np.uint8]
@@ -51,22 +51,22 @@ class Photos:
 def verification_photos(
     source: Source, given: Any, limit: int, apart: bool = False
 ) -> Photos:
-    """The validation split of the run or of `given`, else what there is.
+    """Returns photos of the validation split of the run or of `given`, or what exists.
 
-    If they are to be apart they share no photo with `representative_photos`: where both
-    would take the same split or array, each gets every second photo.
+    If separated, they share no photo with `representative_photos`: if both would use
+    the same split or array, each gets every second photo.
 
     Raises:
-        APINetError: If there are none that can be read, or too few to share.
+        APINetError: If no photo can be read, or there are too few to divide.
     """
     return _found(source, given, _PROOF, limit, 0 if apart else None)
 
 
 def representative_photos(source: Source, given: Any, apart: bool = False) -> Photos:
-    """Training photos that show which values layers take; see `verification_photos`."""
+    """Returns training photos that show layers' ranges; see `verification_photos`."""
     found = _found(source, given, _RANGES, _REPRESENTATIVE, 1 if apart else None)
-    # The full range of pixels, whatever the photos hold: then uint8 pixels go in as
-    # they are, which is what phones feed.
+    # The full range of pixels, whatever the photos contain, so that uint8 pixels can be
+    # fed unchanged, as phones do.
     images = found.images.copy()
     images[0, 0, 0], images[0, 0, 1] = 0, 255
     return replace(found, images=images)
@@ -84,20 +84,20 @@ def _found(
                 raise
         if given is None and splits is _RANGES:
             raise APINetError(
-                "int8 needs representative photos to choose its ranges, and there are "
-                "none: give a run folder, or photos= (--photos) with some of the "
-                "training photos."
+                "int8 needs representative photos to choose its ranges, but there are "
+                "none; use a run folder, or pass some of the training photos as "
+                "photos= (--photos)."
             )
         if given is None:
             return Photos(_drawn(size), None, "16 drawn pictures, for want of photos")
     if _are_images(given):
         if isinstance(given, np.ndarray) and given.ndim != 4:
             raise APINetError(
-                f"photos has shape {given.shape}; give images [N, height, width, 3], "
+                f"photos has shape {given.shape}; pass images [N, height, width, 3], "
                 "or a list of them."
             )
         if not len(given):
-            raise APINetError("photos holds no image; give at least one.")
+            raise APINetError("photos is empty; pass at least one image.")
         chosen = _spread(_half(len(given), half), limit)
         images = [as_image(given[i], source.info) for i in chosen]
         return Photos(np.stack(images), None, f"{len(images)} given photos")
@@ -116,7 +116,7 @@ def _found(
         read = [(np.asarray(images), np.asarray(labels)) for images, labels in batches]
     if not sum(len(labels) for _, labels in read):
         raise APINetError(
-            f"No photo of the {name!r} split of {found.name!r} can be read; give "
+            f"No photo of the {name!r} split of {found.name!r} can be read; pass "
             "photos= (--photos)."
         )
     labels = np.concatenate([labels for _, labels in read]).astype(np.int64)
@@ -126,7 +126,7 @@ def _found(
     return Photos(
         np.concatenate([images for images, _ in read]),
         labels if same else None,
-        # The file tells it to strangers: no folder of this machine.
+        # The file may be made public, so folders of this machine are left out.
         f"{len(labels)} of the {name!r} split of {Path(found.name).name}"
         + (f" ({len(failed):,} could not be read)" if failed else ""),
     )
@@ -140,20 +140,20 @@ def _are_images(given: Any) -> bool:
 
 
 def _half(count: int, half: int | None) -> NDArray[np.int64]:
-    """All of `count` positions, or the even (0) or the odd ones (1)."""
+    """Returns all of `count` positions, or only the even (0) or odd ones (1)."""
     if half is None:
         return np.arange(count)
     if count < 2:
         raise APINetError(
-            "int8 needs photos that set its ranges and others that prove it, and there "
-            f"is {count}; give more with photos= (--photos), or take precision "
+            "int8 needs some photos to set its ranges and others to verify it, but got "
+            f"{count}; pass more as photos= (--photos), or use precision "
             "'dynamic'."
         )
     return np.arange(half, count, 2)
 
 
 def _spread(positions: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """At most `limit` of the positions, evenly over all of them."""
+    """Selects at most `limit` of the positions, evenly spaced."""
     count = len(positions)
     places = np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64)
     return positions[places]
@@ -169,9 +169,9 @@ def _drawn(size: int) -> NDArray[np.uint8]:
 
 
 def round_and_correct(model: keras.Model, images: NDArray[np.uint8]) -> None:
-    """Rounds kernels as int8 conversion does, and corrects the means that this moves.
+    """Rounds kernels as int8 conversion does, and corrects the means that it shifts.
 
-    The model, from pixels to logits and functional, is changed in place; the means are
+    The functional model, from pixels to logits, is modified in place. The means are
     measured on images `[N, S, S, 3]`.
     """
     norms: list[_MeanKeeper] = []
@@ -190,7 +190,7 @@ def round_and_correct(model: keras.Model, images: NDArray[np.uint8]) -> None:
     copy(pixels, training=False)
     for layer in flatten_layers(copy):
         _round_kernel(layer)
-    # In the order of the layers: each sees what the corrected ones before it give.
+    # In layer order, so that each layer sees the output of the corrected ones before.
     for norm in norms:
         norm.corrects = True
     copy(pixels, training=False)
@@ -198,7 +198,7 @@ def round_and_correct(model: keras.Model, images: NDArray[np.uint8]) -> None:
 
 
 class _MeanKeeper(keras.layers.BatchNormalization):
-    """Batch normalisation that brings the mean of its inputs back to a measured one."""
+    """Batch normalization that restores the mean of its inputs to a measured one."""
 
     wanted: Any = None
     corrects = False

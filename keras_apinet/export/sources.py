@@ -1,4 +1,4 @@
-"""What can be exported: a run folder, a `.keras` file, or a model in memory."""
+"""Sources of an export: a run folder, a `.keras` file, or a model in memory."""
 
 import os
 import warnings
@@ -23,14 +23,14 @@ _SIXTEEN_BITS = {"mixed_bfloat16", "mixed_float16", "bfloat16", "float16"}
 
 @dataclass(frozen=True)
 class Source:
-    """A trained model and what is known about it.
+    """A trained model and its metadata.
 
     Attributes:
         model: The model.
-        info: What its exported files will say.
-        place: The run folder or the model's file, `None` for a model in memory.
-        run: The run, if it is one: it knows the photos.
-        unknown: What adds the class `unknown`, the last of `info.class_names`.
+        info: Metadata for its exported files.
+        place: The run folder or the model's file; `None` for a model in memory.
+        run: The run, if there is one, which knows the photos.
+        unknown: Adds the class `unknown`, the last of `info.class_names`.
     """
 
     model: APINet
@@ -40,7 +40,7 @@ class Source:
     unknown: Unknown | None = None
 
     def logits_model(self) -> keras.Model:
-        """From pixels to logits in float32, `unknown` included if it is a class."""
+        """Creates the model from pixels to float32 logits, including any `unknown`."""
         model = in_float32(self.model.classifier_model(probabilities=False))
         if self.unknown is None:
             return model
@@ -57,7 +57,7 @@ def open_source(
     license: str | None = None,
     unknown: bool | None = False,
 ) -> Source:
-    """Finds the model and what is known about it; the arguments are `Exporter`'s.
+    """Finds the model and its metadata; the arguments are those of `Exporter`.
 
     The source may also be a `Run`, and `unknown=None` adds the class if the run can.
     """
@@ -76,23 +76,23 @@ def open_source(
         model = run.model(which) if run else load(place)
     else:
         raise APINetError(
-            f"A {type(source).__name__} cannot be exported; give an APINet, a run "
+            f"A {type(source).__name__} cannot be exported; pass an APINet, a run "
             "folder or a .keras file."
         )
     size = model.image_size or image_size or (run.image_size if run else None)
     if not size:
         raise APINetError(
-            "The backbone takes images of any size; give image_size, in px."
+            "The backbone takes images of any size; set image_size, in px."
         )
     if image_size and image_size != size:
         raise APINetError(
-            f"image_size={image_size} does not fit a model of {size} px images."
+            f"image_size={image_size} does not match the model's {size} px; omit it."
         )
     names = class_names or (run.class_names if run else None) or model.class_names
     if not names:
         warnings.warn(
-            f"The model has no class names, so its classes are called 0 to "
-            f"{model.num_classes - 1}; give class_names=[...] to "
+            f"The model has no class names, so its classes are named 0 to "
+            f"{model.num_classes - 1}; pass class_names=[...] to "
             "keras_apinet.build or to the export.",
             stacklevel=2,
         )
@@ -100,7 +100,7 @@ def open_source(
     if len(names) != model.num_classes:
         raise APINetError(
             f"There are {len(names)} class names for a model of {model.num_classes} "
-            "classes; give one name for each, or the run's own model."
+            "classes; pass one name per class, or the run's own model."
         )
     settings = run.settings if run else {}
     if temperature is None:
@@ -120,11 +120,11 @@ def open_source(
         found = open_unknown(run, model, which)
     if unknown and found is None:
         raise APINetError(
-            "There is no threshold for unknown photos of this model; train with "
+            "This model has no threshold for unknown photos; train with "
             "--validation 0.2, or run `keras-apinet evaluate RUN --foreign FOLDER`."
         )
     if found is not None:
-        # Where no class is sure, `unknown` is in no family.
+        # `unknown`, the answer if no class is confident, belongs to no family.
         own = None if info.families is None else (*info.families, UNKNOWN)
         names = (*info.class_names, UNKNOWN)
         info = replace(info, class_names=names, families=own, unknown=True)
@@ -132,9 +132,9 @@ def open_source(
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """The model itself if it computes in float32, otherwise a copy that does.
+    """Returns the model itself if it computes in float32, otherwise a float32 copy.
 
-    Converters know 16 bits only in part, and files choose their precision themselves.
+    Converters only partly support 16 bits, and files have their own precision.
     """
     if all(layer.compute_dtype == "float32" for layer in flatten_layers(model)):
         return model

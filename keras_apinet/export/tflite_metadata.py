@@ -1,9 +1,9 @@
-"""TFLite Metadata: what MediaPipe and ML Kit read to use a model without any code.
+"""TFLite Metadata, which lets MediaPipe and ML Kit use a model without custom code.
 
-The metadata is one more buffer of the model's FlatBuffer, with the schema of
-`metadata_schema.fbs` (file identifier M001), and a ZIP archive behind it with the label
-file. The schema's few tables that an image classifier needs are written slot by slot,
-because the packages that hold its generated classes bring half a gigabyte of others.
+The metadata consists of an extra buffer in the model's FlatBuffer, with the schema of
+`metadata_schema.fbs` (file identifier M001), followed by a ZIP archive with the label
+file. The few tables that an image classifier needs are written slot by slot, because
+the packages with the generated classes would add half a gigabyte of dependencies.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _TENSOR_AXIS_LABELS = 2
 
 
 def with_metadata(model: bytes, info: ClassifierInfo) -> bytes:
-    """A TFLite model with its description, label file and `classifier.json` inside."""
+    """Adds a description, a label file and `classifier.json` to a TFLite model."""
     content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(model), 0))
     content.description = _description(info)
     entry, buffer = schema.MetadataT(), schema.BufferT()
@@ -45,14 +45,14 @@ def with_metadata(model: bytes, info: ClassifierInfo) -> bytes:
     parts = {
         LABELS_FILE: info.labels,
         INFO_FILE: info.to_json(),
-        # Interpreters compute with damaged weights without a word.
+        # Interpreters silently run with damaged weights.
         CHECKSUM_FILE: hashlib.sha256(output).hexdigest(),
     }
     file = io.BytesIO()
     file.write(output)
     with zipfile.ZipFile(file, "a") as archive:
         for name, text in parts.items():
-            # A fixed date, so that equal models are equal files.
+            # A fixed date makes equal models equal files.
             archive.writestr(zipfile.ZipInfo(name), text)
     return file.getvalue()
 
@@ -60,9 +60,9 @@ def with_metadata(model: bytes, info: ClassifierInfo) -> bytes:
 class _CompactBuilder(flatbuffers.Builder):
     """Aligns weights and writes equal vectors once.
 
-    Generated `Pack` methods forget the schema's `force_align` of 16 bytes, and kernels
-    are slower on data that is not aligned. The thousands of per-channel zero points of
-    an int8 model are all zero; sharing them saves a tenth of the file.
+    Generated `Pack` methods ignore the schema's `force_align` of 16 bytes, but kernels
+    are slower on unaligned data. The thousands of per-channel zero points of an int8
+    model are all zero, so sharing them saves a tenth of the file.
     """
 
     def __init__(self, size: int) -> None:
@@ -87,13 +87,13 @@ def _description(info: ClassifierInfo) -> str:
 
 
 def _metadata(info: ClassifierInfo) -> bytes:
-    """The FlatBuffer of `ModelMetadata`."""
+    """Creates the FlatBuffer of `ModelMetadata`."""
     size = {0: ("Uint32", info.image_size), 1: ("Uint32", info.image_size)}
     image = {
         0: "image",
         1: f"photo, {info.pixels}",
         3: {0: ("Uint8", _IMAGE_PROPERTIES), 1: {0: ("Int8", _RGB), 1: size}},
-        # Pixels go in as they are: the scaling is part of the model.
+        # Pixels are not normalized, because the scaling is part of the model.
         4: [{0: ("Uint8", _NORMALIZATION), 1: {0: [0.0], 1: [1.0]}}],
         5: {0: [255.0], 1: [0.0]},
     }
@@ -136,7 +136,7 @@ def _written(builder: Any, value: Any) -> int:
         for table in reversed(tables):
             builder.PrependUOffsetTRelative(table)
         return int(builder.EndVector())
-    # What a table points to has to be written before it begins.
+    # Everything that a table points to must be written before the table.
     fields = {
         slot: field if isinstance(field, tuple) else _written(builder, field)
         for slot, field in value.items()

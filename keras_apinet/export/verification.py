@@ -1,4 +1,4 @@
-"""The proof: the written file, in its own runtime, against the Keras model."""
+"""Verification of the exported file, in its own runtime, against the Keras model."""
 
 import math
 import statistics
@@ -16,32 +16,33 @@ from keras_apinet.export.formats import TOLERANCES
 from keras_apinet.export.runtime.runtimes import Runtime, softmax
 from keras_apinet.shares import interval, percent, wilson
 
-# A photo is decided if the Keras model's first class leads the second by more.
+# A photo is decided if the Keras model's first class leads the second by more than
+# this.
 LEAD = 0.1
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an exported file is worth.
+    """Comparison of an exported file with the Keras model.
 
     Attributes:
         path: The file or folder.
         format: `"tflite"`, `"saved_model"`, `"onnx"` or `"web"`.
-        precision: Of its numbers.
-        size: Bytes.
-        photos: Number of photos it was compared on; 0 if it was not verified.
-        difference: Largest difference of a probability from the Keras model's.
-        logit_difference: The same of a logit (divided by the temperature, as in the
-            file): it tells files apart whose probabilities are all 0 or 1.
-        largest_logit: Largest absolute logit of the Keras model, to compare that with.
-        agreement: Share of the photos with the Keras model's top-1 class.
+        precision: Numeric precision.
+        size: Size in bytes.
+        photos: Number of photos compared; 0 if it was not verified.
+        difference: Maximum difference of a probability from the Keras model's.
+        logit_difference: Maximum difference of a logit (divided by the temperature, as
+            in the file), which is informative even if all probabilities are 0 or 1.
+        largest_logit: Largest absolute logit of the Keras model, for comparison.
+        agreement: Fraction of the photos with the Keras model's top-1 class.
         decided: Number of photos on which the Keras model's first class leads by more
             than 0.1 in probability.
-        decided_agreement: The same share of these, `None` if there are none.
+        decided_agreement: Agreement on these photos; `None` if there are none.
         undecided_difference: Root mean square difference of a logit on the other
-            photos, `None` if there are none.
-        accuracy: Top-1 accuracy on the photos, `None` if their classes are unknown.
-        accuracy_drop: The Keras model's accuracy less this one.
+            photos; `None` if there are none.
+        accuracy: Top-1 accuracy on the photos; `None` if their classes are unknown.
+        accuracy_drop: The Keras model's accuracy minus this one.
         latency_ms: Median time for one photo on this machine, without decoding.
     """
 
@@ -62,12 +63,12 @@ class ExportReport:
     latency_ms: float | None = None
 
     def table(self) -> str:
-        """As a table of one file."""
+        """Formats the report as a Markdown table."""
         return reports_table([self])
 
 
 def reports_table(reports: Sequence[ExportReport]) -> str:
-    """Several reports as one Markdown table, with a column for each file."""
+    """Formats several reports as one Markdown table, with a column for each file."""
 
     def shown(value: float | None, pattern: str) -> str:
         return "-" if value is None else pattern.format(value)
@@ -157,7 +158,7 @@ def measure(
 
 
 def median_latency_ms(runtime: Runtime, images: NDArray[np.uint8]) -> float:
-    """Median time of one image, of 25 after a warm-up."""
+    """Measures the median time of one image, over 25 runs after a warm-up."""
     times = []
     for i in range(28):
         image = images[i % len(images)][None]
@@ -174,7 +175,7 @@ def check(
     max_difference: float | None = None,
     max_logit_difference: float | None = None,
 ) -> None:
-    """Raises if a file loses more than its precision may, or than is asked for."""
+    """Raises if a file differs by more than its precision or the user allows."""
     given: dict[str, Any] = {
         "agreement": min_agreement,
         "difference": max_difference,
@@ -188,7 +189,7 @@ def check(
     if difference is None or agreement is None:
         return
     decided = report.decided_agreement
-    # Small logits are exact to 1e-3 of 1: nothing is decided below that.
+    # Small logits need only be exact to 1e-3 of 1; smaller differences decide nothing.
     largest = max(1.0, report.largest_logit or 0.0)
     apart = (report.logit_difference or 0.0) / largest
     elsewhere = (report.undecided_difference or 0.0) / largest
@@ -224,6 +225,6 @@ def check(
         raise APINetError(
             f"The {report.format} file of {backbone!r} in {report.precision} {found}, "
             f"but must have {tolerance}; nothing was written; choose another precision "
-            "or backbone (docs/quantisation.md says which lose little)"
+            "or backbone (docs/quantisation.md lists those that lose little)"
             + (f", or accept this with {accepting}." if accepting else ".")
         )

@@ -20,8 +20,8 @@ RUNTIME_VERSION = "2.5.3"
 _PACKAGES = [
     f"{name}@{RUNTIME_VERSION}" for name in ("@litertjs/core", "@litertjs/wasm-utils")
 ]
-# The plain variant, the one with threads, and the one for browsers without relaxed SIMD
-# (Safari).
+# The default variant, the multithreaded one, and the one for browsers without relaxed
+# SIMD (Safari).
 _FILES = {
     "@litertjs/core/dist/index.js": "core.js",
     "@litertjs/wasm-utils/dist/index.js": "wasm-utils.js",
@@ -43,10 +43,10 @@ def write_page(
     runtime: Path | None,
     say: Callable[[str], None],
 ) -> Path:
-    """Writes the folder `page` into a new folder: serve it with any web server.
+    """Writes the page to a new folder, which any web server can serve.
 
-    `runtime` is a folder in which `npm install` put the runtime, or a page of an
-    earlier export; `None` fetches it with npm.
+    `runtime` is a folder in which `npm install` placed the runtime, or an earlier
+    exported page; with `None`, npm fetches the runtime.
     """
     page = folder / "page"
     template = importlib.resources.files("keras_apinet.export") / "page"
@@ -78,9 +78,9 @@ def _add_runtime(
         found = next((path for path in candidates if path.is_file()), None)
         if found is None:
             raise APINetError(
-                f"The folder runtime={str(runtime)!r} has no {packaged}; make it "
+                f"The folder runtime={str(runtime)!r} has no {packaged}; create it "
                 f"with `npm install --prefix FOLDER {' '.join(_PACKAGES)}`, or "
-                "leave --runtime out."
+                "omit --runtime."
             )
         shutil.copyfile(found, target / own)
     (target / "LICENCE.txt").write_text(
@@ -91,15 +91,15 @@ def _add_runtime(
 
 
 def fetch_runtime(folder: Path, say: Callable[[str], None]) -> None:
-    """Has npm put the runtime into a folder."""
+    """Fetches the runtime into a folder with npm."""
     npm = shutil.which("npm")
     way_out = (
-        f"run `npm install --prefix FOLDER {' '.join(_PACKAGES)}` where there is a "
-        "network, and give that folder as --runtime."
+        f"run `npm install --prefix FOLDER {' '.join(_PACKAGES)}` on a machine with a "
+        "network, and pass that folder as --runtime."
     )
     if npm is None:
         raise APINetError(
-            "The page needs LiteRT for the browser, and npm, which fetches it, is not "
+            "The page needs LiteRT for the browser, but npm, which fetches it, is not "
             f"installed; {way_out}"
         )
     say(f"Fetching the browser runtime with npm ({', '.join(_PACKAGES)}) ...")
@@ -120,7 +120,7 @@ def fetch_runtime(folder: Path, say: Callable[[str], None]) -> None:
 
 
 def _add_offline(page: Path) -> None:
-    """Fills in what the service worker keeps; another model is another cache."""
+    """Fills in the files for the service worker's cache, with one cache per model."""
     worker = page / "offline.js"
     digest = hashlib.sha256()
     names = []
@@ -128,7 +128,7 @@ def _add_offline(page: Path) -> None:
         if path.is_file() and path != worker:
             name = path.relative_to(page).as_posix()
             digest.update(name.encode() + b"\0" + path.read_bytes())
-            if path.parent.name != "wasm":  # the page asks to keep what it took of them
+            if path.parent.name != "wasm":  # the page itself caches those it has loaded
                 names.append(name)
     text = worker.read_text("utf-8")
     text = text.replace("@FINGERPRINT@", digest.hexdigest()[:16])

@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, never over what others wrote, read with care."""
+"""File access: atomic writes, safe replacement of outputs, and careful reading."""

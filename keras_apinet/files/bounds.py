@@ -1,6 +1,6 @@
-"""Numbers within bounds: one kind for files, Python arguments and the command line.
+"""Bounded numbers for files, Python arguments and the command line.
 
-And the check of an argument that takes one of a few texts.
+Also checks arguments that take one of a few strings.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from keras_apinet.errors import APINetError, did_you_mean
 
 @dataclass(frozen=True)
 class Number:
-    """A number within bounds, for a file, a Python argument or the command line."""
+    """A bounded number in a file, a Python argument or the command line."""
 
     kind: type
     low: float | None = None
@@ -30,7 +30,7 @@ class Number:
             return False
         number: Any = value
         return (
-            # Whole numbers of any size are finite, and some are too large to be asked.
+            # Integers are always finite, and some are too large for `isfinite`.
             (isinstance(number, numbers.Integral) or math.isfinite(number))
             and (self.low is None or number >= self.low)
             and (self.high is None or number <= self.high)
@@ -53,12 +53,12 @@ class Number:
         return " ".join([words, " and ".join(bounds)]).strip()
 
     def check(self, name: str, value: Any) -> None:
-        """Checks an argument; the error has its name, value and what it must be."""
+        """Checks an argument; the error has its name, its value and its bounds."""
         if not self.fits(value):
             raise APINetError(f"{name}={shown(value)} must be {self}.")
 
     def __call__(self, text: str) -> Any:
-        """Reads an option of the command line: a `type` for `argparse`."""
+        """Parses a command-line option, as a `type` for `argparse`."""
         try:
             value = self.kind(text)
         except ValueError:
@@ -68,7 +68,7 @@ class Number:
         return value
 
 
-# What NumPy and every backend take as a seed.
+# Seeds that NumPy and every backend accept.
 SEED = Number(int, 0, 2**32 - 1)
 IMAGE_SIZE = Number(int, 1, 4096)
 CLASSES_PER_BATCH = Number(int, 1, 4096)
@@ -94,7 +94,7 @@ MINUTES = Number(float, above=0, high=1e6)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Checks an argument that takes one of a few texts; the error has them all."""
+    """Checks an argument that takes one of a few strings; the error lists them all."""
     known = tuple(choices)
     if value not in known:
         raise APINetError(
@@ -104,7 +104,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value for an error: short, whatever it is."""
+    """Formats a value for an error, shortened if necessary."""
     if isinstance(value, (dict, list)):
         return f"<{'an object' if isinstance(value, dict) else 'a list'}>"
     if isinstance(value, int) and value.bit_length() > 200:

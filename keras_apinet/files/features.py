@@ -1,8 +1,8 @@
-"""The pooled features of a run's photos, kept in the run: one pass serves all.
+"""Cache of the pooled features of a run's photos, so they are computed only once.
 
-`features.npz` (`features_last.npz` of the last model) holds, for each split, `features`
-`[n, D]` float32, `labels` and `positions` `[n]` int64, and the `fingerprint` of what
-they were computed from. It is a cache: what does not fit is computed again.
+`features.npz` (`features_last.npz` for the last model) holds, for each split,
+`features` `[n, D]` float32, `labels` and `positions` `[n]` int64, and a `fingerprint`
+of everything they were computed from. Features that do not match are recomputed.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ class Features:
     Attributes:
         features: `[n, D]` float32.
         labels: `[n]` int64, positions in the model's classes.
-        positions: `[n]` int64, the place of each photo in the split, without photos of
-            classes that the model does not know.
-        names: `[n]`, what each photo is called: its path, if it is a file.
+        positions: `[n]` int64, the position of each photo in the split, without photos
+            of classes that the model does not know.
+        names: `[n]`, the name of each photo: its path, if it is a file.
     """
 
     features: NDArray[np.float32]
@@ -48,14 +48,14 @@ class Features:
         return len(self.labels)
 
     def logits(self, model: "APINet") -> NDArray[np.float32]:
-        """`[n, C]`, what a model's classifier makes of them."""
+        """Computes the logits `[n, C]` of a model's classifier."""
         kernel, bias = (np.asarray(w) for w in model.classifier.get_weights())
         logits: NDArray[np.float32] = self.features @ kernel + bias
         return logits
 
 
 def write_features(path: Path, mark: str, splits: Mapping[str, Features]) -> None:
-    """Writes features under their fingerprint, in place of earlier ones."""
+    """Writes features with their fingerprint, replacing earlier ones."""
     arrays: dict[str, Any] = {
         f"{split}.{name}": getattr(found, name)
         for split, found in splits.items()
@@ -66,9 +66,9 @@ def write_features(path: Path, mark: str, splits: Mapping[str, Features]) -> Non
 
 
 def keep_features(path: Path, mark: str, splits: Mapping[str, Features]) -> None:
-    """Writes features beside those of other splits that have the same fingerprint.
+    """Adds features to those of other splits with the same fingerprint.
 
-    Nobody asked for them: where they cannot be written, they are computed again.
+    If the cache cannot be written, there is no error; they are recomputed when needed.
     """
     width = next(iter(splits.values())).features.shape[1]
     with contextlib.suppress(APINetError):
@@ -76,14 +76,14 @@ def keep_features(path: Path, mark: str, splits: Mapping[str, Features]) -> None
 
 
 def read_features(path: Path, mark: str, width: int) -> dict[str, Features]:
-    """The splits in a file, if it is whole, of this fingerprint and D = `width`."""
+    """Reads a file's splits if it is intact and matches fingerprint and D = `width`."""
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             if str(file["fingerprint"]) != mark:
                 return {}
             names = {key.rpartition(".")[0] for key in file.files} - {""}
             found = {s: Features(*(file[f"{s}.{a}"] for a in _ARRAYS)) for s in names}
-    except Exception:  # whatever damage does: they are computed again
+    except Exception:  # any error of a damaged file, which is computed again
         return {}
     return found if all(_is_whole(kept, width) for kept in found.values()) else {}
 
@@ -100,9 +100,9 @@ def _is_whole(kept: Features, width: int) -> bool:
 
 
 def weights_fingerprint(model: "APINet", head: bool = True) -> str:
-    """16 hexadecimal digits that change with any weight that predictions depend on.
+    """Returns 16 hexadecimal digits that change with any weight used in predictions.
 
-    Without the head they are those of features.
+    Without the head, they cover only the weights that features depend on.
     """
     from keras import ops
 
@@ -114,7 +114,7 @@ def weights_fingerprint(model: "APINet", head: bool = True) -> str:
 
 
 def features_fingerprint(run: "Run", model: "APINet", images: "ImageData") -> str:
-    """Changes with backbone, photos (also one replaced), preparation and classes."""
+    """Hashes backbone, photos (detecting replaced ones), preprocessing and classes."""
     settings = run.settings
     parts = (
         weights_fingerprint(model, head=False),

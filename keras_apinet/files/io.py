@@ -1,9 +1,9 @@
-"""Atomic writes: the only place that gives files their names.
+"""Atomic writes; no other module gives files their final names.
 
 Every file that the package leaves behind is written here: under a unique temporary name
-in its own folder, flushed to the disk, then renamed, so that a reader sees the file
-before or the file after. What a killed process left is removed by the next one that
-writes into the folder.
+in the same folder, flushed to disk, then renamed, so that readers see either the old or
+the new file. Files left by a killed process are removed by the next process that writes
+into the folder.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ if sys.platform != "win32":
 
 ADVICE = "free some space, or give another path"
 _PARTIAL = re.compile(r"\.keras-apinet-[0-9a-f]{16}(\.[A-Za-z0-9]{1,8})?")
-# Folders that this process has looked through for what killed ones left.
+# Folders in which this process has already removed the leftovers of killed ones.
 _swept: set[str] = set()
 
 
 @contextlib.contextmanager
 def unwritable(path: str | Path, advice: str = ADVICE) -> Iterator[None]:
-    """Turns an error of the file system into an `APINetError` that names the file."""
+    """Turns a file system error into an `APINetError` that names the file."""
     try:
         yield
     except OSError as error:
@@ -45,10 +45,10 @@ def unwritable(path: str | Path, advice: str = ADVICE) -> Iterator[None]:
 def replacing(
     path: str | Path, *, advice: str = ADVICE, exclusive: bool = False
 ) -> Iterator[Path]:
-    """A temporary file that takes the name `path` when the block ends without error.
+    """Provides a temporary file, renamed to `path` when the block ends without error.
 
-    It has the same ending. If it cannot be written, or the path exists by then and is
-    `exclusive`, nothing is left behind, and what was at `path` is whole.
+    It has the same extension. If it cannot be written, or if the path exists by then
+    and is `exclusive`, nothing is left behind, and `path` remains unchanged.
     """
     path = Path(path)
     with unwritable(path, advice), _partial(path.parent, path.suffix) as temporary:
@@ -71,7 +71,7 @@ def write_atomically(
 
 
 def exists(path: str | Path) -> APINetError:
-    """The error for an output that needs `--force`."""
+    """Creates the error for an output that needs `--force`."""
     return APINetError(
         f"{str(path)!r} exists; give --force (force=True) to replace it, or another "
         "path."
@@ -79,10 +79,10 @@ def exists(path: str | Path) -> APINetError:
 
 
 def files_of(folder: Path) -> list[str]:
-    """Everything in a folder but folders that hold something, as sorted names."""
+    """Lists everything in a folder except non-empty folders, as sorted names."""
     found = []
     for place, folders, files in os.walk(folder):
-        # A link to a folder is not walked into; an empty folder is someone's too.
+        # Links to folders are not followed; empty folders may be the user's, too.
         links = [name for name in folders if Path(place, name).is_symlink()]
         for name in [*files, *links, *([] if folders or files else [""])]:
             found.append(Path(place, name).relative_to(folder).as_posix())
@@ -90,7 +90,7 @@ def files_of(folder: Path) -> list[str]:
 
 
 def digest_of(path: Path) -> str | None:
-    """SHA-256 of a regular file."""
+    """Computes the SHA-256 of a regular file."""
     if not path.is_file():
         return None
     with path.open("rb") as file:
@@ -98,9 +98,9 @@ def digest_of(path: Path) -> str | None:
 
 
 def hand_over(result: Path, path: Path) -> None:
-    """Renames what lies in a `partial_folder` of the same folder to its final name.
+    """Moves a file or folder from a `partial_folder` in the same folder to `path`.
 
-    A folder replaces the one at `path`. What is there must have been checked.
+    A folder replaces the one at `path`, which must have been checked before.
     """
     if not result.is_dir():
         _rename(result, path)
@@ -119,14 +119,14 @@ def hand_over(result: Path, path: Path) -> None:
 
 
 def _rename(result: Path, path: Path, exclusive: bool = False) -> None:
-    """Flushes, then renames; the mode of a file that is replaced stays."""
+    """Flushes, then renames; keeps the mode of a file that is replaced."""
     _flush(result)
     if result.is_file() and path.is_file() and not path.is_symlink():
         os.chmod(result, stat.S_IMODE(path.stat().st_mode))
     if exclusive and os.path.lexists(path):
         raise exists(path)
     try:
-        # A hard link, unlike a rename, never replaces what came up meanwhile.
+        # Unlike a rename, a hard link never replaces a file created in the meantime.
         if exclusive:
             os.link(result, path)
     except FileExistsError as error:
@@ -139,9 +139,9 @@ def _rename(result: Path, path: Path, exclusive: bool = False) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Brings a file, or the names in a folder, onto the disk."""
+    """Flushes a file, or the names in a folder, to disk."""
     if sys.platform == "win32":
-        return  # where folders cannot be opened, and files only for writing
+        return  # on systems where folders cannot be opened, and files only for writing
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -154,13 +154,13 @@ def _flush(path: Path) -> None:
 
 
 def partial_folder(parent: Path) -> AbstractContextManager[Path]:
-    """A folder for unfinished work, which is gone when the block ends."""
+    """Provides a folder for unfinished work, which is deleted when the block ends."""
     return _partial(parent, "", folder=True)
 
 
 @contextlib.contextmanager
 def _partial(parent: Path, ending: str, folder: bool = False) -> Iterator[Path]:
-    """A new file or folder, locked as long as its owner lives."""
+    """Creates a file or folder, locked as long as its owner lives."""
     sweep(parent)
     ending = ending if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", ending) else ""
     while True:
@@ -174,7 +174,7 @@ def _partial(parent: Path, ending: str, folder: bool = False) -> Iterator[Path]:
         else:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         _lock(handle)
-        if path.exists():  # or it was swept before it was locked
+        if path.exists():  # else it was removed before it was locked
             break
         os.close(handle)
     try:
@@ -189,18 +189,18 @@ def _partial(parent: Path, ending: str, folder: bool = False) -> Iterator[Path]:
 
 
 def _lock(handle: int) -> bool:
-    """Locks a file until it is closed or its process ends, however it ends."""
+    """Locks a file until it is closed or its process ends for any reason."""
     if sys.platform == "win32":
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody else holds it, or the file system has no locks
+    except OSError:  # another process holds it, or the file system has no locks
         return False
     return True
 
 
 def sweep(folder: Path, again: bool = False) -> None:
-    """Removes what killed processes left unfinished in a folder, once in a process."""
+    """Removes unfinished files of killed processes from a folder, once per process."""
     place = os.path.abspath(folder)
     if place in _swept and not again:
         return

@@ -1,8 +1,8 @@
-"""The one rule for what commands may replace.
+"""The rule for which existing outputs commands may replace.
 
-Nothing that exists is replaced without `--force`, and `--force` replaces only what this
-package wrote. That is recognised by content: every file has a mark of the package in
-it, and every exported folder a manifest with the digests of its files.
+Nothing is replaced without `--force`, and `--force` only replaces files written by this
+package. They are recognized by content: every file contains a mark of the package, and
+every exported folder a manifest with the digests of its files.
 """
 
 import io
@@ -42,32 +42,32 @@ _ENDS = 1 << 16  # bytes at either end of a file in which its mark lies
 
 
 def write_output(path: str | Path, content: str | bytes, force: bool) -> None:
-    """Writes what a command makes, under the rule of this module.
+    """Writes the output of a command, following the rule of this module.
 
-    It bears the mark of its kind; `force` replaces a file of the same kind that this
-    package wrote.
+    The content must contain the mark of its kind. `force` replaces a file of the same
+    kind that this package wrote.
     """
-    # Names of files need not be UTF-8.
+    # File names need not be UTF-8.
     data = content if isinstance(content, bytes) else content.encode(*_NAMES)
     kind = _kind(data)
     if kind is None:
         raise TypeError("The content bears no mark of this package.")
     check_output(path, kind, force)
-    # Without force, a file that came up meanwhile is not replaced either.
+    # Without force, a file created in the meantime is not replaced either.
     write_atomically(path, data, exclusive=not force)
 
 
 def check_output(path: str | Path, kind: str, force: bool) -> None:
-    """Checks, before any work is done, that an output may be written.
+    """Checks that an output may be written, before any work is done.
 
-    Its kind is a key of `_KINDS` or `"TFLite model"`. Something else there is never
-    replaced, and what this package wrote only with `force`.
+    Its kind is a key of `_KINDS` or `"TFLite model"`. Files of this package are
+    replaced only with `force`, and anything else never.
     """
     path = Path(path)
     with unwritable(path):
         found = path.lstat() if os.path.lexists(path) else None
     if found is None:
-        return  # its folder may be missing, which writing tells
+        return  # its folder may be missing, which is reported when writing
     if not stat.S_ISREG(found.st_mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link"}
         what = kinds.get(stat.S_IFMT(found.st_mode), "not a regular file")
@@ -92,7 +92,7 @@ _DRAWINGS = {".svg": "SVG", ".pdf": "PDF"}
 
 
 def picture_kind(path: str | Path, drawn: bool = False) -> str:
-    """The kind of picture, or of drawing, that a path's ending stands for."""
+    """Returns the kind of picture or drawing for a path's extension."""
     kinds = {**_PICTURES, **(_DRAWINGS if drawn else {})}
     ending = Path(path).suffix.lower()
     if ending not in kinds:
@@ -103,9 +103,9 @@ def picture_kind(path: str | Path, drawn: bool = False) -> str:
 
 
 def picture_bytes(picture: Any, path: str | Path, **options: Any) -> bytes:
-    """A picture in the format of a path's ending, with the mark of the package.
+    """Encodes a picture in the format of a path's extension, with the package's mark.
 
-    It is a `PIL.Image.Image`, or a Matplotlib figure with options of `savefig`.
+    The picture is a `PIL.Image.Image`, or a Matplotlib figure with `savefig` options.
     """
     from PIL.PngImagePlugin import PngInfo
 
@@ -126,7 +126,7 @@ def picture_bytes(picture: Any, path: str | Path, **options: Any) -> bytes:
 
 
 def written_as(path: Path) -> str | None:
-    """The kind of a file that this package wrote, `None` for any other."""
+    """Returns the kind of a file that this package wrote, `None` for any other."""
     with path.open("rb") as file:
         head = file.read(_ENDS)
         file.seek(max(0, path.stat().st_size - _ENDS))
@@ -144,16 +144,16 @@ def _kind(head: bytes, tail: bytes = b"") -> str | None:
 
 
 def write_manifest(folder: Path) -> None:
-    """Writes down what an exported folder holds, so that `--force` may replace it."""
+    """Records the content of an exported folder, so that `--force` may replace it."""
     files = {name: digest_of(folder / name) for name in files_of(folder)}
     text = json.dumps({"generator": GENERATOR, "files": files}, indent=1)
     (folder / MANIFEST).write_text(text + "\n", "utf-8")
 
 
 def strangers(folder: Path) -> list[str] | None:
-    """What lies in an exported folder that this package did not write, or was changed.
+    """Lists files in an exported folder that were changed or not written by us.
 
-    `None` if the folder has no manifest of this package.
+    Returns `None` if the folder has no manifest of this package.
     """
     try:
         content = json.loads((folder / MANIFEST).read_text("utf-8"))

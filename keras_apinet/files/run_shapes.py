@@ -20,7 +20,7 @@ _PLAIN = (None, bool, int, float, str)
 
 
 def _figure(value: Shape, **more: Shape) -> Shape:
-    """A figure, with both ends of its interval or with none."""
+    """Returns the shape of a figure, with both ends of its interval or neither."""
     ends = ({"low": None, "high": None}, {"low": float, "high": float})
     return tuple({"value": value, **pair, **more} for pair in ends)
 
@@ -91,7 +91,7 @@ _BOTH: dict[Any, Shape] = {
     "images": COUNT,
     "classes_without_images": [str],
 }
-# What versions before wrote, without the number of images of each figure.
+# Format of earlier versions, without the number of images of each figure.
 _EARLIER: dict[Any, Shape] = {
     **_BOTH,
     "metrics": {"top1": _figure(SHARE), ...: _figure((None, float))},
@@ -161,7 +161,7 @@ def file_of(name: str, which: str) -> str:
 
 
 def shape_of(name: str) -> Shape:
-    """The shape of a JSON file of a run folder."""
+    """Returns the shape of a JSON file in a run folder."""
     if name.startswith("evaluation_"):
         return EVALUATION
     if name.startswith("calibration"):
@@ -177,7 +177,7 @@ def shape_of(name: str) -> Shape:
     if name == "advice.json":
         return {"advice": [str], "model?": str}
     if name.startswith("open_"):
-        # What was measured -> a sentence; earlier versions had sentences alone.
+        # What was measured -> a sentence; earlier versions only had sentences.
         names: dict[str, Shape] = dict.fromkeys(("data?", "photos?", "weights?"), str)
         names["files?"] = {...: _pair}
         return {"model": str, **names, "sentences": ([str], {...: str})}
@@ -185,7 +185,7 @@ def shape_of(name: str) -> Shape:
 
 
 def remedy_for(name: str) -> str:
-    """What to do about a JSON file of a run folder that is damaged."""
+    """Returns what to do about a damaged JSON file in a run folder."""
     if name.startswith(("evaluation_", "calibration", "unknown", "open_")):
         asked = ""
         if name.startswith("unknown"):

@@ -1,4 +1,4 @@
-"""What JSON and TOML files may hold: shapes, and a reader that checks them.
+"""Shapes that describe the content of JSON and TOML files, and readers that check them.
 
 A shape is written with plain Python values:
 
@@ -28,11 +28,11 @@ from keras_apinet.errors import APINetError, printable, reason
 from keras_apinet.files.bounds import Number, shown
 
 Shape = Any
-# The files are lists of classes and figures: a megabyte for ten thousand classes.
+# The files list classes and figures, which takes a megabyte for ten thousand classes.
 LARGEST_FILE = 64 * 2**20
-# A recipe is a page of text, and the time to parse keys grows with their depth squared.
+# A recipe is a page of text, and parsing keys takes time quadratic in their depth.
 LARGEST_TOML = 2**16
-# Names that arguments and settings had in files of before 0.2.
+# Names of arguments and settings in files from before version 0.2.
 NEW_NAMES = {
     "accumulate": "gradient_accumulation_steps",
     "ema": "ema_momentum",
@@ -48,17 +48,17 @@ NEW_NAMES = {
     "warmup_cached": "cached_head_features",
     "warmup_epochs": "head_epochs",
 }
-# Of a file that nothing can make again; errors of others say what can.
+# For a file that cannot be recreated; the errors of other files say how they can.
 DAMAGED = "it is damaged"
 
 
 def with_new_names(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file of any version says, under the names of today."""
+    """Replaces old names in the content of a file by the current ones."""
     return {NEW_NAMES.get(name, name): value for name, value in content.items()}
 
 
 def names_of_classes(value: Any) -> str | None:
-    """A shape: a list of different texts, at least one."""
+    """Checks for a non-empty list of different strings; usable as a shape."""
     if not isinstance(value, list) or not value:
         return "a list of names"
     if not all(isinstance(name, str) for name in value):
@@ -68,14 +68,14 @@ def names_of_classes(value: Any) -> str | None:
 
 
 def check(value: Any, shape: Shape, where: str, remedy: str = DAMAGED) -> None:
-    """Checks what a file holds; `remedy` is how the error ends: what to do about it."""
+    """Checks the content of a file; errors end with `remedy`, which says what to do."""
     wrong = _wrong(value, shape, "")
     if wrong:
         raise APINetError(f"{where!r} cannot be used: {wrong}; {remedy}.")
 
 
 def _wrong(value: Any, shape: Shape, at: str) -> str | None:
-    """What is wrong at the first place that is."""
+    """Describes the first violation of a shape."""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return _must_be(at, value, "an object")
@@ -150,14 +150,14 @@ def _must_be(at: str, value: Any, words: str) -> str:
 
 
 def read_json(path: Path, shape: Shape, remedy: str = DAMAGED) -> Any:
-    """The content of a JSON file, see `check`; an error if it is not JSON in UTF-8."""
+    """Reads a JSON file, which must be valid UTF-8 and match a shape; see `check`."""
     return parse_json(read_content(path), shape, str(path), remedy)
 
 
 def parse_json(
     content: bytes | str, shape: Shape, where: str, remedy: str = DAMAGED
 ) -> Any:
-    """The content of JSON text, see `read_json`."""
+    """Parses JSON text; see `read_json`."""
     options: dict[str, Any] = {
         "object_pairs_hook": _without_repetitions,
         "parse_constant": _no_number,
@@ -170,7 +170,7 @@ def parse_json(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file in UTF-8, of at most `LARGEST_TOML`."""
+    """Reads a TOML file in UTF-8, of at most `LARGEST_TOML`."""
     content: dict[str, Any] = _parsed(
         read_content(path, LARGEST_TOML), tomllib.loads, "TOML", str(path)
     )
@@ -178,12 +178,12 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_json(content: Any, indent: int | None = 2) -> str:
-    """JSON text of plain values, in which no character steers a terminal.
+    """Formats plain values as JSON text that is safe to show in a terminal.
 
-    Figures that are not finite become `null`, which every reader understands.
+    Non-finite figures become `null`, which every reader understands.
     """
     text = json.dumps(_finite(content), indent=indent, ensure_ascii=False)
-    # Line breaks are those of the layout: `json` has escaped those in texts.
+    # Line breaks only come from the layout, because `json` escapes those in strings.
     return re.sub(
         r"[^\n -~]",
         lambda c: c[0] if printable(c[0]) == c[0] else json.dumps(c[0])[1:-1],
@@ -202,15 +202,15 @@ def _finite(content: Any) -> Any:
 
 
 def read_content(path: Path, largest: int = LARGEST_FILE) -> bytes:
-    """The bytes of a small regular file, of at most `largest`."""
+    """Reads the bytes of a regular file of at most `largest` bytes."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise APINetError(f"{str(path)!r} is not a file that can be read.")
         if status.st_size > largest:
             raise APINetError(
-                f"{str(path)!r} has {status.st_size:,} bytes, and such a file has at "
-                f"most {largest:,}: it is damaged or something else."
+                f"{str(path)!r} has {status.st_size:,} bytes, but such a file has at "
+                f"most {largest:,}; it is damaged or something else."
             )
         with path.open("rb") as file:
             return file.read(largest + 1)
@@ -252,4 +252,4 @@ def _without_repetitions(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is not a number of JSON")
+    raise ValueError(f"{text} is not a valid JSON number")

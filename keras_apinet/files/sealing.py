@@ -1,8 +1,7 @@
-"""Archives that carry their own digest, and archives that would unpack to too much.
+"""Archives with an embedded digest, and checks against archives that unpack too large.
 
-Checkpoints and models are zip archives. Those that a training writes end in a comment
-with the SHA-256 of all that is before it, so that a file of which one bit is another is
-never taken for the one that was written.
+Checkpoints and models are zip archives. Those written in training end in a comment with
+the SHA-256 of everything before it, so that a single changed bit is detected.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ _WEIGHTS = "model.weights.h5"
 def save_atomically(model: Any, path: str | Path, advice: str = ADVICE) -> None:
     """Saves a Keras model with a seal; see `replacing`."""
     path = Path(path)
-    # In a folder, as Keras may need a temporary file beside it.
+    # In a folder, because Keras may need a temporary file next to it.
     with unwritable(path, advice), partial_folder(path.parent) as folder:
         model.save(folder / "model.keras")
         seal(folder / "model.keras")
@@ -41,18 +40,18 @@ def seal(path: Path) -> None:
 
 
 def check_seal(file: IO[bytes]) -> bool:
-    """Whether an archive carries a seal; that of another content is a `ValueError`."""
+    """Whether an archive has a seal; raises `ValueError` if the seal does not match."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - _SEAL_SIZE))
     end = file.read()
     if not _SEAL.fullmatch(end):
         return False
     if end != _digest(file):
-        raise ValueError("its digest is another")
+        raise ValueError("its digest does not match")
     return True
 
 
 def _digest(file: IO[bytes]) -> bytes:
-    """What the seal of an archive that has room for one should be."""
+    """Computes the seal for an archive that has room for one."""
     left = file.seek(0, os.SEEK_END) - _SEAL_SIZE
     file.seek(0)
     digest = hashlib.sha256()
@@ -63,33 +62,33 @@ def _digest(file: IO[bytes]) -> bytes:
 
 
 def check_members(archive: zipfile.ZipFile, size: int) -> None:
-    """Refuses, by its headers, an archive that is not stored plainly.
+    """Rejects an archive whose headers say that it is not stored uncompressed.
 
-    Neither Keras nor this package compresses: what is compressed or encrypted came from
-    elsewhere, and could unpack to anything. `size` is that of its file, in bytes.
+    Neither Keras nor this package compresses, so a compressed or encrypted archive came
+    from elsewhere and could unpack to any size. `size` is that of its file, in bytes.
 
     Raises:
-        ValueError: If a member is compressed, encrypted or there twice.
+        ValueError: If a member is compressed, encrypted or duplicated.
     """
     members = archive.infolist()
     declared = sum(member.file_size for member in members)
     if declared > size:
         raise ValueError(
-            f"it would unpack to {declared:,} bytes, and its file has {size:,}"
+            f"it would unpack to {declared:,} bytes, but its file has {size:,}"
         )
     for member in members:
         if member.flag_bits & 0x1 or member.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"its part {member.filename!r} is compressed or encrypted")
     if len({member.filename for member in members}) < len(members):
-        raise ValueError("two of its parts have one name")
+        raise ValueError("two of its parts have the same name")
 
 
 def check_model(path: Path) -> None:
     """Checks a `.keras` file before Keras unpacks it.
 
     Raises:
-        ValueError: If it is damaged, of another kind, or would unpack to more than it
-            holds.
+        ValueError: If it is damaged, of another kind, or would unpack to more than the
+            size of its file.
         zipfile.BadZipFile: If it is not an archive, or a part is damaged.
         OSError: If it, or the weights in it, cannot be read.
     """
@@ -104,18 +103,18 @@ def check_model(path: Path) -> None:
                 raise ValueError("it is not a model of this version of Keras")
             if not sealed and (damaged := archive.testzip()):
                 raise ValueError(f"its part {damaged!r} is damaged")
-            # A part of an archive starts anew wherever it is read backwards.
+            # Seeking backwards in a part of an archive rereads it from the start.
             member = io.BytesIO(archive.read(_WEIGHTS))
             with h5py.File(member, "r") as weights:
                 declared = _declared(weights)
     if declared > size:
         raise ValueError(
-            f"its weights would unpack to {declared:,} bytes, and its file has {size:,}"
+            f"its weights would unpack to {declared:,} bytes, but its file has {size:,}"
         )
 
 
 def _declared(weights: Any) -> int:
-    """Bytes of all arrays in an HDF5 file."""
+    """Returns the total bytes of all arrays in an HDF5 file."""
     import h5py
 
     total, seen, groups = 0, set(), [weights]

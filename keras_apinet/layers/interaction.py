@@ -1,4 +1,4 @@
-"""Attentive pairwise interaction: two images' features compared channel by channel."""
+"""Attentive pairwise interaction: compares features of two images by channel."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from keras_apinet.types import Shape, Tensor
 def interact(
     x1: Tensor, x2: Tensor, mutual: Tensor, residual_weight: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gated features of each pair, from the pair's mutual vector (Eq. 2 to 6).
+    """Computes the gated features of each pair from its mutual vector (Eq. 2 to 6).
 
     All are `[P, D]`. Returns `x1_self, x1_other, x2_self, x2_other`, where
     `x_i_self = x_i (r + g_i)`, `x_i_other = x_i (r + g_other)`,
@@ -34,11 +34,11 @@ def interact(
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class AttentivePairwiseInteraction(keras.layers.Layer):
-    """Compares the two images of each pair and emphasises the channels that differ.
+    """Compares the two images of each pair and emphasizes the channels that differ.
 
-    The mutual vector `x_m = f_m([x_1, x_2])` (Eq. 1) comes from a two-layer MLP without
-    a non-linearity, `R^2D -> R^mutual_units -> R^D`, with dropout between. Gates and
-    the four features follow (Eq. 2 to 6):
+    A two-layer MLP without a non-linearity, `R^2D -> R^mutual_units -> R^D`, with
+    dropout in between, computes the mutual vector `x_m = f_m([x_1, x_2])` (Eq. 1). The
+    gates and the four features follow from it (Eq. 2 to 6):
 
     ```
     g_i       = sigmoid(x_m * x_i)
@@ -47,30 +47,30 @@ class AttentivePairwiseInteraction(keras.layers.Layer):
     ```
 
     The MLP's first layer is linear, `W [x_1; x_2] = W_a x_1 + W_b x_2`. Given
-    `pairs=(anchors, partners)` it is applied once to each image and gathered, which
-    gives the same values as applying it to every pair for half the arithmetic.
+    `pairs=(anchors, partners)`, it is applied once per image and gathered, which gives
+    the same values as applying it to every pair, at half the cost.
 
     Args:
         mutual_units: Width of the MLP's hidden layer. Default 512.
-        dropout_rate: Share of hidden units dropped in training, 0 to 1. Default 0.5.
-        seed: Seed of the dropout.
-        residual_weight: What a feature counts beside its gates, r in `r x + x g`. 1
-            (default) is the paper's; with 0.5 a gated feature is as large as the plain
-            one that a test sees, because a gate is 0.5 on average at first.
+        dropout_rate: Fraction of hidden units dropped in training, 0 to 1. Default 0.5.
+        seed: Seed for the dropout.
+        residual_weight: Weight r of the ungated feature in `r x + x g`. Default 1, as
+            in the paper. With 0.5, gated features are as large as the plain ones used
+            at test time, because gates initially average 0.5.
 
     Call arguments:
         x1: `[P, D]` float, the first image of each pair; or, with `pairs`, the features
             `[N, D]` of all images.
-        x2: `[P, D]` float, the second image of each pair; left out with `pairs`.
-        pairs: `(anchors, partners)`, each `[P]` integer rows of `x1`.
-        training: Whether dropout is active.
+        x2: `[P, D]` float, the second image of each pair; omitted with `pairs`.
+        pairs: `(anchors, partners)`, each `[P]` integer row indices into `x1`.
+        training: Whether to apply dropout.
 
     Returns:
         `x1_self, x1_other, x2_self, x2_other`, each `[P, D]`.
 
     Raises:
-        APINetError: If the features are not two arrays of equal width, or both or
-            neither of `x2` and `pairs` are given.
+        APINetError: If the features differ in width, or both or neither of `x2` and
+            `pairs` are given.
 
     Example:
     >>> layer = AttentivePairwiseInteraction(mutual_units=8)
@@ -104,10 +104,10 @@ class AttentivePairwiseInteraction(keras.layers.Layer):
         )
 
     def build(self, x1_shape: Shape, x2_shape: Shape | None = None) -> None:
-        """Makes the MLP for features of `x1_shape[-1]` channels."""
+        """Creates the MLP for features with `x1_shape[-1]` channels."""
         self._check(x1_shape, x2_shape)
         channels = int(x1_shape[-1] or 0)
-        # One kernel for [x_1; x_2], as in Eq. 1: its upper half is W_a, its lower W_b.
+        # One kernel for [x_1; x_2], as in Eq. 1: the upper half is W_a, the lower W_b.
         self.hidden_kernel = self.add_weight(
             name="hidden_kernel",
             shape=(2 * channels, self.mutual_units),
@@ -173,14 +173,14 @@ class AttentivePairwiseInteraction(keras.layers.Layer):
         pairs: tuple[Tensor, Tensor] | None = None,
         training: bool | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Symbolic outputs: four of `[P, D]` in the compute dtype."""
+        """Returns four symbolic outputs `[P, D]` in the compute dtype."""
         rows = x1.shape[0] if pairs is None else pairs[0].shape[0]
         shape = (rows, x1.shape[-1])
         a, b, c, d = (keras.KerasTensor(shape, self.compute_dtype) for _ in range(4))
         return a, b, c, d
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "mutual_units": self.mutual_units,

@@ -11,23 +11,23 @@ from keras_apinet.types import Shape, Tensor
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class FeatureMemory(keras.layers.Layer):
-    """Keeps the features of the last images that were trained on, newest first.
+    """Keeps the features of the most recent training images, newest first.
 
-    A small batch offers few look-alikes, and accumulating gradients does not change
-    that; a memory does. Its features are up to `size / N` steps old and carry no
-    gradient. Keep `size` below the images of an epoch, or an image meets its own past.
+    A small batch contains few look-alikes. Accumulating gradients does not help, but a
+    memory does. Its features are up to `size / N` steps old and carry no gradient. Keep
+    `size` below the number of images per epoch, or images meet their own past features.
 
     Args:
-        size: Features kept, M.
+        size: Number M of features to keep.
 
     Call arguments:
-        features: `[N, D]` float, of the batch.
+        features: `[N, D]` float, the features of the batch.
         labels: `[N]` or `[N, 1]` integer classes, or `[N, C]` one-hot.
-        training: Whether the batch is remembered.
+        training: Whether to store the batch.
 
     Returns:
-        `(features [N + M, D], labels [N + M] or [N + M, C])`: the batch's, then those
-        that the memory held before.
+        `(features [N + M, D], labels [N + M] or [N + M, C])`: first the batch, then the
+        previous content of the memory.
 
     Example:
     >>> memory = FeatureMemory(4)
@@ -45,8 +45,8 @@ class FeatureMemory(keras.layers.Layer):
         self.size = size
 
     def build(self, features_shape: Shape, labels_shape: Shape | None = None) -> None:
-        """Makes room for features of `features_shape[-1]` channels."""
-        # All replicas see the whole batch, and so remember the same.
+        """Allocates storage for features with `features_shape[-1]` channels."""
+        # All replicas see the global batch, so they store the same.
         self.features = self.add_weight(
             name="features",
             shape=(self.size, features_shape[-1]),
@@ -65,9 +65,9 @@ class FeatureMemory(keras.layers.Layer):
         self.built = True
 
     def recent(self) -> tuple[Tensor, Tensor]:
-        """What it holds: features `[M, D]`, classes `[M]`; -1 is an empty place."""
+        """Returns features `[M, D]` and classes `[M]`; -1 marks an empty slot."""
         # Copies: TensorFlow would read the variables only where they are used, and
-        # torch would hand out what `assign` writes into.
+        # torch would return the storage that `assign` overwrites.
         return ops.copy(self.features), ops.copy(self.classes)
 
     def call(
@@ -77,9 +77,9 @@ class FeatureMemory(keras.layers.Layer):
         training: bool | None = None,
         wrong: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Puts batch and memory together; see the class.
+        """Concatenates batch and memory; see the class.
 
-        Of images that are `wrong`, bool `[N]`, no class is remembered.
+        For images marked in `wrong`, bool `[N]`, no class is stored.
         """
         recent, classes = self.recent()
         if training:
@@ -90,7 +90,7 @@ class FeatureMemory(keras.layers.Layer):
             newest = newest if wrong is None else ops.where(wrong, -1, newest)
             together = ops.concatenate([newest, classes])
             self.classes.assign(together[: self.size])
-        # An empty place is nobody's partner; its class only has to exist.
+        # An empty slot is never a partner; its class only has to be valid.
         classes = ops.maximum(classes, 0)
         if is_one_hot(labels):
             classes = ops.one_hot(classes, labels.shape[-1], dtype=labels.dtype)
@@ -102,5 +102,5 @@ class FeatureMemory(keras.layers.Layer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "size": self.size}

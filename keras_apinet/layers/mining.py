@@ -1,4 +1,4 @@
-"""Which image meets which: pairs mined inside one batch."""
+"""Mining of image pairs within a batch."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ from keras_apinet.types import Shape, Tensor
 
 STRATEGIES = ("nearest", "farthest", "random")
 DISTANCES = ("euclidean", "cosine")
-# Larger than any squared distance between finite float32 features of sane size, and
+# Larger than any squared distance between float32 features of reasonable size, but
 # finite, so that an argmin over a row without candidates stays well defined.
 FORBIDDEN = 3.0e38
 
 
 def squared_distances(features: Tensor, others: Tensor | None = None) -> Tensor:
-    """Squared Euclidean distances of rows `[N, D]` to others `[M, D]` or themselves.
+    """Computes squared Euclidean distances of rows `[N, D]` to `[M, D]` or each other.
 
-    Uses `|a - b|^2 = |a|^2 + |b|^2 - 2 a.b`, so nothing larger than `[N, M]` is made;
-    float32, at least 0.
+    Uses `|a - b|^2 = |a|^2 + |b|^2 - 2 a.b`, so no array exceeds `[N, M]`. The result
+    is float32 and at least 0.
     """
     x = ops.cast(features, "float32")
     y = x if others is None else ops.cast(others, "float32")
@@ -31,9 +31,9 @@ def squared_distances(features: Tensor, others: Tensor | None = None) -> Tensor:
 
 
 def class_indices(labels: Tensor) -> Tensor:
-    """Integer classes `[N]` from `[N]` or `[N, 1]` integers, or `[N, C]` one-hot rows.
+    """Returns classes `[N]` from `[N]` or `[N, 1]` integers or `[N, C]` one-hot rows.
 
-    Soft labels count as their most likely class.
+    Soft labels are reduced to their most likely class.
     """
     if len(labels.shape) == 1:
         return ops.cast(labels, "int32")
@@ -43,21 +43,21 @@ def class_indices(labels: Tensor) -> Tensor:
 
 
 def is_one_hot(labels: Tensor) -> bool:
-    """Whether labels are rows `[N, C]`, not integers `[N]` or `[N, 1]`."""
+    """Whether labels are rows `[N, C]` rather than integers `[N]` or `[N, 1]`."""
     return len(labels.shape) == 2 and labels.shape[-1] != 1
 
 
 def select_partners(scores: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """The `count` candidates of lowest score in each row; ties go to the lowest index.
+    """Selects each row's `count` lowest-scoring candidates; ties go to the lower index.
 
     Args:
         scores: `[N, M]` float32, lower is better.
-        candidates: `[N, M]` bool, who may be chosen.
-        count: Partners for each row.
+        candidates: `[N, M]` bool, which columns may be chosen.
+        count: Number of partners per row.
 
     Returns:
-        `(partners, valid)`, each `[N, count]`: int32 column indices, and whether there
-        was a candidate left to choose.
+        `(partners, valid)`, each `[N, count]`: int32 column indices, and whether a
+        candidate was left to choose.
     """
     columns = ops.arange(ops.shape(scores)[1], dtype="int32")
     partners, valid = [], []
@@ -78,47 +78,46 @@ def _pair(value: Any) -> tuple[Any, Any]:
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class PairMiner(keras.layers.Layer):
-    """Chooses for each image of a batch the images it is compared with.
+    """Chooses the partners with which each image of a batch is compared.
 
-    For image `i` with class `c_i` the paper's choice is the Euclidean-nearest image of
-    its own class (intra pair) and the nearest image of any other class (inter pair):
+    For image `i` of class `c_i`, the paper chooses the nearest image, by Euclidean
+    distance, of the same class (intra pair) and of any other class (inter pair):
 
     ```
     intra(i) = argmin_{j != i, c_j = c_i} |x_i - x_j|
     inter(i) = argmin_{c_j != c_i} |x_i - x_j|
     ```
 
-    Distances are float32 whatever the dtype policy, features are compared as they are
-    unless `distance="cosine"`, equal distances go to the lower index, and no gradient
-    flows through the choice. An image that has no candidate (the only one of its class,
-    a batch of one class, a feature that is not finite) gives a pair marked invalid; it
-    is paired with itself.
+    Distances are float32 under any dtype policy, features are not normalized unless
+    `distance="cosine"`, ties go to the lower index, and no gradient flows through the
+    choice. An image without a candidate (the only one of its class, a batch of one
+    class, a non-finite feature) is paired with itself, and the pair is marked invalid.
 
     Args:
-        mining: `"nearest"`, `"farthest"` or `"random"`, or a tuple of two of them,
+        mining: `"nearest"`, `"farthest"` or `"random"`, or a tuple of two of them
             for intra and inter pairs. Default `"nearest"`.
-        num_partners: Partners for each image, or a tuple for intra and inter pairs;
-            one of the two may be 0. Default 1.
-        seed: Seed of the `"random"` strategy.
-        distance: What near and far mean: `"euclidean"`, or `"cosine"`: the angle,
-            whatever the lengths of the features. Default `"euclidean"`, the paper's.
+        num_partners: Number of partners per image, or a tuple for intra and inter
+            pairs, of which one may be 0. Default 1.
+        seed: Seed for the `"random"` strategy.
+        distance: `"euclidean"`, as in the paper, or `"cosine"`, which compares
+            directions regardless of feature length. Default `"euclidean"`.
 
     Call arguments:
         features: `[N, D]` float.
         labels: `[N]` or `[N, 1]` integer classes, or `[N, C]` one-hot.
-        memory: `(features [M, D], classes [M])` of more images that may be partners
-            but are no anchors; a negative class marks an empty place. Row m of them is
-            partner `N + m`. Default: none.
+        memory: `(features [M, D], classes [M])` of further images, which may be
+            partners but not anchors; a negative class marks an empty slot. Its row m
+            is partner `N + m`. Default: none.
 
     Returns:
         `anchors, partners, valid`, each `[N * (intra + inter)]` (`[2N]` by default):
         int32 rows of `features`, int32 rows of `features`, bool. All intra pairs come
         first, then all inter pairs; within each, the anchors run from 0 to N - 1, once
-        for every partner.
+        per partner.
 
     Raises:
-        APINetError: For an unknown strategy or distance, a partner count below 0, or
-            inputs of the wrong rank.
+        APINetError: If the strategy or distance is unknown, a partner count is
+            negative, or an input has the wrong rank.
 
     Example:
     >>> miner = PairMiner()
@@ -176,12 +175,13 @@ class PairMiner(keras.layers.Layer):
         batch, n_labels = features.shape[0], labels.shape[0]
         if batch is not None and n_labels is not None and batch != n_labels:
             raise APINetError(
-                f"PairMiner got {batch} features but {n_labels} labels; they must be "
-                "of the same images."
+                f"PairMiner got {batch} features but {n_labels} labels; pass one label "
+                "per feature."
             )
         if batch == 0:
             raise APINetError(
-                f"PairMiner needs an image at least; got shape={tuple(features.shape)}."
+                "PairMiner needs at least one image; got "
+                f"shape={tuple(features.shape)}."
             )
         features = ops.stop_gradient(features)
         classes = class_indices(labels)
@@ -242,7 +242,7 @@ class PairMiner(keras.layers.Layer):
         labels: Tensor,
         memory: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Symbolic outputs: int32, int32 and bool `[N * (intra + inter)]`."""
+        """Returns symbolic outputs: int32, int32 and bool `[N * (intra + inter)]`."""
         batch = features.shape[0]
         shape: Shape = (None if batch is None else batch * sum(self.num_partners),)
         return (
@@ -252,7 +252,7 @@ class PairMiner(keras.layers.Layer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "mining": list(self.strategies),
@@ -263,5 +263,5 @@ class PairMiner(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "PairMiner":
-        """The layer of a `get_config()`."""
+        """Creates a layer from `get_config()` output."""
         return cls(**with_new_names(config))

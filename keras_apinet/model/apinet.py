@@ -35,17 +35,17 @@ _PARTS = ("interaction", "classifier")
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class APINet(BackboneModel, PairwiseTraining):
-    """Backbone, pooling, pairwise interaction and one classifier.
+    """A backbone with pooling, pairwise interaction and a shared classifier.
 
-    In training every image is paired inside its batch with its nearest neighbour of the
-    same class and of another; the four gated features of each pair go through the one
-    classifier (`PairwiseLoss`). Everywhere else the model is backbone, pooling and
-    classifier: `softmax(W x + b)` on one image.
+    During training, every image is paired with its nearest neighbors within the batch,
+    one of the same class and one of another. The four gated features of each pair go
+    through the shared classifier (`PairwiseLoss`). Everywhere else, the model is just
+    backbone, pooling and classifier: `softmax(W x + b)` on a single image.
 
-    `compile` needs nothing but an optimizer. With the default `loss=PairwiseLoss()`
-    `fit` trains on pairs and logs `loss`, `cross_entropy`, `ranking_loss`, `accuracy`
-    (single-image top-1) and `valid_pairs` (share of the 2N pairs that exist). Any other
-    loss trains the same backbone and classifier on single images: the plain baseline.
+    `compile` only needs an optimizer. With the default `loss=PairwiseLoss()`, `fit`
+    trains on pairs and logs `loss`, `cross_entropy`, `ranking_loss`, `accuracy`
+    (single-image top-1) and `valid_pairs` (fraction of the 2N pairs that exist). Any
+    other loss trains the same layers on single images, as a plain baseline.
 
     Args:
         backbone: Any `keras.Model` from images `[N, H, W, 3]` to a feature map
@@ -53,52 +53,51 @@ class APINet(BackboneModel, PairwiseTraining):
         num_classes: Number of classes, at least 2.
         scaling: Layer applied to the raw pixels (0..255) before the backbone; `None`
             when the backbone takes raw pixels.
-        pooling: `"average"` over places or tokens, or `"token"`: the first token of
-            `[N, T, D]`. Default `"average"`.
-        mining: How partners are chosen, see `PairMiner`.
-        num_partners: Partners of each image, see `PairMiner`.
-        distance: What near and far mean in mining, see `PairMiner`. Default
-            `"euclidean"`.
-        memory_size: Features of recent training images that are kept, M, so that
-            partners are looked for beyond the batch; see `FeatureMemory`. Default 0.
+        pooling: `"average"` over positions or tokens, or `"token"` for the first token
+            of `[N, T, D]`. Default `"average"`.
+        mining: How partners are chosen; see `PairMiner`.
+        num_partners: Number of partners per image; see `PairMiner`.
+        distance: Distance used for mining; see `PairMiner`. Default `"euclidean"`.
+        memory_size: Number M of recent training features to keep, so that partners can
+            come from beyond the batch; see `FeatureMemory`. Default 0.
         mutual_units: Width of the mutual MLP. Default 512.
         dropout_rate: Dropout inside the mutual MLP and before the classifier.
             Default 0.5.
-        residual_weight: What features count beside their gates, see the interaction.
-            Default 1, the paper's.
-        freeze_fraction: Share of the backbone's layers, from the images on, that stay
-            unchanged: they get no gradient and their batch-norm keeps its statistics.
-            The cut is at the last place up to there that everything flows through.
-            Default 0.
-        batch_norm: `"train"`: the backbone runs in training mode while fitting;
-            `"inference"`: it always runs in inference mode, so that batch-norm keeps
-            the statistics it came with (and its own dropout is off). Default
+        residual_weight: Weight of the ungated features in the gated ones; see
+            `AttentivePairwiseInteraction`. Default 1, as in the paper.
+        freeze_fraction: Fraction of the backbone's layers, counted from the input, to
+            freeze: they get no gradient and their batch-norm keeps its statistics. The
+            backbone is cut at the last tensor within this fraction through which all
+            data flows. Default 0.
+        batch_norm: With `"train"`, the backbone runs in training mode during `fit`;
+            with `"inference"`, it always runs in inference mode, so its batch-norm
+            keeps the pretrained statistics (and its own dropout is off). Default
             `"train"`.
         batch_norm_momentum: Momentum of the moving statistics under `"train"`, set on
-            every batch-norm of the backbone; `None` leaves them as they are. Backbones
-            come with 0.99 to 0.999, whose statistics lag behind a run of a few hundred
-            steps. Default 0.9.
-        class_names: Names of the classes, in the order of the labels.
-        seed: Seed of the dropout and of random mining.
+            every batch-norm layer of the backbone; `None` keeps the layers' own.
+            Backbones use 0.99 to 0.999, which makes the statistics lag in a run of a
+            few hundred steps. Default 0.9.
+        class_names: Names of the classes, in label order.
+        seed: Seed for dropout and random mining.
 
     Call arguments:
         inputs: Images `[N, H, W, 3]`, float or uint8, 0..255; or, for training,
-            `(images, labels)`. In place of images it takes what was computed from them
-            before, if it is told what that is: `{"frozen": x}` with what the frozen
-            layers give (`frozen_model`), or `{"features": x}` with pooled features
-            `[N, D]` (`feature_model`). `fit` and `predict` take these as well.
-        training: Whether dropout and batch statistics are active.
+            `(images, labels)`. Images can be replaced by precomputed values:
+            `{"frozen": x}` with the output of the frozen layers (`frozen_model`), or
+            `{"features": x}` with pooled features `[N, D]` (`feature_model`). `fit`
+            and `predict` also accept these.
+        training: Whether to use dropout and batch statistics.
 
     Returns:
-        Logits `[N, C]`, float32 under any dtype policy. For `(images, labels)` a
-        dictionary: `logits` `[N, C]`, `pair_logits` `[4N, 2, C]` (first images of all
-        pairs, then second images; self, other), for each of its rows `images` (row of
-        the batch, from N on of the memory) and `valid`, and the `labels` of batch and
-        memory; `single_logits` `[N, C]`, after dropout, if the loss has a
-        `single_image_weight`.
+        Logits `[N, C]`, float32 under any dtype policy. For `(images, labels)`, a
+        dictionary of `logits` `[N, C]`; `pair_logits` `[4N, 2, C]` (first images of all
+        pairs, then second images; self, other); for each of those rows, `images` (its
+        row in the batch, or in the memory from N on) and `valid`; the `labels` of batch
+        and memory; and, if the loss has a `single_image_weight`, `single_logits`
+        `[N, C]`, computed with dropout.
 
     Raises:
-        APINetError: For settings or inputs that do not fit, naming the value.
+        APINetError: If a setting or input is invalid; the message includes its value.
 
     Example:
     >>> model = keras_apinet.build("tiny", num_classes=3, image_size=32)
@@ -134,7 +133,7 @@ class APINet(BackboneModel, PairwiseTraining):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        # Labels come through here, and 16 bits do not hold whole numbers of any size.
+        # Labels pass through here, and 16-bit floats cannot represent every integer.
         super().__init__(**{"autocast": False, **kwargs})
         check_names(backbone, scaling)
         check_choice("batch_norm", batch_norm, BATCH_NORM_POLICIES)
@@ -154,7 +153,7 @@ class APINet(BackboneModel, PairwiseTraining):
         self.scaling = scaling
         self.pooling = pooling
         self.freeze_fraction = freeze_fraction
-        # The layers are the backbone's; Keras would count them twice if it saw these.
+        # These share the backbone's layers, which Keras would otherwise count twice.
         self._halves = split(backbone, freeze_fraction) if freeze_fraction else None
         self._freeze()
         self.batch_norm = batch_norm
@@ -175,16 +174,16 @@ class APINet(BackboneModel, PairwiseTraining):
         self.dropout = keras.layers.Dropout(
             dropout_rate, seed=seed, dtype=dtype, name="dropout"
         )
-        # What users see is float32 under any policy.
+        # The outputs are float32 under any policy.
         self.classifier = keras.layers.Dense(
             num_classes, dtype="float32", name="classifier"
         )
-        # Everything is built at once: a sublayer left unbuilt would reload with wrong
-        # weights and no error.
+        # Everything is built here: an unbuilt sublayer would silently reload with the
+        # wrong weights.
         self.build(backbone.input_shape)
 
     def build(self, input_shape: Shape) -> None:
-        """Makes the weights of the interaction and the classifier."""
+        """Creates the weights of the interaction and the classifier."""
         if self.classifier.built:
             return
         features = (None, self.feature_size)
@@ -196,7 +195,7 @@ class APINet(BackboneModel, PairwiseTraining):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Logits of single images, or everything the pairwise loss needs."""
+        """Returns logits for single images, or all inputs of the pairwise loss."""
         if isinstance(inputs, (tuple, list)):
             images, labels = inputs
             return self._pairwise(finite(images, training), labels, training)
@@ -206,7 +205,7 @@ class APINet(BackboneModel, PairwiseTraining):
     def _pairwise(
         self, images: Any, labels: Tensor, training: bool | None
     ) -> dict[str, Tensor]:
-        # All replicas of a step mine and learn from the whole batch.
+        # Every replica mines pairs from the global batch and learns from all of it.
         features = whole_batch(self.features(images, training=training))
         labels = whole_batch(ops.convert_to_tensor(labels))
         recent = None if self.memory is None else self.memory.recent()
@@ -220,7 +219,7 @@ class APINet(BackboneModel, PairwiseTraining):
             known = {"training": training, "wrong": outside(labels, self.num_classes)}
             features, labels = self.memory(features, labels, **known)
         gated = self.interaction(features, pairs=(anchors, partners), training=training)
-        # Rows: first images of all pairs, then second images; axis 1: self, other.
+        # Rows: first images of all pairs, then second images. Axis 1: self, other.
         stacked = ops.concatenate(
             [ops.stack(gated[:2], axis=1), ops.stack(gated[2:], axis=1)]
         )
@@ -234,12 +233,12 @@ class APINet(BackboneModel, PairwiseTraining):
         }
 
     def classifier_model(self, probabilities: bool = True) -> keras.Model:
-        """The plain single-image model: scaling, backbone, pooling, classifier.
+        """Creates the plain single-image model: scaling, backbone, pooling, classifier.
 
-        It shares its layers, and so its weights, with this model.
+        It shares its layers, and thus its weights, with this model.
 
         Args:
-            probabilities: Whether the output is softmax probabilities or logits.
+            probabilities: Whether to output softmax probabilities instead of logits.
                 Default `True`.
 
         Returns:
@@ -255,7 +254,7 @@ class APINet(BackboneModel, PairwiseTraining):
         return keras.Model(features.input, outputs, name=f"{self.name}_classifier")
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments; layers in Keras's serialized form."""
+        """Returns the constructor's arguments, with layers in serialized form."""
         check_unquantized((self.classifier, *flatten_layers(self.backbone)))
         serialize = keras.saving.serialize_keras_object
         parts = _PARTS[1:] if self._was_baseline else _PARTS
@@ -283,7 +282,7 @@ class APINet(BackboneModel, PairwiseTraining):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """The model of a `get_config()`, with new weights."""
+        """Creates a model with new weights from `get_config()` output."""
         config = with_new_names(config)
         for key in ("backbone", "scaling"):
             if isinstance(config.get(key), dict):

@@ -1,4 +1,4 @@
-"""A model's backbone: frozen first layers, feature maps and pooled features."""
+"""The backbone of a model: frozen first layers, feature maps and pooled features."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from keras_apinet.types import Shape, Tensor
 
 @dataclass(frozen=True)
 class Halves:
-    """Two models that share their layers with a backbone, one after the other.
+    """The two parts of a split backbone, with which they share their layers.
 
     Attributes:
         frozen: From the backbone's input to the cut.
@@ -28,13 +28,13 @@ class Halves:
 
 
 def split(backbone: keras.Model, share: float) -> Halves:
-    """Cuts a backbone at the last place that everything flows through.
+    """Splits a backbone at the last tensor through which all data flows.
 
-    Before the cut lies at most `share`, in [0, 1), of the layers of a functional model
-    of one input and one output.
+    At most a fraction `share`, in [0, 1), of the layers comes before the cut. The
+    backbone is a functional model with one input and one output.
 
     Raises:
-        APINetError: For another share, or a backbone without such a place.
+        APINetError: If the share is invalid, or the backbone has no such tensor.
     """
     FRACTION.check("freeze_fraction", share)
     layers = getattr(backbone, "layers", [])
@@ -50,10 +50,10 @@ def split(backbone: keras.Model, share: float) -> Halves:
 
 
 def tail(backbone: keras.Model, tensor: Any) -> keras.Model | None:
-    """The model from a tensor inside a backbone to its output.
+    """Creates the model from a tensor inside a backbone to its output.
 
     Returns:
-        `None` where something flows past the tensor.
+        The model, or `None` if some data bypasses the tensor.
     """
     if not isinstance(tensor, keras.KerasTensor):
         return None
@@ -64,9 +64,9 @@ def tail(backbone: keras.Model, tensor: Any) -> keras.Model | None:
 
 
 def pooling_layer(backbone: keras.Model, pooling: str) -> keras.layers.Layer:
-    """The layer that pools a feature map, tokens or a vector to `[N, D]`.
+    """Creates the layer that pools a feature map, tokens or a vector to `[N, D]`.
 
-    `pooling` is `"average"` or `"token"`; what else a backbone gives is an error.
+    `pooling` is `"average"` or `"token"`; any other backbone output is an error.
     """
     shape = backbone.output_shape
     if not isinstance(shape, tuple) or len(shape) not in (2, 3, 4):
@@ -77,7 +77,7 @@ def pooling_layer(backbone: keras.Model, pooling: str) -> keras.layers.Layer:
     if len(shape) == 2:
         return keras.layers.Identity(name="pool")
     if len(shape) == 4:
-        # Whatever Keras is told, feature maps have their channels last.
+        # Feature maps are channels-last whatever the Keras configuration.
         return keras.layers.GlobalAveragePooling2D("channels_last", name="pool")
     if pooling == "token":
         return FirstToken(name="pool")
@@ -85,44 +85,44 @@ def pooling_layer(backbone: keras.Model, pooling: str) -> keras.layers.Layer:
 
 
 def check_names(backbone: keras.Model, scaling: keras.layers.Layer | None) -> None:
-    """Checks that the layers of a classifier would have names of their own."""
+    """Checks that the layers of a classifier have unique names."""
     taken = {"image", "pool", "classifier", "probabilities"}
     for part in filter(None, (scaling, backbone)):
         if part.name in taken:
             raise APINetError(
-                f"The name {part.name!r} of the backbone or its scaling is taken; give "
-                "another, as in keras.Model(..., name='backbone')."
+                f"The name {part.name!r} of the backbone or its scaling is reserved; "
+                "use another, as in keras.Model(..., name='backbone')."
             )
         taken.add(part.name)
 
 
 def check_unquantized(layers: Iterable[keras.layers.Layer]) -> None:
-    """Checks that a model can be read back when it is saved."""
+    """Checks that a model can be loaded again after saving."""
     for layer in layers:
         if getattr(layer, "quantization_mode", None):
             raise APINetError(
-                f"The layer {layer.name!r} was quantized, with all models that share "
-                "it, and could not be read back; save the model before that, and "
-                "export it with precision='int8'."
+                f"The layer {layer.name!r} was quantized, which affects all models "
+                "sharing it, and could not be loaded again; save the model before "
+                "quantizing it, or export it with precision='int8'."
             )
 
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class FirstToken(keras.layers.Layer):
-    """The first of `[N, T, D]` tokens, `[N, D]`: the class token of a transformer."""
+    """Takes the first of `[N, T, D]` tokens, such as a transformer's class token."""
 
     def call(self, tokens: Tensor) -> Tensor:
-        """Takes token 0."""
+        """Returns token 0, `[N, D]`."""
         return tokens[:, 0]
 
 
 class BackboneModel(CheckedModel):
-    """A model with a backbone: from images to feature maps and pooled features.
+    """A model with a backbone that maps images to feature maps and pooled features.
 
     Attributes:
-        backbone: From scaled images to a feature map, tokens or a vector.
-        scaling: The layer before it, or `None`.
-        pool: What pools the backbone's output to `[N, D]`.
+        backbone: Maps scaled images to a feature map, tokens or a vector.
+        scaling: The layer before the backbone, or `None`.
+        pool: The layer that pools the backbone's output to `[N, D]`.
     """
 
     backbone: keras.Model
@@ -133,21 +133,21 @@ class BackboneModel(CheckedModel):
 
     @property
     def feature_size(self) -> int:
-        """Channels D of a feature."""
+        """Number of channels D of a pooled feature."""
         return int(self.backbone.output_shape[-1])
 
     @property
     def image_size(self) -> int | None:
-        """Height and width of the images in px; `None` if the backbone takes any."""
+        """Height and width of the images, px; `None` if the backbone takes any size."""
         size = self.backbone.input_shape[1]
         return None if size is None else int(size)
 
     def features(self, inputs: Any, training: bool | None = False) -> Tensor:
-        """Pooled backbone features, the x of the paper.
+        """Computes pooled backbone features, the x of the paper.
 
         Args:
-            inputs: Images `[N, H, W, 3]`, float or uint8, 0..255, or what stands for
-                them: `{"frozen": x}` or `{"features": x}`, see the class.
+            inputs: Images `[N, H, W, 3]`, float or uint8, 0..255, or precomputed
+                values: `{"frozen": x}` or `{"features": x}`; see the class.
             training: Whether the backbone runs in training mode.
 
         Returns:
@@ -159,7 +159,7 @@ class BackboneModel(CheckedModel):
         return self.pool(self.feature_map(inputs, training=training))
 
     def feature_map(self, inputs: Any, training: bool | None = False) -> Tensor:
-        """What the backbone gives before pooling, for inputs as in `features`."""
+        """Computes the backbone's output before pooling; inputs as in `features`."""
         if self.batch_norm == "inference":
             training = False
         self._check_inputs(inputs, maps=True)
@@ -172,7 +172,7 @@ class BackboneModel(CheckedModel):
         return self._halves.tail(given, training=training)
 
     def _check_inputs(self, inputs: Any, maps: bool = False) -> None:
-        """Checks images, or what stands for them; with `maps`, no pooled features."""
+        """Checks images or precomputed values; `maps` rules out pooled features."""
         if not isinstance(inputs, dict):
             shape = tuple(inputs.shape)
             if not _fits(shape, (*self.backbone.input_shape[1:3], 3)):
@@ -185,13 +185,13 @@ class BackboneModel(CheckedModel):
             expected = self._halves.frozen.output_shape[1:]
         elif names == ["frozen"]:
             raise APINetError(
-                "{'frozen': x} is for a model with frozen layers, and here "
-                "freeze_fraction=0; give images."
+                "{'frozen': x} needs a model with frozen layers, but this one has "
+                "freeze_fraction=0; pass images."
             )
         else:
             raise APINetError(
-                f"In place of images there are {names}; give images, {{'frozen': x}} "
-                "or, where no map is needed, {'features': x}."
+                f"The model got a dictionary with keys {names} instead of images; pass "
+                "images, {'frozen': x} or, where no map is needed, {'features': x}."
             )
         shape = tuple(inputs[names[0]].shape)
         if not _fits(shape, expected):
@@ -205,7 +205,7 @@ class BackboneModel(CheckedModel):
         return images if self.scaling is None else self.scaling(images)
 
     def train_backbone(self, learns: bool) -> None:
-        """Lets the backbone learn, but for its frozen layers; or nothing of it."""
+        """Makes the backbone trainable except for its frozen layers, or not at all."""
         self.backbone.trainable = learns
         self._freeze()
 
@@ -214,14 +214,14 @@ class BackboneModel(CheckedModel):
             layer.trainable = False
 
     def frozen_model(self) -> keras.Model:
-        """The plain model of scaling and frozen layers.
+        """Creates the model of scaling and frozen layers.
 
-        It shares its layers with this model, which takes what it gives, x, in place of
-        the images: as `{"frozen": x}`.
+        It shares its layers with this model. Its output x can be passed to this model
+        in place of images, as `{"frozen": x}`.
 
         Returns:
-            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to what the
-            frozen layers give.
+            A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to the output
+            of the frozen layers.
 
         Raises:
             APINetError: If no layer is frozen.
@@ -235,9 +235,9 @@ class BackboneModel(CheckedModel):
         return keras.Model(inputs, self._halves.frozen(self._scaled(inputs)))
 
     def feature_model(self) -> keras.Model:
-        """The plain model of pooled features: scaling, backbone, pooling.
+        """Creates the model of pooled features: scaling, backbone, pooling.
 
-        It shares its layers, and so its weights, with this model.
+        It shares its layers, and thus its weights, with this model.
 
         Returns:
             A functional `keras.Model` from `[N, H, W, 3]` pixels 0..255 to `[N, D]`
@@ -251,7 +251,7 @@ class BackboneModel(CheckedModel):
 
 
 def set_momentum(backbone: keras.Model, momentum: float) -> None:
-    """Sets the momentum of every batch-norm of a backbone, in [0, 1)."""
+    """Sets the momentum, in [0, 1), of every batch-norm layer of a backbone."""
     FRACTION.check("batch_norm_momentum", momentum)
     for layer in flatten_layers(backbone):
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -259,7 +259,7 @@ def set_momentum(backbone: keras.Model, momentum: float) -> None:
 
 
 def _fits(shape: Shape, expected: Shape) -> bool:
-    """Whether all dimensions but the first are as expected; `None` fits anything."""
+    """Whether all dimensions but the first match; `None` matches anything."""
     pairs = zip(shape[1:], expected, strict=False)
     alike = all(None in pair or pair[0] == pair[1] for pair in pairs)
     return alike and len(shape) == len(expected) + 1

@@ -1,4 +1,4 @@
-"""What `compile` is given, made to fit a model that gives logits."""
+"""Adapts the arguments of `compile` to a model that outputs logits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,10 +25,10 @@ _KNOWN = {
 
 
 def logits_loss(loss: Any, num_classes: int) -> Any:
-    """The loss as it is to be for logits; `None` is `PairwiseLoss()`.
+    """Adapts a loss to logits; `None` means `PairwiseLoss()`.
 
-    Keras's cross-entropies get `from_logits=True`; a loss of probabilities, or several
-    losses, are an error.
+    Keras's cross-entropies get `from_logits=True`. A loss that expects probabilities
+    and a list of losses are errors.
     """
     if isinstance(loss, (list, tuple)) and len(loss) == 1:
         loss = loss[0]
@@ -36,8 +36,8 @@ def logits_loss(loss: Any, num_classes: int) -> Any:
         (loss,) = loss.values()
     if isinstance(loss, (list, tuple, dict)):
         raise APINetError(
-            f"loss={loss!r} are {len(loss)} losses for the model's one output; give "
-            "one, or none for pairs."
+            f"loss={loss!r} has {len(loss)} losses, but the model has one output; pass "
+            "one loss, or none to train on pairs."
         )
     if loss is None:
         return PairwiseLoss()
@@ -51,25 +51,25 @@ def logits_loss(loss: Any, num_classes: int) -> Any:
     function = _KNOWN.get(function, lambda: function)()
     function = _from_logits(function)
     if getattr(function, "from_logits", False) or takes_logits(function, num_classes):
-        # A string stays one only if nothing had to be changed.
+        # A string stays a string only if nothing has to be changed.
         return function
     raise APINetError(
-        f"loss={_name(loss)!r} wants probabilities, or something else that is not "
-        "logits, which the model gives: choose from_logits=True, or apply "
-        "keras.ops.softmax inside it; without a loss the model trains on pairs."
+        f"loss={_name(loss)!r} expects probabilities or other values, but the model "
+        "outputs logits; set from_logits=True, apply keras.ops.softmax inside the "
+        "loss, or pass no loss to train on pairs."
     )
 
 
 @keras.saving.register_keras_serializable("keras_apinet")  # type: ignore[untyped-decorator]
 def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
-    """The cross-entropy `[N]` of each image, of labels `[N]` or one-hot `[N, C]`."""
+    """Computes each image's cross-entropy `[N]`; labels `[N]` or one-hot `[N, C]`."""
     return CrossEntropy().call(labels, logits)
 
 
 def _from_logits(given: Any) -> Any:
-    """A cross-entropy over classes, told that it gets logits."""
+    """Sets `from_logits=True` on a cross-entropy over classes."""
     config = given.get_config() if hasattr(given, "get_config") else {}
-    # Others (binary ones, AUC) would take the logits for those of independent classes.
+    # Others (binary ones, AUC) would treat the logits as those of independent classes.
     if "Categorical" not in type(given).__name__ or "from_logits" not in config:
         return given
     if config["from_logits"]:
@@ -78,10 +78,10 @@ def _from_logits(given: Any) -> Any:
 
 
 def takes_logits(function: Callable[..., Any], num_classes: int) -> bool:
-    """Whether a loss or metric is the same for logits that are shifted.
+    """Whether a loss or metric is invariant to shifted logits.
 
-    A softmax takes no notice of a number that is added to all logits; whatever reads
-    its input as probabilities does.
+    Adding a constant to all logits does not change their softmax, but does change the
+    result of anything that treats its input as probabilities.
     """
     labels = np.arange(4) % num_classes
     logits = np.linspace(-1, 1, 4 * num_classes, dtype="float32") ** 3
@@ -100,14 +100,14 @@ def takes_logits(function: Callable[..., Any], num_classes: int) -> bool:
                 )
                 for z in (logits, logits + 3)
             ]
-        except Exception:  # Labels of the other form, or a function of its own mind.
+        except Exception:  # labels of the other form, or a custom function's own error
             continue
         return bool(np.allclose(values[0], values[1], rtol=1e-3, atol=1e-4))
     return True
 
 
 def label_form(given: Any) -> str | None:
-    """What a loss or metric takes by its name: `"integer"`, `"one-hot"` or `None`."""
+    """Infers the label form from a name: `"integer"`, `"one-hot"` or `None`."""
     name = _name(given).replace("_", "").lower()
     ours = isinstance(given, (CrossEntropy, PairwiseLoss, Accuracy))
     if ours or "categorical" not in name:
@@ -116,15 +116,15 @@ def label_form(given: Any) -> str | None:
 
 
 def check_form(given: Any, labels: Tensor) -> None:
-    """Refuses labels whose form, one-hot or integer, a loss or metric would misread."""
+    """Rejects labels in a form, one-hot or integer, that a loss would misread."""
     form = label_form(given)
     came = "integer" if len(labels.shape) == 1 or labels.shape[-1] == 1 else "one-hot"
     if form is not None and form != came:
         name = _name(given)
         other = "without Sparse" if form == "integer" else "with Sparse before it"
         raise APINetError(
-            f"{name} takes {form} labels, but {came} ones came, shape="
-            f"{tuple(labels.shape)}; take the one {other}, or labels of the other form."
+            f"{name} takes {form} labels, but got {came} ones of shape="
+            f"{tuple(labels.shape)}; use the one {other}, or pass labels of that form."
         )
 
 
@@ -139,9 +139,9 @@ def _name(given: Any) -> str:
 
 
 def logits_metrics(metrics: Any, num_classes: int) -> list[Any]:
-    """The metrics as they are to be for logits: some as `OnProbabilities`.
+    """Adapts metrics to logits, wrapping some in `OnProbabilities`.
 
-    The model's own metrics, which it adds itself, are left out.
+    Metrics that the model adds itself are left out.
     """
     if isinstance(metrics, dict):
         metrics = list(metrics.values())
@@ -170,7 +170,7 @@ def _logits_metric(given: Any, num_classes: int) -> Any:
     metric = _from_logits(metric)
 
     def value(labels: Any, outputs: Any) -> Any:
-        # A copy if it can be made; the metric itself has to begin empty.
+        # Uses a copy if possible, because the metric itself has to start empty.
         try:
             return type(metric).from_config(metric.get_config())(labels, outputs)
         except TypeError:
@@ -184,9 +184,9 @@ def _logits_metric(given: Any, num_classes: int) -> Any:
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class Accuracy(keras.metrics.SparseCategoricalAccuracy):
-    """Top-1 accuracy of single images, from labels of any form.
+    """Computes the top-1 accuracy of single images from labels of any form.
 
-    Weights of 0 mark what fills a batch up; others count as one image each.
+    A weight of 0 marks padding; any other weight counts as one image.
     """
 
     def __init__(self, name: str = "accuracy", dtype: Any = None) -> None:
@@ -195,7 +195,7 @@ class Accuracy(keras.metrics.SparseCategoricalAccuracy):
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:
-        """Counts a batch."""
+        """Adds a batch."""
         if sample_weight is not None:
             sample_weight = ops.cast(sample_weight > 0, "float32")
         super().update_state(class_indices(y_true), y_pred, sample_weight)
@@ -203,10 +203,10 @@ class Accuracy(keras.metrics.SparseCategoricalAccuracy):
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class PairMean(keras.metrics.Mean):
-    """A mean over pairs, which the training step records itself.
+    """Computes a mean over pairs from the values that the training step records.
 
-    It stands among the compiled metrics, which is where Keras's callbacks look for the
-    direction of what they monitor.
+    It is one of the compiled metrics, because that is where Keras's callbacks look up
+    the direction of a monitored metric.
     """
 
     def __init__(self, name: str = "pair_mean", dtype: Any = None) -> None:
@@ -216,7 +216,7 @@ class PairMean(keras.metrics.Mean):
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:
-        """Does nothing: single images have no pairs."""
+        """Does nothing, because single images have no pairs."""
 
     def record(self, values: Tensor, weights: Tensor | None = None) -> None:
         """Adds the values of some pairs."""
@@ -225,7 +225,7 @@ class PairMean(keras.metrics.Mean):
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class OnProbabilities(keras.metrics.Metric):
-    """A metric of probabilities, for a model of logits: it gets their softmax."""
+    """Wraps a metric of probabilities and feeds it the softmax of logits."""
 
     def __init__(self, metric: Any, name: str | None = None, dtype: Any = None) -> None:
         super().__init__(name=name or metric.name, dtype=dtype)
@@ -235,25 +235,25 @@ class OnProbabilities(keras.metrics.Metric):
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:
-        """Counts a batch of logits."""
+        """Adds a batch of logits."""
         probabilities = ops.softmax(ops.cast(y_pred, "float32"), axis=-1)
         self.metric.update_state(y_true, probabilities, sample_weight)
 
     def result(self) -> Tensor:
-        """The metric's."""
+        """Returns the result of the wrapped metric."""
         return self.metric.result()
 
     def reset_state(self) -> None:
-        """Empties the metric."""
+        """Resets the wrapped metric."""
         self.metric.reset_state()
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         metric = keras.saving.serialize_keras_object(self.metric)
         return {**super().get_config(), "metric": metric}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """The metric of a `get_config()`."""
+        """Creates a metric from `get_config()` output."""
         metric = keras.saving.deserialize_keras_object(config["metric"])
         return cls(**{**config, "metric": metric})

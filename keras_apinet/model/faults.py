@@ -1,10 +1,10 @@
-"""Faults of the data that only a training step sees: found on the device, then told.
+"""Invalid data that only a training step sees: found on the device, then reported.
 
-Images and labels of a data set pass through Keras straight into the compiled step, on
-each backend in another way. The step looks at them there: a batch with a fault gets the
-loss NaN, but no gradient, so that the weights stay finite (momentum, weight decay and
-batch norm act once more); what was wrong is kept in a metric, and a callback turns it
-into an error before the next step.
+Keras passes the images and labels of a data set straight to the compiled step, in a
+different way on each backend, so they are checked there. A batch with invalid data gets
+a loss of NaN but no gradient, so the weights stay finite (momentum, weight decay and
+batch norm still apply once). The fault is kept in a metric, which a callback turns into
+an error before the next step.
 """
 
 import warnings
@@ -22,9 +22,9 @@ NAME = "faults"
 
 
 def pixel_fault(images: Tensor) -> Tensor:
-    """The worst pixel of a batch, float32, 0 if all is well; see `pixels.wrong_pixels`.
+    """Finds a batch's worst pixel, float32, or 0 if valid; see `pixels.wrong_pixels`.
 
-    Images are `[N, H, W, 3]` of any dtype; uint8 costs nothing.
+    Images are `[N, H, W, 3]` of any dtype; for uint8, the check is free.
     """
     dtype = keras.backend.standardize_dtype(images.dtype)
     if dtype == "bool":
@@ -34,7 +34,7 @@ def pixel_fault(images: Tensor) -> Tensor:
     pixels = ops.cast(images, "float32")
     finite = ops.all(ops.isfinite(pixels))
     low, high = ops.min(pixels), ops.max(pixels)
-    # `floor` has no gradient, and none is wanted.
+    # `floor` has no gradient, and none is needed.
     scaled = ops.logical_and(high <= 1, ops.any(pixels != ops.floor(pixels)))
     fault = ops.where(ops.logical_or(scaled, high > 255 + MARGIN), high, 0.0)
     dark = ops.logical_and(low < 0, high <= DARK)
@@ -43,7 +43,7 @@ def pixel_fault(images: Tensor) -> Tensor:
 
 
 def outside(labels: Tensor, num_classes: int) -> Tensor:
-    """Which labels are no class, bool `[N]`; none of one-hot rows."""
+    """Marks labels that are not a class, bool `[N]`; never one-hot rows."""
     if is_one_hot(labels):
         return ops.zeros_like(labels[:, 0], dtype="bool")
     values = ops.cast(ops.reshape(labels, (-1,)), "float32")
@@ -52,27 +52,27 @@ def outside(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def wrong_label(value: float, num_classes: int) -> APINetError:
-    """The error for a label that is no class."""
+    """Creates the error for a label that is not a class."""
     if value != value or value != int(value):
         return APINetError(
-            f"A label is {value:g}, but labels are whole numbers from 0 to "
+            f"A label is {value:g}, but labels must be whole numbers from 0 to "
             f"{num_classes - 1}, or one-hot rows."
         )
     return APINetError(
         f"A label is {value:g}, but num_classes={num_classes} allows 0 to "
-        f"{num_classes - 1}; number the classes from 0, or raise it."
+        f"{num_classes - 1}; number the classes from 0, or increase num_classes."
     )
 
 
 class Faults(keras.metrics.Metric):
-    """Counts the faults of an epoch, with an example of each; it is not logged."""
+    """Counts the faults of an epoch and keeps an example of each; never logged."""
 
     def __init__(self) -> None:
         super().__init__(name=NAME, dtype="float32")
-        # Batches, those without a pair of the same and of another class, with a wrong
-        # label, with wrong pixels.
+        # Batches: all, without an intra pair, without an inter pair, with an invalid
+        # label, with invalid pixels.
         self.counts = self.add_variable((5,), "zeros", name="counts")
-        # Values of two replicas cannot be added up.
+        # Values from different replicas cannot be summed.
         self.examples = self.add_variable(
             (2,), "zeros", aggregation="only_first_replica", name="examples"
         )
@@ -84,10 +84,10 @@ class Faults(keras.metrics.Metric):
         wrong: Tensor,
         lacks: Any = (False, False),
     ) -> None:
-        """Looks at a batch: images `[N, H, W, 3]` or `None`, labels as they came.
+        """Adds a batch of images `[N, H, W, 3]` or `None`, and labels as given.
 
-        `wrong`: see `outside`. `lacks`: whether no image has a partner of its class,
-        and of another.
+        For `wrong`, see `outside`. `lacks` says whether no image has a partner of its
+        own class, and whether none has one of another class.
         """
         pixel = 0.0 if images is None else pixel_fault(images)
         values = labels[:, 0] if is_one_hot(labels) else labels
@@ -101,14 +101,14 @@ class Faults(keras.metrics.Metric):
         )
 
     def result(self) -> Tensor:
-        """The counts."""
+        """Returns the counts."""
         return self.counts.value
 
     def tell(self, num_classes: int) -> tuple[int, int, int]:
-        """Raises what is wrong with labels or pixels.
+        """Raises an error if labels or pixels were invalid.
 
-        Returns the number of batches, and of those without a pair of the same and of
-        another class.
+        Returns the number of batches, and how many had no pair of the same class and
+        of another class.
         """
         counts = [int(n) for n in ops.convert_to_numpy(self.counts.value)]
         label, pixel = (float(x) for x in ops.convert_to_numpy(self.examples.value))
@@ -120,9 +120,9 @@ class Faults(keras.metrics.Metric):
 
 
 class Watch(keras.callbacks.Callback):
-    """Tells faults soon after they happened, at no cost while there are none."""
+    """Reports faults soon after they occur, at no cost while there are none."""
 
-    async_safe = True  # Keras need not wait for the figures of each step
+    async_safe = True  # Keras need not wait for the logs of each step
 
     def __init__(self, faults: Faults, num_classes: int) -> None:
         super().__init__()
@@ -131,36 +131,36 @@ class Watch(keras.callbacks.Callback):
         self.training = self.is_nan = self.warned = False
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        """A fit begins."""
+        """Prepares for a new `fit`."""
         self.training = True
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Notes a loss of NaN; JAX may call this from another thread."""
+        """Records a NaN loss; JAX may call this from another thread."""
         loss = float((logs or {}).get("loss", 0.0))
         self.is_nan = self.is_nan or loss != loss
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        """Looks when the loss was NaN, and after the very first step."""
+        """Checks for faults after a NaN loss, and after the very first step."""
         if self.is_nan or self.steps == 1:
             self.look()
         self.is_nan = False
         self.steps += 1
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        """Looks before Keras empties the metrics for a validation."""
+        """Checks for faults before Keras resets the metrics for validation."""
         if self.training:
             self.look()
 
     def on_test_end(self, logs: Logs = None) -> None:
-        """Looks at what was evaluated."""
+        """Checks the evaluated batches for faults."""
         self.look()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Looks at what an epoch brought."""
+        """Checks the batches of an epoch for faults."""
         self.look()
 
     def look(self) -> None:
-        """Raises faults, and warns once of batches without pairs."""
+        """Raises faults, and warns once about batches without pairs."""
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
         batches, no_intra, no_inter = self.faults.tell(self.num_classes)

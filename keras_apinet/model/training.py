@@ -1,4 +1,4 @@
-"""How Keras trains a model on pairs: its own step, with the labels as an input."""
+"""Training on pairs with Keras's own step, which takes the labels as an input."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +28,10 @@ _PAIR_FIGURES = ("cross_entropy", "ranking_loss", "valid_pairs")
 
 
 class PairwiseTraining(CheckedModel):
-    """A model whose `call((images, labels))` gives pairs, as Keras trains it.
+    """Trains a model whose `call((images, labels))` returns pairs.
 
-    Keras's own step does the work on every backend; it only has to see the labels as an
-    input, because pairs are chosen by class.
+    Keras's own training step does the work on every backend. It only needs the labels
+    as an input, because pairs are chosen by class.
     """
 
     interaction: AttentivePairwiseInteraction
@@ -49,31 +49,31 @@ class PairwiseTraining(CheckedModel):
         weighted_metrics: Any = None,
         **kwargs: Any,
     ) -> None:
-        """As `keras.Model.compile`.
+        """Configures the model for training, like `keras.Model.compile`.
 
         Args:
             optimizer: As in Keras.
-            loss: Default: `PairwiseLoss()`. Cross-entropies of Keras are told that they
-                get logits.
+            loss: Default: `PairwiseLoss()`. Keras's cross-entropies are set to
+                `from_logits=True`.
             loss_weights: As in Keras.
-            metrics: As in Keras; `accuracy` is always there, and metrics of
-                probabilities get the softmax.
+            metrics: As in Keras. `accuracy` is always included, and metrics that expect
+                probabilities receive the softmax.
             weighted_metrics: Likewise.
             **kwargs: As in Keras.
 
         Raises:
-            APINetError: For a loss of probabilities, or `loss_weights` of a loss with
-                `single_image_weight`.
+            APINetError: If the loss expects probabilities, or `loss_weights` are given
+                for a loss with `single_image_weight`.
         """
         loss = logits_loss(loss, self.num_classes)
         pairwise = isinstance(loss, PairwiseLoss)
         if loss_weights is not None and getattr(loss, "single_image_weight", False):
             raise APINetError(
-                f"loss_weights={loss_weights!r} would weigh the pairs and not the "
-                "single images; choose the loss's ranking_weight and "
-                "single_image_weight, and the learning rate."
+                f"loss_weights={loss_weights!r} would weight the pairs but not the "
+                "single images; set ranking_weight and single_image_weight of the "
+                "loss, and the learning rate, instead."
             )
-        # The baseline never meets the interaction: its weights would have no gradient.
+        # The baseline does not use the interaction, so its weights get no gradient.
         if pairwise and self._was_baseline:
             self.interaction.trainable = True
         elif not pairwise:
@@ -81,9 +81,9 @@ class PairwiseTraining(CheckedModel):
             self.interaction.trainable = False
         self._freeze()
         plain = logits_metrics(metrics, self.num_classes)
-        plain = [m for m in plain if m != "accuracy"]  # it is there already
+        plain = [m for m in plain if m != "accuracy"]  # already included
         weighted = logits_metrics(weighted_metrics, self.num_classes)
-        # Weighted, so that they see the weights of 0 that fill a batch up.
+        # Weighted, so that they see the zero weights of padding.
         named = any(getattr(m, "name", m) == "accuracy" for m in plain)
         own = [] if named else [Accuracy()]
         pairs = tuple(map(PairMean, _PAIR_FIGURES))
@@ -99,24 +99,24 @@ class PairwiseTraining(CheckedModel):
         )
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles as a saved model was compiled."""
+        """Compiles the model with the settings of a saved model."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def build_metrics(self) -> None:
-        """Makes the variables of the metrics for integer labels.
+        """Creates the variables of the metrics for integer labels.
 
-        Keras makes them with the first batch; a checkpoint has to be put in before.
+        Keras creates them on the first batch, but a checkpoint is restored before that.
         """
         metrics = compiled_metrics(self)
         if metrics is not None and not metrics.built:
             logits = keras.KerasTensor((None, self.num_classes), "float32")
             metrics.build(keras.KerasTensor((None,), "int32"), logits)
 
-    # The steps. JAX passes its state first, the others pass only data.
+    # The steps. JAX passes its state first; the other backends pass only data.
 
     def train_step(self, *args: Any) -> Any:
-        """One step on a batch `(images, labels)` or `(images, labels, weights)`."""
+        """Trains on a batch `(images, labels)` or `(images, labels, weights)`."""
         *state, data = args
         images, labels, weights = self._batch(data)
         if isinstance(self.loss, PairwiseLoss):
@@ -124,12 +124,12 @@ class PairwiseTraining(CheckedModel):
         return super().train_step(*state, (images, labels, weights))
 
     def test_step(self, *args: Any) -> Any:
-        """The loss and metrics of a batch of single images."""
+        """Computes the loss and metrics on a batch of single images."""
         *state, data = args
         return super().test_step(*state, self._batch(data))
 
     def predict_step(self, *args: Any) -> Any:
-        """Logits of a batch; see `_sound` for what wrong pixels give."""
+        """Returns the logits of a batch; see `_sound` for the result of bad pixels."""
         *state, data = args
         images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         self._check_inputs(images)
@@ -151,7 +151,7 @@ class PairwiseTraining(CheckedModel):
         return images, labels, weights
 
     def _check_form(self, labels: Any) -> None:
-        # Keras calls loss and metrics on JAX before the first step.
+        # On JAX, Keras calls the loss and metrics before the first step.
         _check_given(labels)
         for given in self._compiled.judged:
             check_form(given, labels)
@@ -164,9 +164,9 @@ class PairwiseTraining(CheckedModel):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Tensor:
-        """Mean loss over the images of valid pairs, or over single images.
+        """Computes the mean loss over the images of valid pairs, or over single images.
 
-        A batch with a fault has the loss NaN and no gradient.
+        A batch with invalid data yields a loss of NaN and no gradient.
         """
         self._check_form(y)
         images = x[0] if isinstance(x, (tuple, list)) else x
@@ -186,7 +186,7 @@ class PairwiseTraining(CheckedModel):
     def _single_images(
         self, labels: Tensor, outputs: dict[str, Tensor], sample_weight: Any
     ) -> Any:
-        """The weighted cross-entropy of the whole batch's images by themselves."""
+        """Returns the weighted cross-entropy on the global batch's single images."""
         if "single_logits" not in outputs:
             return 0.0
         if sample_weight is not None:
@@ -195,7 +195,7 @@ class PairwiseTraining(CheckedModel):
         return self.loss.single_image_weight * loss
 
     def _inside(self, labels: Tensor) -> Tensor:
-        """Labels in the form that came, with class 0 in place of what is no class."""
+        """Replaces invalid labels with class 0 and keeps the form of the labels."""
         if is_one_hot(labels):
             return labels
         wrong = ops.reshape(outside(labels, self.num_classes), ops.shape(labels))
@@ -205,8 +205,8 @@ class PairwiseTraining(CheckedModel):
         self, outputs: dict[str, Tensor], sample_weight: Any = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         valid = ops.cast(outputs["valid"], "float32")
-        # Keras divides by the number of rows: the factor turns that into a mean over
-        # the valid ones, and a batch without a single pair has loss 0.
+        # Keras divides by the number of rows. The factor turns that into a mean over
+        # the valid rows, and a batch without any pair gets a loss of 0.
         weights = valid / ops.maximum(ops.mean(valid), 1e-7)
         if sample_weight is not None:
             sample_weight = whole_batch(ops.reshape(sample_weight, (-1,)))
@@ -224,7 +224,7 @@ class PairwiseTraining(CheckedModel):
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Tensor]:
-        """Updates what is logged; metrics given to `compile` see single images."""
+        """Updates all metrics; those passed to `compile` see single images."""
         self._check_form(y)
         images = x[0] if isinstance(x, (tuple, list)) else x
         seen = None if isinstance(images, dict) else images
@@ -232,7 +232,7 @@ class PairwiseTraining(CheckedModel):
         pairwise = isinstance(y_pred, dict)
         if pairwise:
             labels, logits, _ = self._pair_rows(y_pred)
-            logits = ops.stop_gradient(logits)  # torch would keep what a gradient needs
+            logits = ops.stop_gradient(logits)  # else torch would keep the graph alive
             cross, ranking = self.loss.terms(self._inside(labels), logits)
             valid = ops.cast(y_pred["valid"], "float32")
             cross_mean, ranking_mean, valid_mean = self._compiled.pairs
@@ -240,7 +240,7 @@ class PairwiseTraining(CheckedModel):
             ranking_mean.record(ranking, valid)
             valid_mean.record(valid)
             logits = y_pred["logits"]
-            # A memory has partners from its second batch on; NaN is another fault.
+            # A memory offers partners from its second batch on; NaN is another fault.
             if self.memory is None:
                 sound = ops.all(ops.isfinite(logits))
                 found = self._lacks(y_pred["valid"], ops.shape(logits)[0])
@@ -254,7 +254,7 @@ class PairwiseTraining(CheckedModel):
         return _shown(logs, pairwise)
 
     def _lacks(self, valid: Tensor, images: Any) -> tuple[Any, Any]:
-        """Whether no image of a batch has a partner of its class, and of another."""
+        """Whether no image of a batch has an intra partner, and none an inter one."""
         intra, inter = self.miner.num_partners
         ends = intra * images, (intra + inter) * images
         first, second = valid[: ends[0]], valid[ends[0] : ends[1]]
@@ -264,7 +264,7 @@ class PairwiseTraining(CheckedModel):
         )
 
     def get_metrics_result(self) -> dict[str, Tensor]:
-        """What is logged; without pairs, only what single images have."""
+        """Returns the logs; without pairs, only the metrics of single images."""
         logs: dict[str, Tensor] = super().get_metrics_result()
         return _shown(logs, not self._judging)
 
@@ -272,20 +272,20 @@ class PairwiseTraining(CheckedModel):
 def _check_given(labels: Any) -> None:
     if labels is None:
         raise APINetError(
-            "Training and evaluation need labels: give (images, labels) batches, or x "
-            "and y."
+            "Training and evaluation need labels, but got none; pass x and y, or "
+            "(images, labels) batches."
         )
 
 
 @dataclass(frozen=True, eq=False)
 class _Compiled:
-    """What belongs to one `compile`; Keras tracks the metrics, but not from here."""
+    """State of one `compile` call; Keras tracks the metrics elsewhere."""
 
-    judged: tuple[Any, ...]  # loss and metrics that were given
+    judged: tuple[Any, ...]  # the given loss and metrics
     pairs: tuple[PairMean, ...]  # one for each of `_PAIR_FIGURES`
 
 
 def _shown(logs: dict[str, Tensor], pairwise: bool) -> dict[str, Tensor]:
-    """What is logged of all figures."""
+    """Selects the logs to show."""
     hidden = {NAME} if pairwise else {NAME, *_PAIR_FIGURES}
     return {name: value for name, value in logs.items() if name not in hidden}

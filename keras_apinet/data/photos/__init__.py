@@ -1,1 +1,1 @@
-"""From an image file to the pixels of a model: decode, turn, crop, resize, augment."""
+"""From image files to model inputs: decode, orient, crop, resize, augment."""

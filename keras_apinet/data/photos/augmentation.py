@@ -1,8 +1,8 @@
-"""What training does to images by chance, after the crop.
+"""Random augmentation of training images, after the crop.
 
-Everything random is drawn from a seed that belongs to one image of one step, so that a
-step can be drawn again. The operations are Keras layers, except for the crop and the
-flip in `graph_preprocessing`.
+All randomness comes from a seed specific to one image of one step, so that a step can
+be reproduced. The operations are Keras layers, except for the crop and the flip in
+`graph_preprocessing`.
 """
 
 import functools
@@ -19,20 +19,20 @@ RESIZES = ("fit", "squash")
 
 
 def check_options(image_size: int, augmentation: str, resize: str) -> None:
-    """Checks what the user chose."""
+    """Checks the user's choice."""
     IMAGE_SIZE.check("image_size", image_size)
     check_choice("augmentation", augmentation, AUGMENTATIONS)
     check_choice("resize", resize, RESIZES)
 
 
 def augmenter(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The part of an augmentation that follows the random crop.
+    """Returns the part of an augmentation that follows the random crop.
 
     Args:
-        name: `"paper"` adds nothing to crop and flip; `"light"` turns by up to 10
-            degrees and varies brightness and contrast a little; `"strong"` adds colour
-            jitter, two random operations per image as RandAugment does, and random
-            erasing; `"none"` is for images that are not cropped at random either.
+        name: `"paper"` adds nothing to crop and flip; `"light"` rotates by up to 10
+            degrees and slightly varies brightness and contrast; `"strong"` adds color
+            jitter, two random operations per image as in RandAugment, and random
+            erasing; `"none"` is for images that are not randomly cropped either.
 
     Returns:
         A function of a float32 `[s, s, 3]` image in 0..255 and an int32 `[2]` seed.
@@ -55,9 +55,9 @@ def augmenter(name: str) -> Callable[[Tensor, Tensor], Tensor]:
         ]
     if name == "strong":
         # keras.layers.RandAugment computes all its operations for every image and keeps
-        # two; choosing first does the same for a tenth of the time. Equalization is not
-        # among them: with JAX, Keras 3.15 counts its histogram in 256 steps a channel,
-        # which takes ten times as long to build as all the others together.
+        # two; choosing first gives the same in a tenth of the time. Equalization is not
+        # included: on JAX, Keras 3.15 computes its histogram in 256 steps per channel,
+        # which takes ten times longer to build than all other operations together.
         one_of = [
             make.RandomRotation(30 / 360, **place),
             make.RandomShear(0.3, 0.3, **place),
@@ -86,7 +86,7 @@ def augmenter(name: str) -> Callable[[Tensor, Tensor], Tensor]:
                     choice,
                     [functools.partial(_apply, op, image, seeds) for op in one_of],
                 )
-            # One image in eight; the layer would work it out for all of them.
+            # Erases one image in eight; the layer would compute it for all of them.
             image = tf.cond(
                 tf.random.stateless_uniform([], seeds.next()) < 0.125,
                 lambda: _apply(erase, image, seeds),
@@ -98,10 +98,10 @@ def augmenter(name: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _colours(image: Tensor, seeds: Any) -> Tensor:
-    """Brightness, contrast, saturation and hue by chance, as one matrix for each pixel.
+    """Applies random brightness, contrast, saturation and hue as one matrix per pixel.
 
-    Saturation scales and hue turns what differs from grey, in the colour space YIQ.
-    Four Keras layers took ten times as long.
+    Saturation scales, and hue rotates, the chroma in the YIQ color space. Using four
+    Keras layers took ten times as long.
     """
     import tensorflow as tf
 
@@ -124,7 +124,7 @@ def _colours(image: Tensor, seeds: Any) -> Tensor:
 
 
 def _step_seeds(seed: Tensor) -> Any:
-    """A Keras seed generator whose seeds follow from `seed` and have no state."""
+    """A stateless Keras seed generator that derives its seeds from `seed`."""
     import keras
     import tensorflow as tf
 
@@ -140,7 +140,7 @@ def _step_seeds(seed: Tensor) -> Any:
 
 
 def _apply(layer: Any, image: Tensor, seeds: Any) -> Tensor:
-    """What a preprocessing layer makes of an image, with seeds from `seeds`."""
+    """Applies a preprocessing layer to an image, with seeds from `seeds`."""
     layer.get_random_transformation = functools.partial(
         type(layer).get_random_transformation, layer, seed=seeds
     )

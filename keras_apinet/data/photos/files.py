@@ -1,4 +1,4 @@
-"""Which files are photos, and which of them a folder holds."""
+"""Recognition of photo files, and search for them in folders."""
 
 import csv
 import glob
@@ -14,7 +14,7 @@ from keras_apinet.errors import APINetError, reason
 
 _HEIC = (".heic", ".heif", ".hif")
 HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
-# Endings of the files that are read.
+# Extensions of the files that are read.
 PHOTO_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp"),
     *(".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
@@ -24,19 +24,19 @@ _RAW = (
     *(".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2"),
     *(".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".kdc", ".mrw"),
 )
-# Endings of pictures that are not read, and the way out.
+# Extensions of pictures that are not read, and what to do instead.
 UNREAD_SUFFIXES: Mapping[str, str] = {
     **dict.fromkeys(_RAW, "raw camera data: develop them to JPEG"),
-    **dict.fromkeys((".svg", ".eps", ".pdf", ".ai"), "drawings: draw them as PNG"),
-    **dict.fromkeys((".psd", ".psb", ".xcf", ".kra"), "layers: save them flat as PNG"),
+    **dict.fromkeys((".svg", ".eps", ".pdf", ".ai"), "drawings: export them as PNG"),
+    **dict.fromkeys((".psd", ".psb", ".xcf", ".kra"), "layers: flatten them to PNG"),
     **dict.fromkeys((".ico", ".icns", ".cur"), "icons: save them as PNG"),
-    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv"), "films: save frames as JPEG"),
+    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv"), "videos: save frames as JPEG"),
     **dict.fromkeys((".jxl", ".jxr", ".exr", ".hdr"), "save them as JPEG or PNG"),
     **dict.fromkeys((".dds", ".dcm"), "save them as JPEG or PNG"),
     **({} if HAS_HEIF else dict.fromkeys(_HEIC, "pip install 'keras-apinet[heic]'")),
 }
-# Decoding takes 7 to 12 bytes a pixel, and 16 to 20 in the formats of `HEAVY`: so the
-# most is between 1 and 1.5 GB.
+# Decoding takes 7 to 12 bytes per pixel, and 16 to 20 in the formats of `HEAVY`, so the
+# maximum is between 1 and 1.5 GB.
 MAX_PIXELS = 110_000_000
 MAX_HEAVY_PIXELS = 50_000_000
 HEAVY = ("WEBP", "AVIF", "HEIF", "JPEG2000")
@@ -45,7 +45,7 @@ MAX_SCANS = 100
 
 
 def unread(counts: Mapping[str, int]) -> str:
-    """One sentence on pictures that are left out, by ending, or an empty one."""
+    """Summarizes by extension which pictures are left out, or returns an empty text."""
     parts = [
         f"{counts[suffix]} {suffix} ({UNREAD_SUFFIXES[suffix]})"
         for suffix in sorted(counts)
@@ -55,11 +55,11 @@ def unread(counts: Mapping[str, int]) -> str:
 
 
 def check_file(path: str | bytes | os.PathLike[str]) -> None:
-    """Looks at a file without opening it.
+    """Checks a file without opening it.
 
     Raises:
-        OSError: For a file that is missing, is not a regular file (a pipe would be
-            waited for), is empty, or is too large to be a photo.
+        OSError: If the file is missing, not a regular file (reading a pipe would
+            block), empty, or too large to be a photo.
     """
     facts = os.stat(path)
     if not stat.S_ISREG(facts.st_mode):
@@ -69,33 +69,33 @@ def check_file(path: str | bytes | os.PathLike[str]) -> None:
         raise OSError("the file is empty")
     if facts.st_size > MAX_BYTES:
         raise OSError(
-            f"it has {facts.st_size:,} bytes, and {MAX_BYTES:,} is the most that is "
+            f"it has {facts.st_size:,} bytes, but {MAX_BYTES:,} is the most that is "
             "read"
         )
 
 
 def read_file(path: str | bytes | os.PathLike[str]) -> bytes:
-    """The bytes of a photo; see `check_file`."""
+    """Returns the bytes of a photo; see `check_file`."""
     check_file(path)
     with open(path, "rb") as file:
         return file.read()
 
 
 def unreadable(reference: str, error: BaseException) -> APINetError:
-    """The error that names an image and says why it could not be read."""
+    """Creates the error that names an image and why it could not be read."""
     why = reason(error)
     way_out = UNREAD_SUFFIXES.get(PurePath(reference).suffix.lower())
     if way_out:
         why = f"{why}; {way_out}"
     return APINetError(
-        f"The image {reference!r} cannot be read ({why}): repair it or take it out "
-        "of the data."
+        f"The image {reference!r} cannot be read ({why}); repair it or remove it from "
+        "the data."
     )
 
 
-# Spreadsheets leave these around a cell, besides spaces of all kinds and quotes.
+# Spreadsheets leave these around a cell, besides quotes and spaces of all kinds.
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
-# What operating systems and storage boxes leave in folders, with thumbnails in some.
+# Folders left by operating systems and storage devices, some with thumbnails.
 _JUNK = {
     *("__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "__pycache__"),
     *("system volume information", "@tmp", "#snapshot"),
@@ -104,7 +104,7 @@ _JUNK = {
 
 @dataclass
 class Folder:
-    """A folder with images in it or below, before its layout is interpreted."""
+    """A folder with images in or below it, before its layout is interpreted."""
 
     name: str
     path: str
@@ -112,7 +112,7 @@ class Folder:
     folders: list["Folder"] = field(default_factory=list)
 
     def all_images(self) -> Iterator[str]:
-        """The images here and below."""
+        """Number of images here and below."""
         waiting = [self]
         while waiting:
             here = waiting.pop()
@@ -121,7 +121,7 @@ class Folder:
 
 
 class Scan:
-    """A folder read once, and what was passed over in it."""
+    """Scans a folder once, and records what was skipped."""
 
     def __init__(self, path: str) -> None:
         self._endings: Counter[str] = Counter()
@@ -132,17 +132,17 @@ class Scan:
         self._list(self.root, set())
         if self._closed:
             raise APINetError(
-                f"The folder {path!r} cannot be read: check who may open it."
+                f"The folder {path!r} cannot be read; check its permissions."
             )
         for folder in self.root.folders:
-            # A link may lead to what another class holds; a loop is entered once.
+            # A link may lead to images of another class; a loop is entered only once.
             self._walk(folder, {(top.st_dev, top.st_ino)})
         self.root.folders = [f for f in self.root.folders if f.images or f.folders]
 
     def notes(self) -> Iterator[str]:
-        """What was passed over, in sentences."""
+        """Describes what was skipped, in sentences."""
         if self._endings:
-            yield f"Pictures in formats that are not read are {unread(self._endings)}."
+            yield f"Pictures in unsupported formats are {unread(self._endings)}."
         for what, paths in (
             ("entries that are not regular files", self._special),
             ("folders that cannot be opened", self._closed),
@@ -196,10 +196,9 @@ class Scan:
 def listed_photos(
     names: Sequence[str], say: Callable[[str], None] = lambda note: None
 ) -> list[str]:
-    """The image files that files, folders, patterns and tables stand for, in order.
+    """Lists the image files given by files, folders, patterns and tables, in order.
 
-    What stands for no other file is taken for an image. `say` is told what was passed
-    over.
+    Anything else is assumed to be an image. `say` receives what was skipped.
     """
     photos: list[str] = []
     for name in names:
@@ -242,17 +241,17 @@ def _photos_of_table(path: str) -> list[str]:
     if rows and "path" not in rows[0][1]:
         columns = ", ".join(map(str, rows[0][1]))
         raise APINetError(
-            f"The table {path!r} has the columns {columns}: name the column of the "
-            "photos path."
+            f"The table {path!r} has the columns {columns}; name the column of the "
+            "photos 'path'."
         )
     folder = os.path.dirname(path)
     return [os.path.join(folder, photo) for photo, _ in rows if photo]
 
 
 def cell(text: str | None) -> str:
-    """What a cell of a table says, without spaces, invisible marks and quotes around.
+    """Strips spaces, invisible marks and quotes around the text of a table cell.
 
-    A quote at one end belongs to the text if another one inside matches it.
+    A quote at one end belongs to the text if it matches another one inside.
 
     >>> cell(" 'Gala' "), cell("Malus 'Gala'"), cell("Gala'")
     ('Gala', "Malus 'Gala'", 'Gala')

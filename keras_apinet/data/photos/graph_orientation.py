@@ -1,7 +1,7 @@
-"""How the camera lay, read from the bytes of JPEG and PNG files in TensorFlow graphs.
+"""Camera orientation, read from JPEG and PNG bytes inside TensorFlow graphs.
 
-The same value as Pillow's `getexif` gives: the tag of the first EXIF directory, of any
-integer type, else the one in XMP data.
+The value is the same as that of Pillow's `getexif`: the tag in the first EXIF
+directory, of any integer type, or else the one in XMP data.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ _SHORT, _LONG = [256, 1], [256**3, 256**2, 256, 1]
 
 
 def jpeg_orientation(content: Tensor) -> Tensor:
-    """EXIF's 1..8 of a JPEG file, int32; walks over its segments up to the pixels."""
+    """Reads a JPEG's EXIF orientation, 1..8, int32, from segments before the pixels."""
 
     def walk(at: Tensor, exif: Tensor, xmp: Tensor) -> tuple[Tensor, ...]:
         mark, kind, high, low = tf.unstack(_digits(content, at, 4), 4)
@@ -28,9 +28,9 @@ def jpeg_orientation(content: Tensor) -> Tensor:
         exif = tf.where(_starts(body, b"Exif\0\0"), exif + _part(body, 6, -1), exif)
         is_xmp = _starts(body, _XMP_JPEG)
         xmp = tf.where(is_xmp, _part(body, len(_XMP_JPEG), -1), xmp)
-        # The pixels begin, the file ends, or it is damaged.
+        # The pixels start, the file ends, or it is damaged.
         last = (mark != 0xFF) | (kind == 0xDA) | (kind == 0xD9)
-        # A mark may be filled up by any number of 0xFF.
+        # A marker may be preceded by any number of 0xFF.
         step = tf.where(kind == 0xFF, _int64(1), size + 2)
         return tf.where(last, _length(content), at + step), exif, xmp
 
@@ -38,7 +38,7 @@ def jpeg_orientation(content: Tensor) -> Tensor:
 
 
 def png_orientation(content: Tensor) -> Tensor:
-    """EXIF's 1..8 of a PNG file, int32; walks over all its chunks."""
+    """Reads a PNG file's EXIF orientation, 1..8, int32, from any of its chunks."""
 
     def walk(at: Tensor, exif: Tensor, xmp: Tensor) -> tuple[Tensor, ...]:
         size = _number(_digits(content, at, 4), _LONG)
@@ -73,7 +73,7 @@ def _walk(content: Tensor, start: int, step: Any) -> tuple[Tensor, Tensor]:
 
 
 def _value(exif: Tensor, xmp: Tensor) -> Tensor:
-    """The orientation in EXIF data, if it has one, else that in XMP data."""
+    """Returns the orientation from EXIF data if it has one, else from XMP data."""
 
     def of_xmp() -> Tensor:
         found = tf.strings.regex_full_match(xmp, _XMP)
@@ -116,14 +116,14 @@ def _length(content: Tensor) -> Tensor:
 
 
 def _part(content: Tensor, start: Any, size: Any) -> Tensor:
-    """Some bytes, as far as there are any; a size of -1 is all of them."""
+    """Returns available bytes of a range; a size of -1 means all remaining ones."""
     start = tf.minimum(_int64(start), _length(content))
     size = tf.where(_int64(size) < 0, _length(content), _int64(size))
     return tf.strings.substr(content, start, size)
 
 
 def _digits(content: Tensor, start: Any, count: int) -> Tensor:
-    """So many bytes as int64; zeros where the content has ended."""
+    """Returns a fixed number of bytes as int64, padded with zeros past the end."""
     found = _part(content, start, count) + bytes(count)
     return _int64(tf.io.decode_raw(found, tf.uint8))[:count]
 

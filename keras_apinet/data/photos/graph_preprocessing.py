@@ -1,9 +1,9 @@
-"""What `preprocessing` does, inside TensorFlow graphs.
+"""The equivalent of `preprocessing` inside TensorFlow graphs.
 
-`decode` is for the input pipelines: TensorFlow decodes ordinary JPEG and PNG files, as
-its threads share no lock, and Pillow the rest. `decode_alone` is for the SavedModel,
-which has TensorFlow only. TensorFlow and Pillow hold the same JPEG decoder and use it
-with the same settings, so which of the two reads a file does not show in the pixels.
+`decode` is for the input pipelines: TensorFlow decodes ordinary JPEG and PNG files,
+because its threads share no lock, and Pillow decodes the rest. `decode_alone` is for
+the SavedModel, which only has TensorFlow. TensorFlow and Pillow include the same JPEG
+decoder with the same settings, so the pixels do not depend on which one reads a file.
 """
 
 import functools
@@ -22,18 +22,18 @@ from keras_apinet.data.photos.graph_orientation import (
 from keras_apinet.data.photos.preprocessing import CROP
 from keras_apinet.types import Tensor
 
-# The start of a JPEG file without metadata before its tables, whose pixels come in one
-# scan of all three colours. TensorFlow matches characters: see `_characters`.
+# The start of a JPEG file without metadata before its tables, whose pixels are in one
+# scan of all three colors. TensorFlow matches characters; see `_characters`.
 _BARE_JPEG = r"(?s)\xff\xd8(?:\xff\xe0\x00\x10.{14})?\xff\xdb.*\xff\xda\x00\x0c\x03.*"
 # Metadata, or a progressive frame.
 _METADATA = r"(?s).*(?:Exif\x00|http://ns|\xff\xc2\x00\x11).*"
-# At most 8191 px on each side, bit depth 8, colour type grey or RGB.
+# At most 8191 px on each side, bit depth 8, color type gray or RGB.
 _PLAIN_PNG = (
     r"(?s)\x89PNG.{8}IHDR\x00\x00[\x00-\x1f].\x00\x00[\x00-\x1f].\x08[\x00\x02]"
 )
-# A rotation, or one colour that is transparent; `\C` is any byte.
+# A rotation, or one transparent color; `\C` is any byte.
 _PNG_EXTRAS = rb"\C*(?:eXIf|tRNS|XML:com\.adobe\.xmp)\C*"
-# Putting white behind transparent places takes 25 bytes a pixel.
+# Putting white behind transparent areas takes 25 bytes per pixel.
 MAX_PNG_PIXELS = 40_000_000
 _JPEG_MARK, _PNG_MARK = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
@@ -45,7 +45,7 @@ def decode(content: Tensor) -> Tensor:
         head = _characters(content, 1024)
         bare = tf.strings.regex_full_match(head, _BARE_JPEG)
         bare &= ~tf.strings.regex_full_match(head, _METADATA)
-        # Cheaper than the number of pixels, and what is larger is asked for exactly.
+        # Cheaper than counting pixels; larger files are checked exactly.
         bare &= tf.reduce_max(tf.io.extract_jpeg_shape(content)) <= int(MAX_PIXELS**0.5)
         return tf.cond(bare, lambda: _jpeg_pixels(content), other_jpeg)
 
@@ -73,11 +73,11 @@ def decode(content: Tensor) -> Tensor:
 def decode_alone(content: Tensor) -> Tensor:
     """Decodes a JPEG or PNG file with TensorFlow's own operations.
 
-    As `decode`; transparent places are white.
+    Returns the same as `decode`; transparent areas are white.
 
     Raises:
-        tf.errors.InvalidArgumentError: For anything else, a damaged file, or more than
-            `MAX_PIXELS` (`MAX_PNG_PIXELS` for PNG), before they are unpacked.
+        tf.errors.InvalidArgumentError: For another format, a damaged file, or more than
+            `MAX_PIXELS` (`MAX_PNG_PIXELS` for PNG), before they are decoded.
     """
 
     def checked(pixel_count: Tensor, most: int) -> Any:
@@ -92,7 +92,7 @@ def decode_alone(content: Tensor) -> Tensor:
         sides = tf.io.decode_raw(tf.strings.substr(content, 16, 8), tf.int32, False)
         with checked(_pixel_count(sides), MAX_PNG_PIXELS):
             rgba = tf.io.decode_png(content, channels=4)
-        # Where a file has no alpha, TensorFlow fills in the largest value of its depth.
+        # If a file has no alpha, TensorFlow fills in the largest value of its depth.
         depth = tf.io.decode_raw(tf.strings.substr(content, 24, 1), tf.uint8)[0]
         top = tf.bitwise.left_shift(1, tf.cast(tf.minimum(depth, 8), tf.int32)) - 1
         rgb, alpha = rgba[..., :3], rgba[..., 3:]
@@ -106,11 +106,11 @@ def decode_alone(content: Tensor) -> Tensor:
 def prepare_or_blank(
     content: Tensor, image_size: int, resize: str
 ) -> tuple[Tensor, Tensor]:
-    """One encoded photo, ready for the model; no photo can fail a whole request.
+    """Prepares one encoded photo for the model; no photo can fail a whole request.
 
     Returns:
-        uint8 `[image_size, image_size, 3]` (black, if the file cannot be read), and a
-        sentence that says why it cannot be read, or an empty string.
+        uint8 `[image_size, image_size, 3]` (black if the file cannot be read), and a
+        sentence that explains why it cannot be read, or an empty string.
     """
 
     def ready(content: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def prepare_or_blank(
         known,
         f"The photo is damaged, or has more than {MAX_PIXELS:,} pixels (PNG: "
         f"{MAX_PNG_PIXELS:,}).",
-        "The photo is neither JPEG nor PNG: send it as one of these.",
+        "The photo is neither JPEG nor PNG; send it as one of these.",
     )
     blank = tf.zeros([image_size, image_size, 3], tf.uint8)
     one = tf.data.Dataset.from_tensors(content).filter(lambda content: known)
@@ -142,23 +142,23 @@ def crop_and_resize(
     seed: Tensor | None = None,
     box: Tensor | None = None,
 ) -> Tensor:
-    """Crops 7/8 of a photo and resizes that to the image size.
+    """Crops 7/8 of a photo and resizes the crop to the image size.
 
-    TensorFlow's own operations: Keras' `RandomCrop` and `Resizing` need sizes that are
-    known when the pipeline is built, and `RandomFlip` computes both sides of the image
-    in float32, which takes as long as decoding the photo.
+    Uses TensorFlow's own operations, because Keras's `RandomCrop` and `Resizing` need
+    sizes known when the pipeline is built, and `RandomFlip` computes both orientations
+    of the image in float32, which takes as long as decoding the photo.
 
-    That is the paper's resize to 8/7 of the image size and crop to the image size, in
-    the cheaper order: only what is kept is resized, with antialiasing if it shrinks.
+    This is the paper's resize to 8/7 of the image size and crop to the image size, in
+    the cheaper order: only the crop is resized, with antialiasing if it shrinks.
 
     Args:
         pixels: uint8 `[h, w, 3]`.
-        image_size: Side of the square images in px.
+        image_size: Side of the square images, px.
         resize: `"fit"` crops a square, 7/8 of the short side; `"squash"` crops 7/8 of
-            height and width each and distorts that to a square.
-        seed: int32 `[2]` for a random place and a flip of every other image, or None
-            for the centre.
-        box: `[4]` left, top, right, bottom in pixels: cut out before everything else,
+            both height and width and distorts the crop to a square.
+        seed: int32 `[2]` for a random position and a flip of every other image, or None
+            for the center.
+        box: `[4]` left, top, right, bottom in pixels, to crop to before anything else,
             or None.
 
     Returns:
@@ -184,7 +184,7 @@ def crop_and_resize(
     crop = tf.slice(pixels, [corner[0], corner[1], 0], [kept[0], kept[1], 3])
     if seed is not None:
         crop = tf.cond(share[2] < 0.5, lambda: tf.reverse(crop, [1]), lambda: crop)
-    # Without shrinking, antialiasing changes nothing and takes twice as long.
+    # When not shrinking, antialiasing changes nothing and takes twice as long.
     target = [image_size, image_size]
     exactly = functools.partial(tf.image.resize, crop, target, antialias=True)
     fast = functools.partial(_shrink_fast, crop, image_size)
@@ -202,11 +202,12 @@ def crop_and_resize(
 
 
 def _shrink_fast(crop: Tensor, image_size: int) -> Tensor:
-    """Nearly the pixels of an antialiased bilinear resize, in a fraction of the time.
+    """Approximates an antialiased bilinear resize in a fraction of the time.
 
-    The mean of the area under each new pixel is a little sharper than what evaluation
-    sees. That is below 5 % up to a ratio of 1.5. Beyond, a faint blur makes up for it,
-    the stronger the more an image shrinks; its strength was fitted to photos.
+    The mean of the area under each new pixel is slightly sharper than the images in
+    evaluation. Up to a ratio of 1.5, the difference is below 5 %. Beyond that, a faint
+    blur compensates, which is stronger the more an image shrinks; its strength was
+    fitted to photos.
     """
     small = tf.image.resize(crop, [image_size, image_size], method="area")
     ratio = tf.cast(tf.shape(crop)[:2], tf.float32) / image_size
@@ -222,29 +223,29 @@ def _shrink_fast(crop: Tensor, image_size: int) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Rounds float pixels in 0..255 to uint8, halves to even as NumPy does."""
+    """Rounds float pixels in 0..255 to uint8, with halves to even like NumPy."""
     return tf.cast(tf.round(images), tf.uint8)
 
 
 def _in_python(function: Any, content: Tensor, kind: Any) -> Tensor:
     def call(data: Any) -> Any:
-        # Eager calls hand over an array of one object, graphs the bytes themselves.
+        # Eager calls pass an array of one object, graphs the bytes themselves.
         return function(np.asarray(data, object).item())
 
     return tf.numpy_function(call, [content], kind)
 
 
 def _characters(content: Tensor, length: int) -> Tensor:
-    """The first bytes, each as the character of its number.
+    """Returns the first bytes, each as the character with its code.
 
-    TensorFlow's expressions read UTF-8, so that none of them matches a byte over 127.
+    TensorFlow's regular expressions read UTF-8, so none matches a byte above 127.
     """
     head = tf.strings.substr(content, 0, length)
     return tf.strings.unicode_transcode(head, "ISO-8859-1", "UTF-8")
 
 
 def _on_white(rgb: Tensor, alpha: Tensor) -> Tensor:
-    """`rgb * alpha / 255 + 255 - alpha`, rounded, within 16 bits."""
+    """Computes `rgb * alpha / 255 + 255 - alpha`, rounded, within 16 bits."""
     alpha = tf.cast(alpha, tf.uint16)
     mixed = tf.cast(rgb, tf.uint16) * alpha + (255 - alpha) * 255 + 128
     mixed += tf.bitwise.right_shift(mixed, tf.constant(8, tf.uint16))

@@ -1,10 +1,10 @@
-"""From an image file to the pixels that the model sees, without TensorFlow.
+"""Preprocessing of an image file to the model's pixels, without TensorFlow.
 
-The rule that every entry follows: the first picture of the file, turned upright as its
-EXIF or XMP data says, transparent places white, 16 bits cut to 8, colour profiles not
-applied; then 7/8 of it, resized. `graph_preprocessing` computes the same inside
-TensorFlow graphs, `export/page/preparation.js` in browsers; docs/photos.md has the
-table of formats, which tests/test_photo_formats.py checks.
+The same rule applies everywhere: the first picture of the file, turned upright
+according to its EXIF or XMP data, with transparent areas white, 16 bits truncated to 8
+and color profiles ignored; then 7/8 of it, resized. `graph_preprocessing` computes the
+same inside TensorFlow graphs, `export/page/preparation.js` in browsers; docs/photos.md
+has the table of formats, which tests/test_photo_formats.py checks.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from keras_apinet.pixels import as_rgb
 if TYPE_CHECKING:
     from PIL import Image
 
-# By their content, whatever the file's name says. TGA has no mark of its own.
+# Recognized by content, whatever the file's name. TGA has no signature.
 _FORMATS = [
     *("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "HEIF", "TIFF", "PPM"),
     *("JPEG2000", "TGA"),
@@ -41,13 +41,13 @@ _FORMATS = [
 # The paper resizes to 512 px and crops 448.
 CROP = 7 / 8
 _ORIENTATION = 0x0112
-# Pixels that are converted at a time.
+# Pixels converted at a time.
 _BAND = 1 << 22
-# Filters of warnings belong to the process.
+# Warning filters are shared by the whole process.
 _WARNINGS = threading.Lock()
-# Larger photos are decoded one at a time, so that threads share the memory of one.
+# Larger photos are decoded one at a time, so that threads need memory for only one.
 _LARGE_PIXELS, _LARGE = 20_000_000, threading.Lock()
-# The marker of a JPEG's scan and its length; a film behind it has the marker by chance.
+# Marker and length of a JPEG scan; an appended video contains the marker by chance.
 _SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 
@@ -55,14 +55,14 @@ def decode(content: bytes) -> NDArray[np.uint8]:
     """Decodes the content of an image file: uint8 RGB `[h, w, 3]`, upright.
 
     Raises:
-        OSError: For bytes that are not an image, or only part of one, for more than
-            `MAX_PIXELS`, which the header tells, and for pixels without a range.
+        OSError: If the bytes are not an image, or only part of one; if the header says
+            more than `MAX_PIXELS`; or if the pixels have no defined range.
     """
     return np.array(upright(*_stored(content)), order="C")
 
 
 def is_plain_jpeg(content: bytes) -> bool:
-    """Whether TensorFlow's decoder gives the pixels of `decode` for a JPEG file."""
+    """Whether TensorFlow decodes a JPEG file to the same pixels as `decode`."""
     try:
         with opened(content) as image:
             return (
@@ -70,12 +70,12 @@ def is_plain_jpeg(content: bytes) -> bool:
                 and image.mode in ("L", "RGB")
                 and _orientation(image) == 1
             )
-    except Exception:  # `decode` will say what is wrong
+    except Exception:  # `decode` will report the error
         return False
 
 
 def upright(pixels: Any, orientation: int) -> Any:
-    """Undoes how the camera lay; `pixels` is `[h, w, 3]`, `orientation` EXIF's 1..8."""
+    """Undoes an EXIF `orientation`, 1..8, of `pixels`, `[h, w, 3]`."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -87,17 +87,17 @@ def upright(pixels: Any, orientation: int) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Pillow's remarks on large and damaged files to itself."""
+    """Suppresses Pillow's warnings about large and damaged files."""
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def opened(content: bytes) -> "Image.Image":
-    """A picture of a format that is read, of which no pixel was decoded yet.
+    """Opens a picture in a supported format, without decoding any pixels yet.
 
     Raises:
-        OSError: For any other content, and for too many pixels.
+        OSError: If the content is anything else, or has too many pixels.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -118,23 +118,23 @@ def opened(content: bytes) -> "Image.Image":
             raise OSError(
                 "it is HEIC, which needs pip install 'keras-apinet[heic]'"
             ) from error
-        raise OSError("it is not an image of a format that is read") from error
+        raise OSError("it is not an image in a supported format") from error
     most = MAX_HEAVY_PIXELS if image.format in HEAVY else MAX_PIXELS
     if image.width * image.height > most:
         raise OSError(
-            f"it has {image.width} x {image.height} pixels, and {most:,} is the most "
+            f"it has {image.width} x {image.height} pixels, but {most:,} is the most "
             "that is read"
         )
     # Each scan of a progressive file goes over all the pixels again.
     if image.format in ("JPEG", "MPO"):
         scans = len(_SCAN.findall(content))
         if scans > MAX_SCANS:
-            raise OSError(f"it has {scans} scans, and {MAX_SCANS} is the most")
+            raise OSError(f"it has {scans} scans, but {MAX_SCANS} is the most")
     return image
 
 
 def _orientation(image: "Image.Image") -> int:
-    # ImageMagick's own, in PNG files, which no other program knows.
+    # ImageMagick's own data in PNG files, which no other program reads.
     image.info.pop("Raw profile type exif", None)
     try:
         with _quiet():
@@ -147,7 +147,7 @@ def _orientation(image: "Image.Image") -> int:
 
 
 def _stored(content: bytes) -> tuple[NDArray[np.uint8], int]:
-    """Pixels as they are stored, and the orientation."""
+    """Returns the pixels as stored, and the orientation."""
     with opened(content) as image, contextlib.ExitStack() as stack:
         if image.width * image.height > _LARGE_PIXELS:
             stack.enter_context(_LARGE)
@@ -159,7 +159,7 @@ def _stored(content: bytes) -> tuple[NDArray[np.uint8], int]:
             raise OSError("the pixels are floating-point numbers")
         pixels = np.empty((height, width, 3), np.uint8)
         convert = _deep(image) if image.mode.startswith("I") else _rgb
-        # Pillow's way into an array takes three times the memory of the pixels.
+        # Pillow's conversion to an array takes three times the memory of the pixels.
         rows = max(1, _BAND // width)
         for top in range(0, height, rows):
             band = image.crop((0, top, width, min(top + rows, height)))
@@ -178,7 +178,7 @@ def _rgb(image: "Image.Image") -> NDArray[np.uint8]:
 
 
 def _deep(image: "Image.Image") -> Callable[["Image.Image"], NDArray[np.uint8]]:
-    """What converts grey of 16 bits, or of 32 of which at most 16 are used."""
+    """Returns a converter for gray of 16 bits, or of 32 bits with at most 16 in use."""
     shift = 8
     if image.mode == "I" and image.format != "PPM":
         least, largest = image.getextrema()
@@ -200,13 +200,13 @@ def _deep(image: "Image.Image") -> Callable[["Image.Image"], NDArray[np.uint8]]:
 def read_content(
     kind: str, content: bytes, size: NDArray[np.int32], reference: str
 ) -> NDArray[np.uint8]:
-    """Decodes what a reader fetched for one image, outside of any pipeline.
+    """Decodes the content that a reader fetched for one image, outside any pipeline.
 
     Args:
         kind: The reader's `kind`.
         content: A path, the bytes of a file, or pixels.
         size: Height and width, for pixels.
-        reference: The image's name, for the error.
+        reference: Name of the image, for errors.
 
     Returns:
         uint8 RGB `[h, w, 3]`, upright.
@@ -233,7 +233,7 @@ def read_photo(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         uint8 RGB `[h, w, 3]`, turned upright.
 
     Raises:
-        APINetError: For a file that is missing or cannot be read, with its name.
+        APINetError: If the file is missing or cannot be read, with its name.
     """
     path = os.fspath(path)
     return read_content("file", os.fsencode(path), np.zeros(2, np.int32), path)
@@ -246,19 +246,19 @@ def prepare(
     resize: str = "fit",
     box: ArrayLike | None = None,
 ) -> NDArray[np.uint8]:
-    """Makes one photo ready for the model, as `evaluation_batches` does.
+    """Prepares one photo for the model, just like `evaluation_batches`.
 
     Args:
-        pixels: `[h, w, 3]`, `[h, w, 1]` or `[h, w]` in 0..255, such as `read_photo`
-            returns.
-        image_size: Side in px of the square that the model sees.
+        pixels: `[h, w, 3]`, `[h, w, 1]` or `[h, w]` in 0..255, such as the output of
+            `read_photo`.
+        image_size: Side of the model's square images, px.
         resize: `"fit"` (default) crops a square, 7/8 of the short side; `"squash"`
-            crops 7/8 of height and width each and distorts that to a square.
+            crops 7/8 of both height and width and distorts the crop to a square.
         box: Left, top, right, bottom of the object in pixels, to crop to, or None.
 
     Returns:
-        uint8 `[image_size, image_size, 3]`, the centre of the photo. Another level
-        than in `evaluation_batches`, by one, is possible where a sum ends in .5.
+        uint8 `[image_size, image_size, 3]`, the center of the photo. Values may differ
+        by one from those of `evaluation_batches` where a sum ends in .5.
 
     >>> prepare(np.zeros((40, 60, 3), "uint8"), image_size=32).shape
     (32, 32, 3)
@@ -281,7 +281,7 @@ def prepare(
     kept = kept.astype(int)
     top, left = (size - kept) // 2
     crop = photo[top : top + kept[0], left : left + kept[1]]
-    # One float image per channel: Pillow's 8-bit resize rounds between its two passes.
+    # One float image per channel, because Pillow's 8-bit resize rounds between passes.
     planes = [
         Image.fromarray(crop[..., channel].astype(np.float32)).resize(
             (image_size, image_size), Image.Resampling.BILINEAR

@@ -1,1 +1,1 @@
-"""Where images come from: folders, tables, archives, TensorFlow Datasets, arrays."""
+"""Sources of images: folders, tables, archives, TensorFlow Datasets, arrays."""

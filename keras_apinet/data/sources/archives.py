@@ -1,7 +1,7 @@
-"""The archives that people download by hand, unpacked, known by the files in them.
+"""Unpacked archives that users download by hand, recognized by their files.
 
-Labels are the archive's own class numbers in their order, from 0, which is also what
-TensorFlow Datasets makes of them.
+Labels are the archive's own class numbers in order, from 0, just as in TensorFlow
+Datasets.
 """
 
 import os
@@ -27,9 +27,9 @@ _CAR_TEST_LABELS = "cars_test_annos_withlabels.mat"
 
 
 def load_archive(folder: Path, level: str | None) -> ImageData | None:
-    """Reads an unpacked archive, if the folder or one inside it holds one, else `None`.
+    """Reads an unpacked archive from a folder or one inside it, or returns `None`.
 
-    `level` is `"variant"` (default), `"family"` or `"manufacturer"`, for FGVC-Aircraft.
+    For FGVC-Aircraft, `level` is `"variant"` (default), `"family"` or `"manufacturer"`.
     """
     inside = (
         sorted(p for p in folder.iterdir() if p.is_dir()) if folder.exists() else []
@@ -41,21 +41,21 @@ def load_archive(folder: Path, level: str | None) -> ImageData | None:
                     return read(root, level)
                 except FileNotFoundError as error:
                     raise APINetError(
-                        f"The archive in {os.fspath(root)!r} is not whole: "
+                        f"The archive in {os.fspath(root)!r} is incomplete: "
                         f"{error.filename!r} is missing; unpack it again."
                     ) from error
                 except APINetError:
                     raise
-                except Exception as error:  # of SciPy and the XML reader, many kinds
+                except Exception as error:  # many kinds, from SciPy and the XML reader
                     raise APINetError(
-                        f"The archive in {os.fspath(root)!r} cannot be understood "
+                        f"The archive in {os.fspath(root)!r} cannot be parsed "
                         f"({type(error).__name__}: {reason(error)}); unpack it again."
                     ) from error
     return None
 
 
 def _cub(root: Path, level: str | None) -> ImageData:
-    """CUB-200-2011 and NABirds, which has the same files and a hierarchy."""
+    """Reads CUB-200-2011, or NABirds, which has the same files and a hierarchy."""
     classes = dict(_lines(root / "image_class_labels.txt"))
     training = dict(_lines(root / "train_test_split.txt"))
     boxes = dict(_lines(root / "bounding_boxes.txt", optional=True))
@@ -81,7 +81,7 @@ def _aircraft(root: Path, level: str | None) -> ImageData:
     level = level or "variant"
     if level not in AIRCRAFT_LEVELS:
         raise APINetError(
-            f"level={level!r} is none of FGVC-Aircraft's: use one of "
+            f"level={level!r} is not a level of FGVC-Aircraft; use one of "
             f"{', '.join(AIRCRAFT_LEVELS)}."
         )
     names = _text(root / AIRCRAFT_LEVELS[level])
@@ -149,7 +149,7 @@ def _dogs(root: Path, level: str | None) -> ImageData:
 
 
 def _dog_box(file: Path) -> list[float] | None:
-    """The box around all the dogs of an image."""
+    """Returns the box around all dogs in an image."""
     if not file.exists():
         return None
     tree = ElementTree.parse(file)
@@ -199,9 +199,9 @@ def _gather(
     groups: Mapping[str, Mapping[int, str]],
     level: str | None,
 ) -> ImageData:
-    """Numbers the classes from 0 and puts the rows of each split together."""
+    """Numbers the classes from 0 and collects the rows of each split."""
     if level is not None:
-        raise APINetError(f"level={level!r} is not for {kind}: leave it out.")
+        raise APINetError(f"level={level!r} does not apply to {kind}; omit it.")
     parts: dict[str, tuple[list[str], list[int], list[Any]]] = {}
     for split, path, number, box in rows:
         paths, classes, boxes = parts.setdefault(split, ([], [], []))
@@ -235,14 +235,14 @@ def _text(path: Path, optional: bool = False) -> list[str]:
 
 
 def _lines(path: Path, optional: bool = False) -> Iterator[tuple[str, str]]:
-    """The first word of every line, and the rest of it."""
+    """Maps the first word of every line to the rest of it."""
     for line in _text(path, optional):
         key, _, rest = line.partition(" ")
         yield key, rest.strip()
 
 
 def _mat(path: Path, name: str) -> NDArray[Any]:
-    """An array of a MATLAB file, also of one value."""
+    """Reads an array from a MATLAB file, even if it has only one value."""
     from scipy.io import loadmat
 
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Images and labels that are given in Python, made to look like any other split."""
+"""Images and labels passed in Python, presented like any other split."""
 
 import os
 import sys
@@ -24,21 +24,21 @@ _ADVICE = "free some space, or set TMPDIR to a larger disk"
 
 
 def as_split(source: Any) -> Split:
-    """Random access to the images of any source, in bounded memory.
+    """Provides random access to the images of any source, in bounded memory.
 
     Args:
         source: A `Split`; a pair of arrays `(images [n, h, w, 3], labels [n])`; a
             sequence of `(image, label)` pairs with `len()`, such as a Grain
             `MapDataset`; or a stream of single or batched `(images, labels)`: a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a Grain data loader or
-            iterable. A stream is gone through once, and its pixels are kept in a
-            temporary file that ends with the process.
+            iterable. A stream is read once, and its pixels are kept in a temporary file
+            that is deleted with the process.
 
     Returns:
-        A split of it. Labels are integers, or one-hot rows.
+        A split of the source, whose labels may be integers or one-hot rows.
 
     Raises:
-        APINetError: For what is none of these, or pixels outside 0..255.
+        APINetError: If the source is none of these, or pixels are outside 0..255.
     """
     if isinstance(source, Split):
         return source
@@ -47,12 +47,12 @@ def as_split(source: Any) -> Split:
             images, labels = source[0], _integers(np.asarray(source[1]))
             if len(images) != len(labels):
                 raise ValueError(f"{len(images)} images came with {len(labels)} labels")
-            # The others are looked at when they are read.
+            # The others are checked when they are read.
             for index in np.linspace(0, len(images) - 1, min(8, len(images))):
                 check_pixels(np.asarray(images[int(index)]), "The images", margin=0)
             return Split.of(ArrayReader(images.__getitem__, "array"), labels)
         if _is_endless(source):
-            raise ValueError("it never ends: take a part of it, or leave out repeat()")
+            raise ValueError("it never ends: take a part of it, or omit repeat()")
         if _is_map(source):
             check_pixels(np.asarray(_pair(source[0])[0]), margin=0)
             labels = _integers(
@@ -69,21 +69,21 @@ def as_split(source: Any) -> Split:
             f"{str(error).rstrip('.')}."
         ) from error
     raise APINetError(
-        f"source={source!r} is not a data set: give a Split, a pair of arrays, or "
+        f"source={source!r} is not a data set; pass a Split, a pair of arrays, or "
         "a data set of (image, label)."
     )
 
 
 class Spool:
-    """A temporary file of pixels, filled from a stream and then read at random.
+    """A temporary file of pixels, filled from a stream and then read in any order.
 
-    The file has no name, or loses it at once, so that it cannot be left behind.
+    The file has no name, or loses it immediately, so it cannot be left behind.
     """
 
     kind: Literal["raw"] = "raw"
 
     def __init__(self) -> None:
-        # Open as long as the split is used.
+        # Stays open as long as the split is used.
         self._file = tempfile.TemporaryFile(prefix="keras_apinet_")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._starts: list[int] = []
@@ -104,11 +104,11 @@ class Spool:
         return labels
 
     def reference(self, index: int) -> str:
-        """The position in the stream."""
+        """Returns the position in the stream."""
         return f"stream#{index}"
 
     def fetch(self, indices: NDArray[np.int64]) -> Contents:
-        """The pixels."""
+        """Returns the pixels."""
         sizes = np.array([self._sizes[i] for i in indices], np.int32).reshape(-1, 2)
         contents = [
             os.pread(self._file.fileno(), h * w * 3, self._starts[i])
@@ -118,15 +118,15 @@ class Spool:
 
 
 def _is_endless(source: Any) -> bool:
-    """Whether going through `source` would never end, as far as it says."""
+    """Whether iterating over `source` would never end, as far as it reports."""
     if hasattr(source, "cardinality"):  # tf.data
         return int(source.cardinality()) == -1
-    # Grain gives a repeated data set the largest length there is.
+    # Grain gives a repeated data set the largest possible length.
     return hasattr(source, "__len__") and len(source) >= sys.maxsize
 
 
 def _is_map(source: Any) -> bool:
-    """Whether `source` gives single pairs by position, not batches or a stream."""
+    """Whether `source` returns single pairs by position, not batches or a stream."""
     if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         return False
     if len(source) == 0:
@@ -135,7 +135,7 @@ def _is_map(source: Any) -> bool:
 
 
 def _stream(source: Any) -> Iterator[tuple[Any, Any]]:
-    """Single images and labels, out of single or batched ones."""
+    """Yields single images and labels from single or batched ones."""
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         elements: Iterable[Any] = (source[i] for i in range(len(source)))
     elif hasattr(source, "as_numpy_iterator"):
@@ -159,14 +159,14 @@ def _pair(element: Any) -> tuple[Any, Any]:
 
 
 def _integers(labels: NDArray[Any]) -> NDArray[np.int32]:
-    """Integer labels, from integers or one-hot rows."""
+    """Converts integers or one-hot rows to integer labels."""
     if labels.ndim == 2:
         labels = labels.argmax(axis=-1) if labels.shape[1] > 1 else labels[:, 0]
     if labels.ndim != 1:
         raise ValueError(f"labels must be [n] or one-hot, but have {labels.shape=}")
     if labels.dtype.kind not in "iufb":
         raise ValueError(
-            f"a label is {labels[0]!r}, but labels are whole numbers from 0; "
+            f"a label is {labels[0]!r}, but labels must be whole numbers from 0; "
             "numpy.unique(names, return_inverse=True)[1] numbers them"
         )
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():

@@ -1,4 +1,4 @@
-"""Class folders, in the layouts that people unpack and make."""
+"""Class folders, in the layouts that are common in practice."""
 
 import os
 import re
@@ -15,7 +15,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("eval", "evaluation"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-# Words that say nothing about what is in a folder.
+# Words that say nothing about the content of a folder.
 _NEUTRAL = {
     *("set", "sets", "data", "dataset", "datasets", "split", "splits", "folder", "dir"),
     *("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures"),
@@ -28,10 +28,10 @@ def load_folder(folder: Path) -> ImageData:
     """Reads class folders, with or without folders for splits.
 
     `train/<class>/*.jpg` (also `training_set`, `Train Images`, `seg_train/seg_train`,
-    `valid`, `dev`, ...), `<class>/train/*.jpg` and `<class>/*.jpg` are understood, also
-    inside folders that hold nothing else. Images may lie deeper inside a class. Names
-    that start with a dot, what operating systems leave behind, and whatever is not a
-    regular file are passed over; what a person may miss is said in the notes.
+    `valid`, `dev`, ...), `<class>/train/*.jpg` and `<class>/*.jpg` are supported, also
+    inside folders that hold nothing else. Images may be nested deeper inside a class.
+    Names that start with a dot, files left by operating systems, and anything other
+    than a regular file are skipped; the notes list what users may miss.
     """
     scan = Scan(os.fspath(folder))
     root = scan.root
@@ -62,7 +62,7 @@ def load_folder(folder: Path) -> ImageData:
 
 
 def split_name(name: str) -> str | None:
-    """The split that a folder's or a table's name means, or None.
+    """Returns the split that a folder or table name stands for, or None.
 
     >>> split_name("Training_Set"), split_name("valImages2017"), split_name("apple")
     ('train', 'val', None)
@@ -72,7 +72,7 @@ def split_name(name: str) -> str | None:
 
 
 def _words(name: str) -> tuple[str | None, frozenset[str]]:
-    """The one split in a name, and the words beside it that mean something."""
+    """Returns the only split in a name, and the other meaningful words."""
     parts = re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+", name)
     lower = [part.lower() for part in parts]
     words = [w for part in lower for w in (_pair(part) or (part,))]
@@ -90,7 +90,7 @@ Parts = dict[str, dict[str, list[str]]]
 
 
 def _split_folders(root: Folder, notes: list[str]) -> Parts | None:
-    """`<split>/<class>/*.jpg`, or None if these folders are not splits."""
+    """Reads `<split>/<class>/*.jpg`; returns None if these folders are not splits."""
     known = {f.name: (f, *_words(f.name)) for f in root.folders}
     found = [(f, split, rest) for f, split, rest in known.values() if split]
     # `seg_train` beside `seg_test`, but not `train_station` beside `test_tube`.
@@ -107,8 +107,8 @@ def _split_folders(root: Folder, notes: list[str]) -> Parts | None:
         name = found[0][0].name if found else ""
         if name and nested:
             raise APINetError(
-                f"The folder {root.path!r} holds {name!r} and beside it class folders "
-                f"such as {others[0].name!r}: put the training classes into 'train'."
+                f"The folder {root.path!r} holds {name!r} next to class folders "
+                f"such as {others[0].name!r}; move the training classes into 'train'."
             )
         return None
     parts: Parts = {}
@@ -117,7 +117,7 @@ def _split_folders(root: Folder, notes: list[str]) -> Parts | None:
             twins = ", ".join(repr(f.name) for f, s, _ in found if s == split)
             raise APINetError(
                 f"The folder {root.path!r} has {kinds[split]} folders for the "
-                f"{split!r} split ({twins}): keep one, or put them together."
+                f"{split!r} split ({twins}); keep one, or merge them."
             )
         inner = folder
         while len(inner.folders) == 1 and not inner.images:
@@ -130,7 +130,7 @@ def _split_folders(root: Folder, notes: list[str]) -> Parts | None:
         if not inner.folders and split == "train":
             raise APINetError(
                 f"The folder {inner.path!r} holds {len(inner.images):,} images but no "
-                "class folders: sort them into one folder for each class, or give a "
+                "class folders; sort them into one folder per class, or use a "
                 "CSV table of path,label,split."
             )
         _loose(inner, notes)
@@ -139,7 +139,7 @@ def _split_folders(root: Folder, notes: list[str]) -> Parts | None:
     for other in others:
         count = sum(1 for _ in other.all_images())
         notes.append(
-            f"The folder {other.name!r} beside the splits is left out ({count:,} "
+            f"The folder {other.name!r} next to the splits is left out ({count:,} "
             "images)."
         )
     _loose(root, notes)
@@ -147,7 +147,7 @@ def _split_folders(root: Folder, notes: list[str]) -> Parts | None:
 
 
 def _splits_below_classes(root: Folder, notes: list[str]) -> Parts | None:
-    """`<class>/<split>/*.jpg`, or None if no class is cut so."""
+    """Reads `<class>/<split>/*.jpg`; returns None if no class is split that way."""
     cut = {
         f.name: {split_name(inner.name): inner for inner in f.folders}
         for f in root.folders
@@ -160,7 +160,7 @@ def _splits_below_classes(root: Folder, notes: list[str]) -> Parts | None:
     if whole:
         raise APINetError(
             f"The class folder {next(iter(cut))!r} in {root.path!r} holds 'train' and "
-            f"other splits, but {whole[0]!r} does not: cut every class or none."
+            f"other splits, but {whole[0]!r} does not; split every class or none."
         )
     parts: Parts = {}
     for name, splits in cut.items():
@@ -171,7 +171,7 @@ def _splits_below_classes(root: Folder, notes: list[str]) -> Parts | None:
 
 
 def _look_at_classes(root: Folder, notes: list[str]) -> None:
-    """Refuses what has no classes, and says what may not be meant."""
+    """Rejects folders without classes, and reports what may be unintended."""
     if not root.folders:
         inside = (
             f"{len(root.images):,} images, but no class folders"
@@ -180,7 +180,7 @@ def _look_at_classes(root: Folder, notes: list[str]) -> None:
         )
         raise APINetError(
             f"The folder {root.path!r} holds {inside}: expected train/<class>/*.jpg "
-            "or <class>/*.jpg; sort the images so, or give a CSV table of path,label."
+            "or <class>/*.jpg; sort the images so, or use a CSV table of path,label."
             + "".join(f" {note}" for note in notes)
         )
     _loose(root, notes)
@@ -188,9 +188,9 @@ def _look_at_classes(root: Folder, notes: list[str]) -> None:
         first = root.folders[0]
         below = f"{first.name}/{first.folders[0].name}"
         notes.append(
-            f"All images lie below the class folders, as in {below!r}: the classes are "
-            f"the {len(root.folders):,} folders at the top. If the folders below are "
-            "the classes, move them to the top, or give a CSV table of path,label."
+            f"All images are nested below the class folders, as in {below!r}, so the "
+            f"classes are the {len(root.folders):,} folders at the top. If the folders "
+            "below are the classes, move them up, or use a CSV table of path,label."
         )
 
 

@@ -1,4 +1,4 @@
-"""Tables of `path,label[,split]`, and of any other column that groups photos."""
+"""Tables of `path,label[,split]` and any other column that groups photos."""
 
 import csv
 import os
@@ -16,12 +16,12 @@ from keras_apinet.errors import APINetError
 
 
 def load_table(path: Path, column: str | None = None) -> ImageData:
-    """Reads a CSV or TSV file with the columns `path`, `label` and perhaps `split`.
+    """Reads a CSV or TSV file with the columns `path`, `label` and optionally `split`.
 
     Paths are relative to the table's folder. Labels are names or numbers. Spaces and
-    quotes around a cell do not count. Files that are missing are reported like
-    unreadable ones, when they are read; devices and pipes are left out. Photos that are
-    equal in `column` belong together.
+    quotes around a cell are ignored. Missing files are reported on reading, just like
+    unreadable ones; devices and pipes are left out. Photos with equal values in
+    `column` belong together.
     """
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
     rows: dict[str, list[tuple[str, str, str]]] = {}
@@ -40,7 +40,7 @@ def load_table(path: Path, column: str | None = None) -> ImageData:
                 if not image or not label or not split:
                     raise APINetError(
                         f"Line {table.line_num} of {os.fspath(path)!r} cannot be used "
-                        f"(path={image!r}, label={label!r}, split={given!r}): give a "
+                        f"(path={image!r}, label={label!r}, split={given!r}); use a "
                         "path, a label, and train, val or test as the split."
                     )
                 image = os.path.join(path.parent, image)
@@ -89,7 +89,7 @@ def load_table(path: Path, column: str | None = None) -> ImageData:
 
 
 def number_groups(keys: Iterable[str]) -> NDArray[np.int64]:
-    """Numbers from 0 for equal keys; an empty key is a group of its own.
+    """Numbers groups of equal keys from 0; each empty key is a separate group.
 
     >>> number_groups(["a", "", "a", ""]).tolist()
     [0, 1, 0, 2]
@@ -109,7 +109,7 @@ def _check_columns(
     if twice:
         raise APINetError(
             f"The table {os.fspath(path)!r} has {lower.count(twice[0])} columns "
-            f"{twice[0]!r}: keep one of them."
+            f"{twice[0]!r}; keep one of them."
         )
     if not {"path", "label"} <= {*lower}:
         raise APINetError(
@@ -125,7 +125,7 @@ def _check_columns(
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
-    """The classes of a table: by number if all are (of few digits), else by name.
+    """Sorts a table's classes, by number if all are short numbers, else by name.
 
     >>> in_order(["10", "9", "09"]), in_order(["10", "9", "a"])
     (['09', '9', '10'], ['10', '9', 'a'])

@@ -1,9 +1,9 @@
-"""Any TensorFlow Datasets set of images and labels, with random access to its records.
+"""Data sets of TensorFlow Datasets (TFDS), with random access to their records.
 
-Sets stored as ArrayRecord are read through TFDS' own random access; sets stored as
-TFRecord (the default of TFDS) through an index of the record offsets. A set whose test
-images have no labels (iNaturalist) or that has none (Food-101) is tested on its
-`validation` split, as published results are.
+Data sets stored as ArrayRecord are read through the random access of TFDS; those stored
+as TFRecord (the TFDS default) through an index of the record offsets. If the test
+images have no labels (iNaturalist) or there are none (Food-101), the `validation` split
+is used for testing, as in published results.
 """
 
 import contextlib
@@ -22,20 +22,20 @@ from keras_apinet.data.sources.folders import SPLIT_NAMES
 from keras_apinet.errors import APINetError, did_you_mean, reason
 from keras_apinet.files.io import replacing
 
-# Where sets keep the box of the labelled object.
+# Features in which data sets store the box of the labeled object.
 _BOX_FEATURES = ("bbox", "objects/bbox")
 # Each record is its length (8 bytes), a checksum (4), the data and a checksum (4).
 _BEFORE, _AFTER = 12, 4
 
 
 class TFRecords:
-    """Random access to TFRecord files, which TensorFlow only reads front to back.
+    """Provides random access to TFRecord files, which TensorFlow reads sequentially.
 
     Args:
-        paths: The files; they are walked through once, without reading the data.
+        paths: The files; they are scanned once, without reading the data.
 
     Raises:
-        OSError: For a file that ends within a record.
+        OSError: If a file ends within a record.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -58,10 +58,10 @@ class TFRecords:
         return len(self._places)
 
     def __getitems__(self, indices: Sequence[int]) -> list[bytes]:
-        """The data of the records numbered `indices`, as TFDS' own access gives it."""
+        """Returns the data of the records `indices`, just as TFDS itself would."""
         found: dict[int, bytes] = {}
         places = self._places[indices].tolist()
-        # File by file, so that each is opened once.
+        # File by file, so that each is opened only once.
         for number in {place[0] for place in places}:
             with open(self._paths[number], "rb") as file:
                 for i, (of, start, length) in zip(indices, places, strict=True):
@@ -72,12 +72,12 @@ class TFRecords:
 
 
 class RecordReader:
-    """Encoded images out of serialized examples.
+    """Reads encoded images from serialized examples.
 
     Args:
-        records: Gives the bytes of examples by number.
+        records: Returns the bytes of examples by number.
         image_key: The feature that holds the image.
-        name: What a reference starts with.
+        name: The start of every reference.
     """
 
     kind: Literal["encoded"] = "encoded"
@@ -90,14 +90,14 @@ class RecordReader:
         return f"{self._name}#{index}"
 
     def examples(self, indices: NDArray[np.int64]) -> list[Any]:
-        """The parsed examples: feature name -> values."""
+        """Parses examples to dictionaries of feature name -> values."""
         import tensorflow as tf
 
         data = self._records.__getitems__(indices.tolist())
         return [tf.train.Example.FromString(d).features.feature for d in data]
 
     def fetch(self, indices: NDArray[np.int64]) -> Contents:
-        """The bytes of the images, as they were before TFDS took them in."""
+        """Returns the bytes of the images as they were before TFDS stored them."""
         contents = [
             example[self._image_key].bytes_list.value[0]
             for example in self.examples(indices)
@@ -108,15 +108,15 @@ class RecordReader:
 def load_tfds(
     name: str, data_dir: str | os.PathLike[str] | None, download: bool
 ) -> ImageData:
-    """Opens a prepared TensorFlow Datasets set, or prepares it if that is asked for.
+    """Opens a prepared TensorFlow Datasets data set, or prepares it on request.
 
     Args:
         name: As for `tfds.load`, without `tfds:`.
-        data_dir: Where the sets lie. Default: TFDS' own default.
-        download: Whether TFDS may download and prepare the set.
+        data_dir: Folder of the data sets. Default: the TFDS default.
+        download: Whether TFDS may download and prepare the data set.
 
     Raises:
-        APINetError: For an unknown name, a set that is not there or not whole, or one
+        APINetError: If the name is unknown, or the data set is missing, incomplete, or
             without images and class labels.
     """
     import tensorflow_datasets as tfds
@@ -131,7 +131,7 @@ def load_tfds(
         builder = _prepare(name, folder)
     except Exception as error:
         raise APINetError(
-            f"The data set tfds:{name} cannot be opened ({reason(error)}): check "
+            f"The data set tfds:{name} cannot be opened ({reason(error)}); check "
             "its folder."
         ) from error
     info = builder.info
@@ -146,7 +146,7 @@ def load_tfds(
             index = Path(builder.data_dir, f"keras_apinet_{split_name}_{label_key}.npz")
             splits[ours] = _labelled(_index(reader, count, label_key, index))
     if "val" in splits and not len(splits.get("test", ())):
-        # What results are published on must not choose the model.
+        # The split that results are published on must not select the model.
         splits["test"] = splits.pop("val")
     return ImageData(
         f"tfds:{name}",
@@ -163,9 +163,9 @@ def _records(builder: Any, split: str) -> Any:
     for path in paths:
         if not os.path.exists(path):
             raise APINetError(
-                f"The prepared data set in {os.fspath(builder.data_dir)!r} is not "
-                f"whole: {os.path.basename(path)} is missing; delete that folder and "
-                "prepare it again with --download."
+                f"The prepared data set in {os.fspath(builder.data_dir)!r} is "
+                f"incomplete: {os.path.basename(path)} is missing; delete that folder "
+                "and prepare it again with --download."
             )
     try:
         if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
@@ -176,21 +176,22 @@ def _records(builder: Any, split: str) -> Any:
     except (OSError, NotImplementedError, ValueError) as error:
         raise APINetError(
             f"The prepared data set in {os.fspath(builder.data_dir)!r} cannot be read "
-            f"({reason(error)}): delete that folder and prepare it again with "
+            f"({reason(error)}); delete that folder and prepare it again with "
             "--download."
         ) from error
 
 
 def _index(reader: RecordReader, count: int, label_key: str, file: Path) -> Split:
-    """The labels and boxes of a split.
+    """Returns the labels and boxes of a split.
 
-    They lie among the images, so finding them reads the whole set. That is done once:
-    they are kept in `file` beside it, if that folder can be written to.
+    They are stored with the images, so finding them requires reading the whole data
+    set. This is done once, and the result is cached in `file` next to it, if that
+    folder is writable.
     """
     try:
         with np.load(file, allow_pickle=False) as kept:
             labels, boxes = kept["labels"], kept["boxes"]
-    except Exception:  # whatever damage does: it is made again
+    except Exception:  # any error of a damaged file, which is created again
         labels, boxes = np.empty(0, np.int32), np.empty((0, 4), np.float32)
     if labels.shape != (count,) or boxes.shape != (count, 4):
         labels, boxes = _read_labels(reader, count, label_key)
@@ -205,7 +206,7 @@ def _index(reader: RecordReader, count: int, label_key: str, file: Path) -> Spli
 def _read_labels(
     reader: RecordReader, count: int, label_key: str
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Labels, and boxes as left, top, right, bottom; NaN where there is none."""
+    """Extracts labels, and boxes as left, top, right, bottom; NaN if missing."""
     labels = np.empty(count, np.int32)
     boxes = np.full((count, 4), np.nan, np.float32)
     for start in range(0, count, 256):
@@ -215,14 +216,14 @@ def _read_labels(
             for key in _BOX_FEATURES:
                 if key in example and example[key].float_list.value:
                     corners = np.array(example[key].float_list.value).reshape(-1, 4)
-                    # TFDS says top, left, bottom, right.
+                    # TFDS uses top, left, bottom, right.
                     low, high = corners.min(axis=0), corners.max(axis=0)
                     boxes[i] = low[1], low[0], high[3], high[2]
     return labels, boxes
 
 
 def _labelled(split: Split) -> Split:
-    """Leaves out images without a label, which TFDS marks with -1."""
+    """Omits images without a label, which TFDS marks with -1."""
     known = split.labels >= 0
     if not known.all():
         warnings.warn(
@@ -234,7 +235,7 @@ def _labelled(split: Split) -> Split:
 
 
 def _keys(name: str, info: Any) -> tuple[str, str]:
-    """The names of the image and the label among the features."""
+    """Finds the names of the image and label features."""
     import tensorflow_datasets as tfds
 
     features = info.features
@@ -249,7 +250,7 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
         return images[0], labels[0]
     raise APINetError(
         f"The data set tfds:{name} has no single image with a class label (features: "
-        f"{', '.join(features)}): choose an image classification set."
+        f"{', '.join(features)}); choose a data set for image classification."
     )
 
 
@@ -263,8 +264,8 @@ def _prepare(name: str, folder: str | None) -> Any:
         raise APINetError(_why_missing(name, folder)) from error
     except Exception as error:
         raise APINetError(
-            f"The data set tfds:{name} could not be prepared ({reason(error)}): try "
-            "again, or unpack its archive by hand and give the folder."
+            f"The data set tfds:{name} could not be prepared ({reason(error)}); try "
+            "again, or unpack its archive by hand and use that folder."
         ) from error
     return builder
 
@@ -278,15 +279,15 @@ def _why_missing(name: str, folder: str | None) -> str:
     if half:
         return (
             f"The data set tfds:{name} is only half prepared ({half[0]} was left by an "
-            "interrupted download): delete that, and run again with --download."
+            "interrupted download); delete it, and run again with --download."
         )
     known = tfds.list_builders(with_community_datasets=False)
     if base not in known:
         return (
-            f"data={name!r} is neither a folder, a table, nor a set that TensorFlow "
+            f"data={name!r} is not a folder, a table, or a name that TensorFlow "
             f"Datasets knows{did_you_mean(base, known, 3)}"
         )
     return (
-        f"The data set tfds:{name} is not prepared in {os.fspath(root)!r}: add "
-        "--download to fetch it (it can be large), or --data-dir where it is."
+        f"The data set tfds:{name} is not prepared in {os.fspath(root)!r}; add "
+        "--download to fetch it (it can be large), or --data-dir with its folder."
     )

@@ -1,10 +1,10 @@
-// Keeps the page's files, so that it works without a network after the first visit.
-// The browser keeps one store for all pages of a site.
+// Caches the page's files, so that it works without a network after the first visit.
+// The browser keeps one cache storage for all pages of a site.
 const OWN = `keras-apinet-${self.registration.scope}-`;
 const CACHE = `${OWN}@FINGERPRINT@`;
 const FILES = @FILES@;
 
-/** Fetches what is not kept yet, past older files that the browser may still have. */
+/** Fetches what is not cached yet, bypassing older files in the browser's own cache. */
 async function keep(names) {
   const cache = await caches.open(CACHE);
   const found = await Promise.all(names.map((name) => cache.match(name, { ignoreSearch: true })));
@@ -23,7 +23,7 @@ self.addEventListener("activate", (event) => {
     await self.clients.claim();
   })());
 });
-// The runtime has a variant for each kind of browser: only what was used is kept.
+// The runtime has a variant for each kind of browser; only what was used is cached.
 self.addEventListener("message", (event) => {
   event.waitUntil(keep(event.data));
 });
@@ -35,7 +35,7 @@ self.addEventListener("fetch", (event) => {
   })());
 });
 
-/** Browsers give threads to pages that share nothing with others, and these say so. */
+/** Browsers allow threads only on isolated pages, which these headers declare. */
 function isolated(response) {
   if (response.type !== "basic" && response.type !== "default") return response;
   const headers = new Headers(response.headers);

@@ -18,8 +18,8 @@ async function start() {
     (info.accuracy ? `, ${(100 * info.accuracy.top1).toFixed(1)} % right on ${info.accuracy.of}` : "") +
     (info.license ? `, ${info.license}` : "");
   const runtime = new URL("runtime/wasm/", location.href).href;
-  // From the second visit on, which the service worker answers; without a network only
-  // if an earlier visit had them.
+  // From the second visit on, when the service worker responds; without a network, only
+  // if an earlier visit cached them.
   const threads = self.crossOriginIsolated === true &&
     await fetch(`${runtime}litert_wasm_threaded_internal.js`).then((found) => found.ok, () => false);
   await loadLiteRt(runtime, { threads });
@@ -29,10 +29,10 @@ async function start() {
   for (const button of [$("choose"), $("camera")]) button.disabled = false;
   if (!navigator.mediaDevices?.getUserMedia) $("camera").hidden = true;
   say("Ready.");
-  await useFiles([]); // those that came meanwhile
+  await useFiles([]); // those that arrived in the meantime
 }
 
-/** Has the service worker keep the files of the runtime that this browser took. */
+/** Has the service worker cache the files of the runtime that this browser loaded. */
 async function keepRuntime() {
   if (!navigator.serviceWorker) return;
   const taken = performance.getEntriesByType("resource").map((entry) => entry.name);
@@ -44,13 +44,13 @@ function say(text) {
   $("status").textContent = text;
 }
 
-/** A softmax is never quite 0 or 1, whatever rounding makes of it. */
+/** A softmax is never exactly 0 or 1, even after rounding. */
 function probability(value) {
   if (value >= 0.9995) return ">\u00a099.9\u00a0%";
   return value < 0.0005 ? "<\u00a00.1\u00a0%" : `${(100 * value).toFixed(1)}\u00a0%`;
 }
 
-/** Probabilities of one photo, and how long preparing and running took. */
+/** Returns the probabilities of one photo, and how long preparing and running took. */
 async function classify(photo) {
   const began = performance.now();
   const scores = await run(prepare(photo, info.image_size, info.resize));
@@ -93,7 +93,7 @@ function show({ scores, time }) {
   say(`${time.toFixed(0)} ms on this device.`);
 }
 
-/** Classifies photos one after the other; each stays in the list, to be looked at again. */
+/** Classifies photos one by one; each stays in the list, to be viewed again. */
 async function useFiles(files) {
   waiting.push(...files);
   if (!waiting.length || !model || busy) return;
@@ -153,7 +153,7 @@ function listed(name, address, scores, look) {
 }
 
 async function openCamera() {
-  $("camera").disabled = true; // until the question for the camera is answered
+  $("camera").disabled = true; // until the user answers the permission prompt
   try {
     stream = await navigator.mediaDevices.getUserMedia({
       video: { facingMode: "environment" },
@@ -171,19 +171,19 @@ async function openCamera() {
   $("hint").hidden = true;
   $("camera").textContent = "Close camera";
   $("camera").setAttribute("aria-pressed", "true");
-  $("status").setAttribute("aria-live", "off"); // not a word for every frame
+  $("status").setAttribute("aria-live", "off"); // no announcement for every frame
   try {
     await $("video").play();
     while (stream === own) {
       const answer = await classify($("video"));
-      if (stream !== own) return; // a photo was chosen meanwhile
+      if (stream !== own) return; // a photo was chosen in the meantime
       show(answer);
       await new Promise((resolve) => setTimeout(resolve, 200));
     }
   } catch (error) {
     if (stream !== own) return; // closed before it played
     closeCamera();
-    say(`The camera's picture cannot be judged (${error.message}).`);
+    say(`The camera's picture cannot be classified (${error.message}).`);
     console.warn(error);
   }
 }
@@ -202,7 +202,7 @@ function closeCamera() {
 
 $("file").addEventListener("change", (event) => {
   useFiles(event.target.files);
-  event.target.value = ""; // the same photos may come again
+  event.target.value = ""; // the same photos may be chosen again
 });
 $("choose").addEventListener("click", () => $("file").click());
 $("camera").addEventListener("click", () => (stream ? closeCamera() : openCamera()));

@@ -1,13 +1,13 @@
-// From an image file to upright pixels, by the rule of keras_apinet.data.read_photo.
+// Decodes an image file to upright pixels, like keras_apinet.data.read_photo.
 //
-// Browsers differ in which orientations, colour profiles and gamma values they honour.
-// So the file is decoded without any of that, and turned here.
+// Browsers differ in which orientations, color profiles and gamma values they honor,
+// so the file is decoded without any of these, and rotated here.
 
 // As in keras_apinet/data/photos/files.py.
 const MAX_PIXELS = 110e6;
 const text = (bytes, at, count) => String.fromCharCode(...bytes.subarray(at, at + count));
 
-/** A bitmap as it is stored and how to turn it: what `prepare` takes. */
+/** Returns a bitmap as stored and how to rotate it, as input for `prepare`. */
 export async function readPhoto(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const { parts, size, exif, xmp } = take(bytes);
@@ -25,7 +25,7 @@ export async function readPhoto(file) {
   return { bitmap, orientation, width: bitmap.width, height: bitmap.height };
 }
 
-/** The parts of a file that hold pixels, its size, and what it says of itself. */
+/** Returns the parts of a file that hold pixels, its size, and its metadata. */
 function take(bytes) {
   if (bytes[0] === 0xff && bytes[1] === 0xd8) return takeJpeg(bytes);
   if (text(bytes, 0, 8) === "\x89PNG\r\n\x1a\n") return takePng(bytes);
@@ -54,7 +54,7 @@ function takeJpeg(bytes) {
     if (kind >= 0xc0 && kind <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(kind) && body.length > 4) {
       told.size = [view.getUint16(at + 7), view.getUint16(at + 5)];
     }
-    // JFIF and Adobe's mark say how the colours are stored.
+    // JFIF and Adobe's marker say how the colors are stored.
     const kept = kind < 0xe0 || kind === 0xe0 || kind === 0xee;
     if (kept && kind !== 0xfe) parts.push(bytes.subarray(at, end));
     at = end;
@@ -117,7 +117,7 @@ function takeWebp(bytes) {
   return { ...told, parts: [head, ...parts] };
 }
 
-/** The orientation in EXIF data, of any integer type; undefined where there is none. */
+/** Returns the orientation in EXIF data, of any integer type, or undefined. */
 function tagOf(exif) {
   if (!exif || exif.length < 10) return undefined;
   const view = new DataView(Uint8Array.from(exif).buffer);

@@ -1,12 +1,12 @@
-// From a photo to the pixels that the model was evaluated on: the same crop and the
-// same antialiased resize as keras_apinet.data.prepare.
+// Prepares a photo as in the model's evaluation, with the same crop and the same
+// antialiased resize as keras_apinet.data.prepare.
 
 // 7/8 of the photo, as in training.
 const CROP = 7 / 8;
 // Some phones give an empty canvas above 16 million pixels.
 const LARGEST = 16e6;
 
-/** The centre of a photo as `side` x `side` RGB numbers 0..255, row by row. */
+/** Returns the center of a photo as `side` x `side` RGB numbers 0..255, row by row. */
 export function prepare(photo, side, resize) {
   const { data, width, height } = pixelsOf(photo);
   const crop = (length) => Math.max(1, roundHalfEven(Math.fround(length * CROP)));
@@ -65,7 +65,7 @@ function pixelsOf(photo) {
   return context.getImageData(0, 0, width, height);
 }
 
-// What undoes each of EXIF's orientations on a canvas of w x h.
+// Transforms that undo each EXIF orientation on a canvas of w x h.
 const UPRIGHT = {
   1: () => [1, 0, 0, 1, 0, 0],
   2: (w) => [-1, 0, 0, 1, w, 0],
@@ -77,7 +77,7 @@ const UPRIGHT = {
   8: (w, h) => [0, -1, 1, 0, 0, h],
 };
 
-/** For each of `to` places, which of `from` places it is the mean of, and how much. */
+/** Returns, for each of `to` positions, which `from` positions it averages, with weights. */
 function weights(from, to) {
   const scale = from / to;
   const reach = Math.max(1, scale);

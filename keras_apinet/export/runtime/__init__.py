@@ -1,1 +1,1 @@
-"""Exported files, opened and run."""
+"""Opening and running of exported files."""

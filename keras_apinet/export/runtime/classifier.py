@@ -1,4 +1,4 @@
-"""One small predictor over every format, each with only its own runtime installed."""
+"""A small predictor for every format, which needs only that format's runtime."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -26,16 +26,16 @@ def load_classifier(path: str | os.PathLike[str], trust: bool = False) -> "Class
         path: A `.tflite` file (needs `ai-edge-litert`, `numpy` and `pillow` only), an
             `.onnx` file (`onnxruntime`), a SavedModel folder (`tensorflow`), or a
             `.keras` file or run folder (`keras`).
-        trust: Load a SavedModel even if its graph has operations that could do more
-            than compute, such as read and write files. Default False.
+        trust: Whether to load a SavedModel even if its graph has operations that could
+            do more than compute, such as reading or writing files. Default False.
 
     Returns:
         The classifier.
 
     Raises:
-        APINetError: For a path that is missing, damaged, of another format, or not
-            written by this package; if its runtime is not installed; or for a
-            SavedModel that needs `trust`.
+        APINetError: If the path is missing, damaged, of another format, or not written
+            by this package; if its runtime is not installed; or if a SavedModel needs
+            `trust`.
 
     ```python
     classifier = keras_apinet.load_classifier("birds.tflite")
@@ -47,15 +47,15 @@ def load_classifier(path: str | os.PathLike[str], trust: bool = False) -> "Class
 
 
 class Classifier:
-    """A classifier of photos, whatever file it came from.
+    """A photo classifier, loaded from a file of any format.
 
     Attributes:
-        info: What the file says about itself.
-        path: Where it lies.
+        info: Metadata of the file.
+        path: Path of the file.
 
     Args:
-        runtime: What runs the file.
-        path: Where it lies.
+        runtime: The runtime of the file.
+        path: Path of the file.
     """
 
     def __init__(self, runtime: Runtime, path: Path) -> None:
@@ -70,7 +70,7 @@ class Classifier:
 
     @property
     def image_size(self) -> int:
-        """Height and width of the model's images, px."""
+        """Height and width of the model's input images, px."""
         return self.info.image_size
 
     def predict(
@@ -79,23 +79,24 @@ class Classifier:
         top: int = 5,
         failed: dict[int, str] | None = None,
     ) -> list[list[tuple[str, float]]]:
-        """The most probable classes of each photo.
+        """Predicts the most probable classes of each photo.
 
         Args:
-            photos: Paths of image files, or arrays `[h, w, 3]` of pixels 0..255 of any
-                size; one or several. They are cropped and resized as in evaluation,
-                except arrays of the model's image size, which are taken as they are.
-            top: How many classes. Default 5.
-            failed: Is told the position and the reason of each photo that cannot be
-                read, whose answer is then empty. Default: such a photo is an error.
+            photos: One or several paths of image files, or arrays `[h, w, 3]` of any
+                size with pixels 0..255. They are cropped and resized as in evaluation,
+                except arrays of the model's image size, which are used unchanged.
+            top: Number of classes per photo. Default 5.
+            failed: Function that receives the position and the reason of each
+                unreadable photo, for which the answer is then empty. Default: an
+                unreadable photo is an error.
 
         Returns:
-            For each photo, in order, its `(class name, probability)`, the most
-            probable first; one of them is `unknown` if the classifier has that class.
+            For each photo, in order, `(class name, probability)` pairs, most probable
+            first; the class `unknown` may be among them if the classifier has it.
 
         Raises:
-            APINetError: For a photo that cannot be read, with its name, or another
-                `top` than a whole number above 0.
+            APINetError: If a photo cannot be read, with its name, or `top` is not a
+                positive integer.
         """
         TOP.check("top", top)
         listed = _listed(photos)
@@ -118,17 +119,17 @@ class Classifier:
         return answers
 
     def probabilities(self, images: ArrayLike) -> NDArray[np.float32]:
-        """The probabilities of images that are ready for the model.
+        """Predicts the probabilities of images that are ready for the model.
 
         Args:
-            images: `[N, image_size, image_size, 3]` of pixels 0..255, as
-                `keras_apinet.data.prepare` makes them.
+            images: `[N, image_size, image_size, 3]` with pixels 0..255, as returned by
+                `keras_apinet.data.prepare`.
 
         Returns:
             float32 `[N, C]`.
 
         Raises:
-            APINetError: For images of another shape, or pixels that were scaled.
+            APINetError: If the shape is wrong, or the pixels were already scaled.
         """
         batch = np.asarray(images)
         side = self.image_size
@@ -145,16 +146,16 @@ class Classifier:
     def verdict(
         self, answer: Sequence[tuple[str, float]], confidence: float = 0.0
     ) -> tuple[str, str]:
-        """What to say of a photo: its class, its family, or that it is none of these.
+        """Decides whether to report a photo's class, its family, or neither.
 
         Args:
-            answer: What `predict` says of it, with `top` at least the classes.
-            confidence: The probability that a class or family must have. Default 0.
+            answer: The result of `predict`, with `top` at least the number of classes.
+            confidence: Minimum probability of a class or family. Default 0.
 
         Returns:
-            `("class", name)`; `("family", name)` where only the classes of a family
-            together are sure enough; `("unknown", nearest class)` for a photo of none
-            of the classes; `("unsure", nearest class)` otherwise.
+            `("class", name)`; `("family", name)` if only the classes of a family
+            combined are confident enough; `("unknown", nearest class)` for a photo of
+            none of the classes; `("unsure", nearest class)` otherwise.
         """
         first = answer[0][0]
         names = self.class_names
@@ -176,7 +177,7 @@ class Classifier:
 
 
 def as_image(photo: Any, info: ClassifierInfo) -> NDArray[np.uint8]:
-    """Pixels of any size as the model takes them; those of its own size stay."""
+    """Prepares pixels of any size for the model; those of its own size are kept."""
     pixels, size = as_rgb(photo), info.image_size
     if pixels.shape[:2] == (size, size):
         return pixels
@@ -190,7 +191,7 @@ def _listed(photos: Photo | Iterable[Photo]) -> Sequence[Photo]:
         return [np.asarray(photos)]
     if not isinstance(photos, Iterable):
         raise APINetError(
-            f"A {type(photos).__name__} is no photo; give a path or the pixels, "
+            f"A {type(photos).__name__} is not a photo; give a path or the pixels, "
             "np.asarray(photo)."
         )
     return list(photos)

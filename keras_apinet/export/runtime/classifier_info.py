@@ -1,4 +1,4 @@
-"""What an exported file says about itself."""
+"""Metadata of exported files."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ from keras_apinet.version import __version__
 # web pages.
 INFO_FILE = "classifier.json"
 LABELS_FILE = "labels.txt"
-# TFLite files only: SHA-256 of the model before the archive.
+# In TFLite files only: SHA-256 of the model that precedes the archive.
 CHECKSUM_FILE = "sha256.txt"
 _SHAPE = {
     "class_names": schema.names_of_classes,
@@ -42,23 +42,23 @@ class ClassifierInfo:
 
     Attributes:
         class_names: Names of the classes, in the order of the probabilities; see
-            `keras_apinet.errors.printable` for what becomes of line breaks in them.
+            `keras_apinet.errors.printable` for the treatment of line breaks in them.
         image_size: Height and width of the images, px.
-        resize: How a photo becomes such an image: `"fit"` or `"squash"`, see
+        resize: How photos are resized: `"fit"` or `"squash"`; see
             `keras_apinet.data.prepare`.
-        pixels: What the pixels are.
+        pixels: Format of the pixels.
         backbone: Name of the backbone.
-        temperature: What the logits were divided by before the softmax; 1 if the run
-            was not calibrated.
-        precision: Of the file's numbers: `"float32"`, `"float16"`, `"dynamic"` or
-            `"int8"`.
-        recipe_hash: 16 hexadecimal digits that change with any setting of the training.
+        temperature: Value by which the logits were divided before the softmax; 1 if the
+            run was not calibrated.
+        precision: Numeric precision of the file: `"float32"`, `"float16"`, `"dynamic"`
+            or `"int8"`.
+        recipe_hash: 16 hexadecimal digits that change with any training setting.
         accuracy: Top-1 accuracy of the Keras model before conversion, with the split
             and the number of photos.
-        license: Of the trained model.
+        license: License of the trained model.
         unknown: Whether the last class is `unknown`, for photos of none of the others.
-        families: The family of each class, the answer where no class is sure enough.
-        version: Of this package.
+        families: Family of each class, the answer if no class is confident enough.
+        version: Version of this package.
     """
 
     class_names: tuple[str, ...]
@@ -80,25 +80,25 @@ class ClassifierInfo:
         object.__setattr__(self, "class_names", names)
 
     def to_json(self) -> str:
-        """As JSON text."""
+        """Converts the metadata to JSON text."""
         return schema.to_json(dataclasses.asdict(self), indent=1)
 
     @property
     def labels(self) -> str:
-        """The class names, one on each line; no line is empty, so that none is lost."""
+        """Returns the class names, one per line; no line is empty, so none is lost."""
         names = (name if name.strip() else "(no name)" for name in self.class_names)
         return "\n".join(names) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> "ClassifierInfo":
-        """Reads what `to_json` wrote; unknown keys of later versions are left out.
+        """Reads the output of `to_json`; ignores unknown keys of later versions.
 
         Args:
             text: The JSON.
             where: The file it came from, for the error.
 
         Raises:
-            APINetError: For something else, with what is wrong.
+            APINetError: If the text is invalid, with the reason.
         """
         content = with_new_names(schema.parse_json(text, _SHAPE, where))
         schema.check(content, _SHAPE, where)
@@ -113,6 +113,6 @@ class ClassifierInfo:
 
 
 def recipe_hash(settings: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits of a run's settings."""
+    """Hashes the settings of a run to 16 hexadecimal digits."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What runs each format: images in, probabilities out."""
+"""The runtime of each format, which turns images into probabilities."""
 
 import hashlib
 import os
@@ -28,10 +28,10 @@ class Runtime:
     """An opened file.
 
     Attributes:
-        info: What the file says about itself.
-        probabilities: From images `[N, S, S, 3]` of pixels 0..255 to float32 `[N, C]`.
-        open_logits: Opens the same file so that it gives what its softmax is given:
-            for its proof, as the probabilities of a sure model are all 0 or 1.
+        info: Metadata of the file.
+        probabilities: Maps images `[N, S, S, 3]`, pixels 0..255, to float32 `[N, C]`.
+        open_logits: Opens the same file so that it returns its softmax's input, for
+            verification, because a confident model's probabilities are all 0 or 1.
     """
 
     info: ClassifierInfo
@@ -43,8 +43,8 @@ def open_runtime(path: Path, trust: bool = False) -> Runtime:
     """Opens a file or folder in the runtime of its format.
 
     Raises:
-        APINetError: For a path that is missing, damaged or of no known format, if
-            the runtime is not installed, or for a graph that is not to be trusted.
+        APINetError: If the path is missing, damaged or of unknown format, the runtime
+            is not installed, or the graph cannot be trusted.
     """
     advice = "give a .tflite, .onnx or .keras file, a SavedModel folder or a run folder"
     if not path.exists():
@@ -78,13 +78,13 @@ def open_runtime(path: Path, trust: bool = False) -> Runtime:
 
 def _damaged(path: Path, why: str) -> APINetError:
     return APINetError(
-        f"{str(path)!r} cannot be opened ({why}); it is damaged or not what its "
-        "name says, export it again."
+        f"{str(path)!r} cannot be opened ({why}); it is damaged or not what its name "
+        "says, so export it again."
     )
 
 
 def _answering(path: Path, runtime: Runtime) -> Answer:
-    """The file's probabilities, or an error that names it: a file can open and fail."""
+    """Makes errors of a file that opens, but fails when it runs, name the file."""
 
     def probabilities(images: NDArray[Any]) -> NDArray[np.float32]:
         expected = (len(images), len(runtime.info.class_names))
@@ -99,13 +99,13 @@ def _answering(path: Path, runtime: Runtime) -> Answer:
             ) from error
         if found.shape != expected or found.dtype.kind != "f":
             raise APINetError(
-                f"{str(path)!r} answers with {found.dtype} {list(found.shape)}, not "
-                f"with float32 {list(expected)}; export it again."
+                f"{str(path)!r} returns {found.dtype} {list(found.shape)} instead of "
+                f"float32 {list(expected)}; export it again."
             )
         if not np.isfinite(found).all():
             raise APINetError(
-                f"{str(path)!r} answers with values that are not finite numbers; its "
-                "weights are damaged, or the training has diverged."
+                f"{str(path)!r} returns values that are NaN or infinite, because its "
+                "weights are damaged or the training diverged; export it again."
             )
         return found.astype(np.float32, copy=False)
 
@@ -114,14 +114,14 @@ def _answering(path: Path, runtime: Runtime) -> Answer:
 
 def _foreign(path: Path) -> APINetError:
     return APINetError(
-        f"{str(path)!r} does not say what its classes are; export it with "
+        f"{str(path)!r} does not contain its class names; export it with "
         "`keras-apinet export`."
     )
 
 
 def _open_tflite(path: Path) -> Runtime:
     content = path.read_bytes()
-    # A file that was cut off could crash the interpreter; it has no archive at its end.
+    # A truncated file, which has no archive at its end, could crash the interpreter.
     if content[4:8] != b"TFL3":
         raise _damaged(path, "it is not a TFLite file")
     if b"PK\x05\x06" not in content[-65558:]:
@@ -139,14 +139,14 @@ def _open_tflite(path: Path) -> Runtime:
         info = ClassifierInfo.from_json(archive.read(INFO_FILE), str(path))
         model = content[: archive.infolist()[0].header_offset]
         if archive.read(CHECKSUM_FILE).decode() != hashlib.sha256(model).hexdigest():
-            raise _damaged(path, "its checksum is another")
+            raise _damaged(path, "its checksum does not match")
     answer, sizes = _interpreted(content)
     _check_shape(path, info, *sizes)
     return Runtime(info, answer, lambda: _interpreted(_without_softmax(model))[0])
 
 
 def _without_softmax(model: bytes) -> bytes:
-    """A TFLite model that ends where its softmax begins."""
+    """Creates a TFLite model that ends before its softmax."""
     from ai_edge_litert import schema_py_generated as schema
     from flatbuffers import Builder
 
@@ -164,7 +164,7 @@ def _without_softmax(model: bytes) -> bytes:
 
 
 def _interpreted(content: bytes) -> tuple[Answer, tuple[Any, Any]]:
-    """What a TFLite model answers, and the shapes of its images and its answer."""
+    """Opens a TFLite model; returns it as a function, and its in- and output shapes."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(
@@ -194,7 +194,7 @@ def _open_onnx(path: Path) -> Runtime:
 
     onnxruntime.set_default_logger_severity(3)
     options = onnxruntime.SessionOptions()
-    # Weights outside the file would be read from any path that it names.
+    # External weights would be read from any path that the file names.
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", os.devnull
     )
@@ -248,7 +248,7 @@ def _open_saved_model(path: Path) -> Runtime:
         def of_images(images: NDArray[Any]) -> NDArray[np.float32]:
             with tf.device("cpu"):
                 batch = tf.constant(images, tf.float32)
-                # Called by keyword: the model object stays alive with this function.
+                # Called by keyword. The closure keeps the model object alive.
                 given = model.signatures[endpoint](**{taken.name: batch})
             return np.asarray(next(iter(given.values())))
 
@@ -271,7 +271,7 @@ def _open_keras(path: Path) -> Runtime:
 
 
 def softmax(logits: Any) -> NDArray[np.float32]:
-    """Probabilities of logits `[N, C]`, in float64 on the way."""
+    """Converts logits `[N, C]` to probabilities, computed in float64."""
     from scipy import special  # exported files run without it
 
     shares = special.softmax(np.asarray(logits, np.float64), axis=-1)
@@ -283,7 +283,7 @@ def _check_shape(path: Path, info: ClassifierInfo, image: Any, classes: Any) -> 
         int(classes) != len(info.class_names)
     ):
         raise APINetError(
-            f"{str(path)!r} gives {classes} classes for images {list(image)}, but its "
-            f"description says {len(info.class_names)} classes and image_size="
+            f"{str(path)!r} returns {classes} classes for images {list(image)}, but "
+            f"its metadata says {len(info.class_names)} classes and image_size="
             f"{info.image_size}; export it again."
         )

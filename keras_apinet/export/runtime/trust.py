@@ -1,9 +1,9 @@
-"""What the graph of a SavedModel could do besides computing, found without running it.
+"""Finds what the graph of a SavedModel could do besides computing, without running it.
 
-A SavedModel is a program, and TensorFlow's operations include some that read and write
-files, open connections or call Python. Who wrote a folder cannot be proved by what lies
-in it, so this looks at what would run: every function of the graph must consist of
-operations that only compute. Refused is everything that is not known to be harmless.
+A SavedModel is a program, and some TensorFlow operations read and write files, open
+connections or call Python. The content of a folder cannot prove who wrote it, so this
+checks what would run: every function of the graph must consist only of operations that
+compute. Anything that is not known to be harmless is rejected.
 """
 
 import re
@@ -16,9 +16,9 @@ from tensorflow.python.framework import op_def_registry
 
 from keras_apinet.errors import APINetError, printable
 
-# Protocol buffers end at 2 GB; a graph without its weights is far smaller.
+# Protocol buffers are limited to 2 GB; a graph without its weights is far smaller.
 _LARGEST_GRAPH = 256 * 2**20
-# Operations with a state: the model's variables, calls, loops and checks.
+# Stateful operations: the model's variables, calls, loops and checks.
 _STATEFUL = {
     "Assert",
     "AssignVariableOp",
@@ -34,9 +34,9 @@ _STATEFUL = {
     "VariableShape",
     "While",
 }
-# Operations that take or name texts, none of which is a file or a program: the bytes of
-# photos, patterns, names of methods. The data sets are of tensors in memory, and what
-# they do with each is a function of the graph, which is looked at like all others.
+# Operations with strings that are never files or programs: the bytes of photos,
+# patterns, names of methods. The data sets consist of tensors in memory, to which they
+# apply a function of the graph, which is checked like all others.
 _WITH_TEXTS = {
     "DecodeJpeg",
     "DecodePng",
@@ -54,9 +54,9 @@ _WITH_TEXTS = {
     "Substr",
     "TensorDataset",
 }
-# Written by TensorFlow for saving and restoring: the loader runs none of them.
+# Written by TensorFlow for saving and restoring; the loader runs none of them.
 _SAVING = re.compile(r"__inference__traced_(save|restore)_\d+")
-# Objects that the loader makes without running anything.
+# Objects that the loader creates without running anything.
 _KINDS = {
     "user_object",
     "function",
@@ -87,7 +87,7 @@ def check_saved_model(folder: Path) -> None:
 
 
 def _suspicious(folder: Path) -> Iterator[str]:
-    """What is not known to be harmless."""
+    """Yields everything that is not known to be harmless."""
     file = folder / "saved_model.pb"
     if file.stat().st_size > _LARGEST_GRAPH:
         yield f"its graph has {file.stat().st_size:,} bytes"
@@ -130,7 +130,7 @@ def _suspicious(folder: Path) -> Iterator[str]:
 
 
 def _called(attributes: Any) -> Iterator[str]:
-    """The names of the functions in a node's attributes."""
+    """Returns the names of the functions in a node's attributes."""
     for value in attributes.values():
         for function in (value.func, *value.list.func):
             if function.name:
@@ -139,7 +139,7 @@ def _called(attributes: Any) -> Iterator[str]:
 
 
 def _computes(name: str) -> bool:
-    """Whether an operation only computes: no state, no texts, nothing unknown."""
+    """Whether an operation only computes: no state, no strings, nothing unknown."""
     if name in _STATEFUL or name in _WITH_TEXTS:
         return True
     operation = op_def_registry.get(name)
