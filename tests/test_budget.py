@@ -256,11 +256,17 @@ def test_drawn_birds_in_a_time(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--epochs", "3"], "--minutes and --epochs do not fit; omit either"),
-        (["--set", "epochs=3"], "--minutes and --epochs do not fit; omit either"),
-        (["--resume", "run"], "--minutes and --resume do not fit; omit either"),
-        (["--find-rate", "a.svg"], "--minutes and --find-rate do not fit; omit either"),
-        (["--print-recipe"], "--minutes and --print-recipe do not fit; omit either"),
+        (["--epochs", "3"], "--minutes and --epochs cannot be combined; omit one"),
+        (["--set", "epochs=3"], "--minutes and --epochs cannot be combined; omit one"),
+        (["--resume", "run"], "--minutes and --resume cannot be combined; omit one"),
+        (
+            ["--find-rate", "a.svg"],
+            "--minutes and --find-rate cannot be combined; omit one",
+        ),
+        (
+            ["--print-recipe"],
+            "--minutes and --print-recipe cannot be combined; omit one",
+        ),
     ],
 )
 def test_a_time_goes_with_nothing_that_knows_its_epochs(arguments, said, capsys):
@@ -272,7 +278,7 @@ def test_a_time_goes_with_nothing_that_knows_its_epochs(arguments, said, capsys)
 @pytest.mark.parametrize("other", [["--find-rate", "a.svg"], ["--print-recipe"]])
 def test_a_run_that_goes_on_does_nothing_else(other, capsys):
     assert main(["train", "--resume", "run", *other]) == 2
-    assert f"--resume and {other[0]} do not fit; omit" in capsys.readouterr().err
+    assert f"--resume and {other[0]} cannot be combined" in capsys.readouterr().err
 
 
 @pytest.mark.slow

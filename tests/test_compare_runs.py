@@ -118,7 +118,7 @@ def test_equal_runs_do_not_differ(runs, capsys):
     assert differences == pytest.approx([0] * len(differences), abs=1e-12)
     (pair,) = result["mcnemar"]
     assert pair["p"] == 1
-    for words in ("+0.00 (+0.00 to +0.00)", "p = 1", "nothing about other seeds"):
+    for words in ("+0.00 (+0.00 to +0.00)", "p = 1", "do not cover other seeds"):
         assert words in text(result)
     assert r"top-1 accuracy, \% & " in latex(result)
 

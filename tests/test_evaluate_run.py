@@ -380,7 +380,7 @@ def test_validation_and_test_that_disagree_are_said_to(plain, tmp_path, capsys):
     given = copied(own, tmp_path / "others")
     assert judged(copy, given)["metrics"]["top1"]["value"] < 0.9
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Beware: Validation was right in 100.0% of 400 images" in shown
+    assert "Warning: Validation was right in 100.0% of 400 images" in shown
     assert "--group-by" in shown
     card = write_card(copy).read_text("utf-8")
     assert "Validation was right in 100.0% of 400 images" in card

@@ -255,7 +255,7 @@ def test_a_page_and_its_table_need_names_of_their_own(audited, capsys):
     for name, said in (
         ("x.csv", "ends in .html"),
         ("", "ends in .html"),
-        ("other.html", "is not one of this package"),
+        ("other.html", "was not written by this package"),
     ):
         (root / "other.csv").write_text("mine\n")
         path = str(root / name) if name else ""

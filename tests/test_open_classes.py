@@ -214,8 +214,8 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path, capsys):
     for arguments, said in (
         (["add", run, "--class", "apple", photo], "has a class 'apple' already"),
         (["add", run, "--class", "x", photo, str(broken)], "broken.png"),
-        (["add", run, "--class", "x"], "needs its photos"),
-        (["add", run], "Give either --class"),
+        (["add", run, "--class", "x"], "needs all of its photos"),
+        (["add", run], "Give the new photos"),
         (["remove", run, "--class", "appel"], "did you mean 'apple'?"),
         (["remove", run, "--class", *NAMES[:2]], "at least 2"),
         (["remove", run, "--class", *NAMES], "at least 2"),
