@@ -229,7 +229,7 @@ def test_a_run_in_a_time_is_the_run_of_the_recipe_it_chose(
     ):
         np.testing.assert_array_equal(a, b)
     resume(run.folder, verbose="plain")
-    assert "ended already, after epoch 3" in capsys.readouterr().out
+    assert "already finished, after epoch 3" in capsys.readouterr().out
 
 
 @pytest.mark.slow

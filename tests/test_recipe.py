@@ -83,10 +83,10 @@ def test_assignments(text, value):
         (["kind.toml"], "epochs='ten' must be a whole number"),
         (
             ["--memory-size", "9", "--method", "baseline"],
-            "--memory-size 9 is for pairs",
+            "--memory-size 9 requires pairs",
         ),
         (["--weight-decay-mode", "l2"], "--weight-decay-mode 'l2' is for --optimizer"),
-        (["--intra", "none", "--inter", "none"], "no pair to learn from"),
+        (["--intra", "none", "--inter", "none"], "leave no pairs to learn from"),
         (["--resume", "run", "--out", "other"], "omit --out and the recipe file"),
         ([], "give --out FOLDER"),
     ],
