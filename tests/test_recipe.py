@@ -70,7 +70,7 @@ def test_assignments(text, value):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--set", "epochs"], "--set 'epochs' is no assignment"),
+        (["--set", "epochs"], "--set 'epochs' is not an assignment"),
         (["--set", "epoch=3"], "no setting 'epoch' in --set; did you mean 'epochs'?"),
         (["--set", "epochs=many"], "--epochs 'many' must be a whole number"),
         (
