@@ -277,7 +277,7 @@ def test_names_that_nobody_sees_and_photos_that_are_there(place, tmp_path, capsy
         merge_classes(run, NAMES[:2], "\"'", tmp_path / "two")
     known = run.data().splits["train"].reference(0)
     (tmp_path / "link.png").symlink_to(known)
-    with pytest.raises(APINetError, match=r"link.png' is in the run .* already, as"):
+    with pytest.raises(APINetError, match=r"link.png' is already in the run .*, as"):
         add_classes(run, {"new": [str(tmp_path / "link.png")]}, tmp_path / "three")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link.png", "one"]
 
