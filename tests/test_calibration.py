@@ -167,7 +167,7 @@ def test_words_on_sureness_follow_from_the_figures():
     (words,) = calibration_words(told(95, 100, 0.7))
     assert "under-confident" in words
     (words,) = calibration_words(told(8, 10, 0.9))
-    assert "cannot tell whether it is over- or under-confident" in words
+    assert "does not show whether it is over- or under-confident" in words
     # All right at any confidence: nobody knows.
     assert confidence_gap([0] * 20, np.tile([9.0, 0], (20, 1)))["verdict"] is None
     assert confidence_gap([], np.zeros((0, 2)))["value"] is None

@@ -365,7 +365,9 @@ def test_the_runs_own_data_stays_what_it_is(plain, tmp_path):
     for place in (own, shutil.copytree(own, tmp_path / "copy")):
         result = evaluate_run(run, data=str(place), bootstrap=0)
         assert (result["images"], result["split"], result["given"]) == (6, "val", False)
-        assert any("chosen by these validation images" in w for w in result["warnings"])
+        assert any(
+            "selected on these validation images" in w for w in result["warnings"]
+        )
 
 
 @pytest.mark.slow
