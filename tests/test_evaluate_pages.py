@@ -130,7 +130,7 @@ def test_axe_finds_no_barrier(axe, report, comparison, tmp_path, width, dark):
 @needs_chromium
 def test_the_comparison_in_a_browser(comparison, tmp_path):
     text = check_page(save(comparison, tmp_path / "a & b.html"))
-    assert "What tells" in text
+    assert "What distinguishes" in text
 
 
 def test_the_report_leaves_the_evaluation_in_the_run(report, run):

@@ -153,7 +153,7 @@ def test_python_says_unknown(made, capsys, tmp_path_factory):
     for text in told:
         assert f"looks like none of these: the thresholds keep {keep:.0%}" in text
         assert share in text.replace("\\", "")
-        assert "also for one that shows none" not in text
+        assert "even if it shows none" not in text
     run.write("open_test.json", {"model": "last", "sentences": ["of another model"]})
     assert "of another model" not in write_card(run).read_text("utf-8")
 

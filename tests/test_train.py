@@ -237,7 +237,7 @@ def test_partners_are_those_of_the_recipe(photos, tmp_path):
 def test_an_existing_run_is_never_overwritten(photos, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/run.json").write_text("{}")
-    with pytest.raises(APINetError, match="holds a run already"):
+    with pytest.raises(APINetError, match="already contains a run"):
         train(Recipe(data=str(photos), **QUICK), tmp_path / "run", verbose="quiet")
     assert (tmp_path / "run/run.json").read_text() == "{}"
 
