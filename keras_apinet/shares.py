@@ -29,7 +29,7 @@ FEW_IMAGES = 100
 def wilson(hits: int, total: int) -> tuple[float, float]:
     """95 % interval of the share `hits / total` (Wilson 1927).
 
-    Unlike a bootstrap interval, its width is never 0: for 40 of 40 correct images, it is
+    Unlike a bootstrap interval, its width is never 0: for 40 of 40 correct images it is
     91.2 % to 100 %. Without images, it is 0 to 1.
 
     >>> low, high = wilson(40, 40)
@@ -162,8 +162,8 @@ def disagreement(validation: Mapping[str, Any], test: Mapping[str, Any]) -> str 
         return None
     seen = (
         f"The validation accuracy is {percent(value)} on {images:,} images "
-        f"({interval(low, high)}), but the test accuracy is {percent(test['value'])} on "
-        f"{test['images']:,} ({interval(test['low'], test['high'])}). "
+        f"({interval(low, high)}), but the test accuracy is {percent(test['value'])} "
+        f"on {test['images']:,} ({interval(test['low'], test['high'])}). "
     )
     if value < test["value"]:
         return seen + (
