@@ -119,7 +119,7 @@ def test_a_recipe_for_a_backend_that_is_absent(tmp_path, monkeypatch, capsys):
 def test_a_recipe_for_another_backend_than_the_one_that_runs(tmp_path):
     from keras_apinet.train import train
 
-    with pytest.raises(APINetError, match=r"for the backend 'jax'.*KERAS_BACKEND=jax"):
+    with pytest.raises(APINetError, match=r"the backend 'jax'.*KERAS_BACKEND=jax"):
         train(Recipe(backend="jax"), tmp_path / "run", "quiet")
     assert not (tmp_path / "run").exists()
 
