@@ -85,7 +85,7 @@ def test_assignments(text, value):
             ["--memory-size", "9", "--method", "baseline"],
             "--memory-size 9 requires pairs",
         ),
-        (["--weight-decay-mode", "l2"], "--weight-decay-mode 'l2' requires --optimizer"),
+        (["--weight-decay-mode", "l2"], "--weight-decay-mode 'l2' requires --opt"),
         (["--intra", "none", "--inter", "none"], "leave no pairs to learn from"),
         (["--resume", "run", "--out", "other"], "omit --out and the recipe file"),
         ([], "give --out FOLDER"),
