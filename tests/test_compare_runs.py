@@ -143,5 +143,5 @@ def test_runs_that_cannot_be_compared(runs, tmp_path, capsys):
     description = json.loads((moved / "run.json").read_text("utf-8"))
     description["data"]["load"]["name"] = str(fewer)
     (moved / "run.json").write_text(json.dumps(description), "utf-8")
-    with pytest.raises(APINetError, match=r"other photos .*8 and 9 photos"):
+    with pytest.raises(APINetError, match=r"different test photos .*8 and 9 photos"):
         compare_runs([first], [moved], bootstrap=5)
