@@ -1,4 +1,4 @@
-"""One batch over several replicas: everybody sees all of it."""
+"""Global batches and gradients over several replicas."""
 
 import sys
 from typing import Any
@@ -9,11 +9,11 @@ from keras_apinet.types import Tensor
 
 
 def whole_batch(rows: Tensor) -> Tensor:
-    """The rows `[n, ...]` of every replica, in order, under `tf.distribute`.
+    """Gathers the rows `[n, ...]` of all replicas, in order, under `tf.distribute`.
 
-    Each replica then computes the loss of the whole batch, of which Keras takes the
-    1/R-th part: summed over R replicas the gradients are those of one device. On JAX an
-    array is global already, and nothing is to be done.
+    Each replica then computes the loss of the whole batch, which Keras divides by R.
+    Summed over R replicas, the gradients equal those of one device. On JAX, arrays are
+    already global, so nothing is done.
     """
     context = _replicas()
     if context is None:
@@ -21,12 +21,12 @@ def whole_batch(rows: Tensor) -> Tensor:
     count = context.num_replicas_in_sync
     length = None if rows.shape[0] is None else count * rows.shape[0]
     gathered = context.all_gather(rows, axis=0)
-    # Gathering forgets the sizes.
+    # Gathering loses the static shape.
     return sys.modules["tensorflow"].ensure_shape(gathered, [length, *rows.shape[1:]])
 
 
 def whole_gradients(gradients: list[Any]) -> tuple[list[Any], int]:
-    """Gradients summed over the replicas, and how many replicas there are."""
+    """Gradients summed over the replicas, and the number of replicas."""
     context = _replicas()
     if context is None:
         return gradients, 1
@@ -38,7 +38,7 @@ def whole_gradients(gradients: list[Any]) -> tuple[list[Any], int]:
 
 def _replicas() -> Any:
     """TensorFlow's replica context, if there are several replicas."""
-    # Keras has imported TensorFlow if it is the backend; nothing is imported here.
+    # If TensorFlow is the backend, Keras has already imported it.
     if keras.backend.backend() != "tensorflow" or "tensorflow" not in sys.modules:
         return None
     context = sys.modules["tensorflow"].distribute.get_replica_context()

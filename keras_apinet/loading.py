@@ -1,6 +1,6 @@
-"""A model by the name of its backbone, and a trained one read back.
+"""Building models by backbone name, and loading trained models.
 
-Importing this registers every class that a saved model may be made of.
+Importing this module registers all classes that a saved model may contain.
 """
 
 from pathlib import Path
@@ -24,15 +24,15 @@ def build(
     weights: str | None = "imagenet",
     **options: Any,
 ) -> APINet:
-    """An `APINet` on a backbone chosen by name.
+    """Builds an `APINet` on a backbone chosen by name.
 
     Args:
-        name: A short name (`"efficientnet"`), a full one (`"resnet50"`), a preset or
+        name: A short name (`"efficientnet"`), a full name (`"resnet50"`), a preset or
             preset folder (`"keras_hub:..."`, `"keras_cv:..."`), `"tiny"`, or any
             `keras.Model`; `keras_apinet.backbones.available()` lists the names.
         num_classes: Number of classes, at least 2.
-        image_size: Height and width of the images in px. Default: the backbone's own.
-        weights: `"imagenet"`, `None` (random), or a weights file. Not used when `name`
+        image_size: Height and width of the images in px. Defaults to the backbone's.
+        weights: `"imagenet"`, `None` (random), or a weights file. Not used if `name`
             is a model.
         **options: See `APINet`.
 
@@ -40,7 +40,7 @@ def build(
         An `APINet`, ready to `compile`.
 
     Raises:
-        APINetError: For an unknown name, weights that do not fit, or a bad option.
+        APINetError: For an unknown name, incompatible weights, or an invalid option.
 
     Example:
     >>> model = keras_apinet.build("tiny", num_classes=10, weights=None)
@@ -55,19 +55,19 @@ def build(
 
 
 def load(path: str | Path, which: str = "best") -> APINet:
-    """The trained `APINet` of a run folder or a `.keras` file.
+    """Loads a trained `APINet` from a run folder or a `.keras` file.
 
     Args:
         path: A run folder of `keras-apinet train`, or a `.keras` file.
         which: In a run folder, `"best"` (highest validation accuracy) or `"last"`.
 
     Returns:
-        The model, with the weights it was saved with, on the active backend.
+        The model with its saved weights, on the active backend.
 
     Raises:
-        APINetError: If there is no such model, or the file is damaged or holds
-            something else, or would unpack to more than it holds. Nothing in the file
-            is ever executed or unpickled.
+        APINetError: If there is no such model, or the file is damaged, contains
+            something else, or would unpack to more than it declares. Nothing in the
+            file is ever executed or unpickled.
     """
     path = Path(path)
     file = path / f"{which}.keras" if path.is_dir() else path
@@ -79,7 +79,7 @@ def load(path: str | Path, which: str = "best") -> APINet:
     try:
         check_model(file)
         loaded = keras.saving.load_model(file, safe_mode=True)
-    except APINetError as error:  # an option that this version does not take
+    except APINetError as error:  # an option that this version does not support
         raise APINetError(
             f"The model {str(file)!r} cannot be loaded: {error}"
         ) from error
@@ -90,7 +90,7 @@ def load(path: str | Path, which: str = "best") -> APINet:
         ) from error
     if not isinstance(loaded, APINet):
         raise APINetError(
-            f"{str(file)!r} holds a {type(loaded).__name__}, not an APINet; give a "
-            "model that was saved by this package."
+            f"{str(file)!r} contains a {type(loaded).__name__}, not an APINet; give a "
+            "model saved by this package."
         )
     return loaded

@@ -1,6 +1,6 @@
-"""Optimizers and schedules that Keras does not have: a rate for each layer, and rises.
+"""Optimizers with layer-wise learning rates, and schedules with a linear warm-up.
 
-They stand here and not in `keras_apinet.train` so that a saved model finds them.
+They are not in `keras_apinet.train`, so that loading a saved model registers them.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ WEIGHT_DECAY_MODES = ("decoupled", "l2")
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class Rising(keras.optimizers.schedules.LearningRateSchedule):
-    """A linear rise from 0 to the peak, then another schedule from its own start.
+    """A linear warm-up from 0 to the peak, followed by another schedule.
 
     Args:
-        peak: The rate at the end of the rise.
-        steps: Steps in the rise, as Keras counts them: under gradient accumulation
-            every batch is one.
-        after: The schedule that follows.
+        peak: Learning rate at the end of the warm-up.
+        steps: Number of warm-up steps as counted by Keras: with gradient accumulation,
+            every batch is a step.
+        after: The schedule that follows, from its own step 0.
     """
 
     def __init__(self, peak: float, steps: int, after: Any) -> None:
@@ -52,14 +52,15 @@ class Rising(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable(package="keras_apinet")
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """From a 25th of the peak up in 30 % of the steps, then down to a 10,000th of that.
+    """One-cycle schedule (Smith and Topin 2018, in the form of fastai).
 
-    Both ways along a cosine (Smith and Topin 2018, in the form of fastai).
+    Rises from 1/25 of the peak over 30 % of the steps, then falls to 1/10,000 of the
+    initial rate. Both follow a cosine.
 
     Args:
         peak: The highest rate.
-        steps: Steps in the whole cycle, as Keras counts them: under gradient
-            accumulation every batch is one.
+        steps: Number of steps in the whole cycle as counted by Keras: with gradient
+            accumulation, every batch is a step.
     """
 
     def __init__(self, peak: float, steps: int) -> None:
@@ -84,10 +85,10 @@ def _cosine(start: float, end: float, place: Any) -> Any:
 
 
 class _Layerwise(OptimizerSteps):
-    """Gives each variable its share of the learning rate; clips the whole gradient.
+    """Scales the learning rate per variable, and clips the global gradient.
 
-    The order of an update is clipping, weight decay, step. The share of a variable
-    multiplies its decoupled decay as well, as the rates of torch's parameter groups do.
+    An update clips, decays weights, and steps, in this order. The multiplier of a
+    variable also scales its decoupled decay, as in torch's parameter groups.
     """
 
     built: bool
@@ -106,7 +107,7 @@ class _Layerwise(OptimizerSteps):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.layer_shares = dict(layer_shares or {})
-        # Keras forgets these when an optimizer is saved.
+        # Keras does not save these with an optimizer.
         self.undecayed = list(undecayed)
         if undecayed:
             self.exclude_from_weight_decay(  # type: ignore[attr-defined]
@@ -114,22 +115,22 @@ class _Layerwise(OptimizerSteps):
             )
 
     def build(self, variables: list[Any]) -> None:
-        """Makes the optimizer's variables."""
+        """Creates the optimizer's variables."""
         if self.built:
             return
         super().build(variables)  # type: ignore[misc]
-        # Keras leaves averages at zero until the first update; a model may be judged
-        # and kept before that.
+        # Keras leaves averages at zero until the first update, but a model may be
+        # validated and saved before that.
         if self.use_ema:
             for variable, average in zip(variables, self.averages, strict=True):
                 if average is not None:
                     average.assign(ops.copy(variable))  # JAX would share it
 
     def update_averages(self, variables: list[Any]) -> None:
-        """Moves the averages after a change of the weights.
+        """Updates the averages after a change of the weights.
 
-        Keras moves them after every batch, of which most change nothing while
-        gradients accumulate.
+        Keras updates them after every batch, even if gradient accumulation leaves the
+        weights unchanged.
         """
         every = self.gradient_accumulation_steps or 1
         updated = (self.batches + 1) % every == 0
@@ -142,10 +143,10 @@ class _Layerwise(OptimizerSteps):
                 average.assign(kept * average + (1 - kept) * variable)
 
     def decay_all(self, variables: list[Any]) -> None:
-        """Does nothing: the step of each variable decays it at its own rate."""
+        """Does nothing, because `update_step` decays each variable at its own rate."""
 
     def update_all(self, gradients: list[Any], variables: list[Any], rate: Any) -> None:
-        """Updates the variables of each share together, at their own rate."""
+        """Updates variables with the same multiplier together, at their own rate."""
         groups: dict[float, tuple[list[Any], list[Any]]] = {}
         for gradient, variable in zip(gradients, variables, strict=True):
             share = self.layer_shares.get(variable.path, 1.0)
@@ -161,7 +162,7 @@ class _Layerwise(OptimizerSteps):
         super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
 
     def _decayed(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
-        """The gradient of a variable, which is decayed here or through it."""
+        """Applies weight decay to a variable or its gradient; returns the gradient."""
         if not self.weight_decay or not self.decays(variable):
             return gradient
         decay = ops.cast(self.weight_decay, variable.dtype)
@@ -173,7 +174,7 @@ class _Layerwise(OptimizerSteps):
         return gradient
 
     def clip(self, gradients: list[Any]) -> list[Any]:
-        """Clips whole gradients; Keras would clip each replica's part of them."""
+        """Clips global gradients; Keras would clip those of each replica."""
         whole, replicas = whole_gradients(gradients)
         return [g if g is None else g / replicas for g in super().clip(whole)]
 
@@ -189,8 +190,8 @@ class LayerwiseAdamW(_Layerwise, keras.optimizers.AdamW):
     """AdamW with a learning rate for each layer.
 
     Args:
-        layer_shares: For paths of variables, what their rate is multiplied by; their
-            weight decay, which is proportional to the rate, with it.
+        layer_shares: Mapping from paths of variables to multipliers of their learning
+            rate and, because it is proportional to the rate, of their weight decay.
         undecayed: Variables with one of these in their names have no weight decay.
     """
 
@@ -209,19 +210,19 @@ class LayerwiseSGD(_Layerwise, keras.optimizers.SGD):
     w = w - rate * m
     ```
 
-    There the decay goes through the momentum, 0.9 of which makes it about ten times as
-    strong; and as the momentum holds gradients and not steps, a change of the rate acts
-    on all of it at once.
+    Here the decay passes through the momentum, and a momentum of 0.9 makes it about ten
+    times as strong. Because the momentum accumulates gradients rather than steps, a
+    change of the rate affects all of it at once.
 
     Args:
-        layer_shares: For paths of variables, what their rate is multiplied by. A
-            decoupled decay, which is proportional to the rate, is multiplied with it;
-            the L2 term is part of the gradient and is not.
+        layer_shares: Mapping from paths of variables to multipliers of their learning
+            rate. They also scale a decoupled decay, which is proportional to the rate,
+            but not the L2 term, which is part of the gradient.
         undecayed: Variables with one of these in their names have no weight decay.
         weight_decay_mode: `"decoupled"` (default) or `"l2"`.
 
     Raises:
-        APINetError: For another mode, or Nesterov's momentum with `"l2"`.
+        APINetError: For an unknown mode, or Nesterov momentum with `"l2"`.
     """
 
     def __init__(
@@ -231,7 +232,7 @@ class LayerwiseSGD(_Layerwise, keras.optimizers.SGD):
         check_choice("weight_decay_mode", weight_decay_mode, WEIGHT_DECAY_MODES)
         if weight_decay_mode == "l2" and self.nesterov:
             raise APINetError(
-                "nesterov=True and weight_decay_mode='l2' do not go together; set "
+                "nesterov=True and weight_decay_mode='l2' cannot be combined; set "
                 "nesterov=False, or weight_decay_mode='decoupled'."
             )
         self.weight_decay_mode = weight_decay_mode

@@ -1,6 +1,6 @@
-"""The one line that tells a person on a terminal what goes on and how far it is.
+"""The progress line on a terminal.
 
-The commands show it, inside `lines_shown`; code that uses the package sees none.
+Commands enable it with `lines_shown`; it is off when the package is used as a library.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from keras_apinet.errors import printable
 
 T = TypeVar("T")
-# Asking for figures makes the program wait for the device.
+# Reading metrics waits for the device, so update rarely.
 _EVERY_S = 0.2
 _shown: ContextVar[bool] = ContextVar("shown", default=False)
 _line: ContextVar[Any] = ContextVar("line", default=None)
@@ -21,7 +21,7 @@ _line: ContextVar[Any] = ContextVar("line", default=None)
 
 @contextlib.contextmanager
 def lines_shown(shown: bool) -> Iterator[None]:
-    """Inside, each `phase` shows its line on standard error, or none does."""
+    """Enables or disables the progress lines of `phase` on standard error."""
     token = _shown.set(shown)
     try:
         yield
@@ -30,7 +30,7 @@ def lines_shown(shown: bool) -> Iterator[None]:
 
 
 class Phase:
-    """How far one phase is: called with what is done, it moves the bar."""
+    """Progress of a phase; call it with the number of units done."""
 
     def __init__(
         self, line: Any, name: str, total: int | None, unit: str, done: int
@@ -46,10 +46,10 @@ class Phase:
         figures: Callable[[], str] | None = None,
         name: str | None = None,
     ) -> None:
-        """Moves the bar, a few times a second at most.
+        """Updates the bar, at most a few times per second.
 
-        `figures` says what to show in place of the units done, `name` what to call the
-        phase from now on.
+        `figures` returns the text to show instead of the units done; `name` renames the
+        phase.
         """
         now, done = time.monotonic(), min(done, self.total or done)
         if self.line is None or (now < self.moved + _EVERY_S and done != self.total):
@@ -69,16 +69,16 @@ class Phase:
 def phase(
     name: str, total: int | None = None, unit: str = "photos", done: int = 0
 ) -> Iterator[Phase]:
-    """Shows a line while something takes its time, and takes it away afterwards.
+    """Shows a progress line during a phase, and removes it afterwards.
 
-    It yields what to call with the number of units done; `total` is `None` if nobody
-    knows it.
+    Yields a function to call with the number of units done; `total` is `None` if
+    unknown.
     """
     if not _shown.get():
         yield Phase(None, name, total, unit, done)
         return
     outer = _line.get()
-    if outer is not None:  # one line at a time: the inner phase's
+    if outer is not None:  # only show the inner phase
         before = outer.tasks[-1].id
         outer.update(before, visible=False)
         inner = Phase(outer, name, total, unit, done)
@@ -98,7 +98,7 @@ def phase(
 
 
 def counted(name: str, things: Sequence[T], unit: str = "photos") -> Iterator[T]:
-    """The things one after another, with a line that counts them."""
+    """Iterates over things with a progress line."""
     with phase(name, len(things), unit) as shown:
         for done, thing in enumerate(things):
             yield thing
@@ -118,22 +118,22 @@ def _opened() -> Any:
         text("{task.description}"),
         BarColumn(bar_width=None),
         text("{task.fields[told]}"),
-        # `--bar` asks for it where there is no terminal, too.
+        # `--bar` shows it without a terminal, too.
         console=Console(stderr=True, force_terminal=True, highlight=False),
         expand=True,
         transient=True,
         refresh_per_second=4,
-        # What is printed meanwhile stands above the line, unless it goes elsewhere.
+        # Print output above the line, unless it is redirected.
         redirect_stdout=sys.stdout.isatty(),
     )
 
 
 @contextlib.contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
-    """What to tell, one after another, the things that go on.
+    """Yields a function that announces steps.
 
-    On a terminal the line shows the newest; otherwise each is a line of its own on
-    standard error, where it does not mix with results.
+    On a terminal, the progress line shows the latest; otherwise each is printed as a
+    line on standard error, separate from results.
     """
 
     def tell(text: str) -> None:

@@ -1,22 +1,22 @@
-"""The run folder: everything one training leaves behind, read and written here only.
+"""The run folder: all files of a training run, read and written only here.
 
 ```
 run.json      settings, class names, data set, versions
-best.keras    the model of the highest validation accuracy
+best.keras    the model with the highest validation accuracy
 last.keras    the model after the last epoch
-log.csv       one line for each epoch in which all layers learn
-training.json best epoch and its validation accuracy, once the training has ended
-log_head.csv  one line for each epoch of the head phase, if there is one
-checkpoints/  what a training goes on from, see `train.checkpoints`
-run.lock      locked while a training writes here
-held_out.json the photos that were held out of the training images
-calibration.json  the best model's temperature, what it was fitted on, and a fingerprint
-              of the weights; that of the last model is in `calibration_last.json`
-*.json        what later commands add: metrics
+log.csv       one line per epoch of training all layers
+training.json best epoch and its validation accuracy, once training has ended
+log_head.csv  one line per epoch of the head phase, if there is one
+checkpoints/  checkpoints to resume from; see `train.checkpoints`
+run.lock      locked during training
+held_out.json the photos held out from the training images
+calibration.json  temperature of the best model, with the data it was fitted on and a
+              fingerprint of the weights; `calibration_last.json` for the last model
+*.json        output of later commands: metrics
 ```
 
-A run begins in a new or empty folder, so these names are its own; it replaces and
-deletes nothing else.
+A run starts in a new or empty folder, so it owns these names; it never replaces or
+deletes other files.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION, LOCK = "run.json", "run.lock"
 FIGURES, CALIBRATION = "training.json", "calibration.json"
-# Settings that are tables of photos.
+# Settings that name tables of photos.
 TABLES = ("exclude", "relabel")
 HELD_OUT = "held_out.json"
 _SPLITS = ("train", "val", "test")
@@ -47,11 +47,11 @@ __all__ = ["Run", "check_new", "only_writer", "write_atomically"]
 
 
 def check_new(folder: str | Path) -> None:
-    """Checks that a run may begin in a folder: it is new, or empty."""
+    """Checks that a folder is new or empty, so that a run can start in it."""
     folder = Path(folder)
     if (folder / DESCRIPTION).exists():
         raise APINetError(
-            f"The folder {str(folder)!r} holds a run already; give another --out, "
+            f"The folder {str(folder)!r} already contains a run; give another --out, "
             "or remove it first."
         )
     if not os.path.lexists(folder):
@@ -63,12 +63,12 @@ def check_new(folder: str | Path) -> None:
             f"The run folder {str(folder)!r} cannot be written ({reason(error)}); "
             "give another --out."
         ) from error
-    # What a training that was killed while it began has left is no obstacle.
+    # Ignore files left by a run that was killed at startup.
     others = [name for name in found if name != LOCK and not io.is_partial(name)]
     if others:
         raise APINetError(
-            f"The folder {str(folder)!r} is not empty and no run ({others[0]!r} is in "
-            "it); give a new or an empty folder as --out."
+            f"The folder {str(folder)!r} is not empty (it contains {others[0]!r}); "
+            "give a new or empty folder as --out."
         )
 
 
@@ -85,12 +85,12 @@ def check_classes(runs: Sequence["Run"]) -> None:
 
 @contextlib.contextmanager
 def only_writer(folder: str | Path) -> Iterator[None]:
-    """Makes this process the only one that trains in a run folder.
+    """Locks a run folder, so that only this process trains in it.
 
-    The operating system holds the lock, so it ends with the process, however that ends.
+    The operating system releases the lock when the process ends, even after a crash.
 
     Raises:
-        APINetError: If another process trains there, or the folder has no locks.
+        APINetError: If another process trains there, or locks are not supported.
     """
     from filelock import FileLock, Timeout
 
@@ -98,20 +98,20 @@ def only_writer(folder: str | Path) -> Iterator[None]:
         lock = FileLock(Path(folder) / LOCK, timeout=0).acquire()
     except Timeout as error:
         raise APINetError(
-            f"Another process trains in {str(folder)!r}; wait until it has ended, or "
+            f"Another process is training in {str(folder)!r}; wait until it ends, or "
             "stop it."
         ) from error
     except (OSError, NotImplementedError) as error:
         raise APINetError(
-            f"The run folder {str(folder)!r} cannot be locked ({reason(error)}); give "
-            "a folder that can be written, on a file system with locks."
+            f"The run folder {str(folder)!r} cannot be locked ({reason(error)}); use a "
+            "writable folder on a file system that supports locks."
         ) from error
     with lock:
         yield
 
 
 def drop_figures(run: "Run") -> None:
-    """Removes what was measured on the run's models, which are about to change."""
+    """Removes measurements of the run's models, which are about to change."""
     kinds = [f"{k}_{s}.json" for k in ("evaluation", "open") for s in _SPLITS]
     for name in ("advice.json", *kinds):
         if _is_ours(run.folder / name, {}):
@@ -121,11 +121,11 @@ def drop_figures(run: "Run") -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One training's folder.
+    """A run folder.
 
     Attributes:
-        folder: Where it lies.
-        description: What `run.json` says: `settings`, `class_names`, `image_size` px,
+        folder: Path of the folder.
+        description: Content of `run.json`: `settings`, `class_names`, `image_size` px,
             `data`, `versions`.
     """
 
@@ -134,17 +134,13 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, description: dict[str, Any]) -> "Run":
-        """Starts a new run folder; an existing folder has to be empty.
-
-        Raises:
-            APINetError: For a folder that holds anything, or that cannot be written.
-        """
+        """Creates a run folder; raises an error if it exists and is not empty."""
         folder = Path(folder)
         check_new(folder)
         advice = "give another --out, or free some space"
         with io.unwritable(folder, advice):
             folder.mkdir(parents=True, exist_ok=True)
-        # Of several that begin here at once, one gets the lock.
+        # Of several runs that start here at once, one gets the lock.
         with only_writer(folder):
             check_new(folder)
             io.sweep(folder, again=True)
@@ -154,7 +150,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: "Run | str | Path") -> "Run":
-        """The run in a folder; a run itself is returned as it is."""
+        """Opens the run in a folder; a `Run` is returned as it is."""
         if isinstance(folder, Run):
             return folder
         path = Path(folder, DESCRIPTION)
@@ -169,29 +165,29 @@ class Run:
 
     @classmethod
     def of_model(cls, file: str | Path) -> "tuple[Run, str] | None":
-        """The run that a model's file lies in, and which of its models that is."""
+        """The run that contains a model file, and which of its models it is."""
         path = Path(file)
         described = path.parent / DESCRIPTION
         if path.name not in ("best.keras", "last.keras") or not described.is_file():
             return None
         text = described.read_text("utf-8", "replace")
         if '"settings"' not in text and '"class_names"' not in text:
-            return None  # a file of somebody else
+            return None  # not a file of this package
         return cls.open(path.parent), path.stem
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the training was told."""
+        """The training settings."""
         return dict(self.description["settings"])
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes, in the order of the labels."""
+        """Class names, in the order of the labels."""
         return [printable(name) for name in self.description["class_names"]]
 
     @property
     def image_size(self) -> int:
-        """Height and width of the model's images, px."""
+        """Height and width of the model's images in px."""
         return int(self.description["image_size"])
 
     def model(self, which: str = "best") -> "APINet":
@@ -201,11 +197,11 @@ class Run:
         return load(self.folder, which)
 
     def data(self, name: str | None = None, data_dir: str | None = None) -> "ImageData":
-        """The data set as the training saw it, with the same split, moved or not."""
+        """Loads the data set, moved or not, with the same splits as in training."""
         from keras_apinet import data
         from keras_apinet.data.holdout import hold_out_again
 
-        # Runs that do not say how they grouped drew each image by itself.
+        # Runs without this setting did not group images.
         options = {"group_by": "none", **self.description["data"].get("load", {})}
         recorded = options.pop("name", None)
         if name is None and recorded is None:
@@ -223,13 +219,13 @@ class Run:
         known = self.description["data"]
         if kept is None or known.get("fingerprint") in (None, images.fingerprint()):
             return images
-        # Drawn again, the split holds other photos once some have come or gone.
+        # If photos were added or removed, a new draw would hold out other photos.
         whole = data.load(name or recorded, **{**options, "validation": None})
         again = hold_out_again(whole, kept["photos"])
         return replace(again or images, held_out=known.get("held_out"))
 
     def keep_data(self, images: "ImageData") -> None:
-        """Keeps what the splits of the data depend on, for `data` to find."""
+        """Stores what the splits depend on, for `data` to restore them."""
         from keras_apinet.data.holdout import held_out_photos
 
         for name in TABLES:
@@ -238,30 +234,30 @@ class Run:
                 write_atomically(self.folder / f"{name}.csv", table.read_bytes())
         if images.held_out:
             self.write(HELD_OUT, {"photos": held_out_photos(images)})
-        else:  # another split than before
+        else:  # the split has changed
             (self.folder / HELD_OUT).unlink(missing_ok=True)
 
     def read(self, name: str) -> Any:
-        """The content of a JSON file of the run, `None` if there is none."""
+        """Reads a JSON file of the run; returns `None` if it does not exist."""
         path = self.folder / name
         if not path.is_file():
             return None
         return schema.read_json(path, shape_of(name), remedy_for(name))
 
     def calibration(self, which: str, model: "APINet") -> dict[str, Any] | None:
-        """What is known of a model's temperature, not of other weights; or `None`."""
+        """The calibration of a model, or `None` if missing or of other weights."""
         known = self.read(file_of(CALIBRATION, which))
-        # Without a fingerprint somebody wrote it by hand, and means it.
+        # Without a fingerprint, it was written by hand on purpose.
         if known and known.get("weights") in (None, weights_fingerprint(model)):
             return dict(known)
         return None
 
     def temperature(self, which: str, model: "APINet") -> float:
-        """What to divide a model's logits by; 1 where nothing is known of it."""
+        """Temperature to divide a model's logits by; 1 if it was not calibrated."""
         return float((self.calibration(which, model) or {}).get("temperature", 1.0))
 
     def write(self, name: str, content: dict[str, Any]) -> Path:
-        """Writes a JSON file into the run folder, in place of an earlier one."""
+        """Writes a JSON file to the run folder, replacing an earlier one."""
         path = self.folder / name
         if os.path.lexists(path) and not _is_ours(path, content):
             raise APINetError(
@@ -275,9 +271,9 @@ class Run:
 
 
 def _is_ours(path: Path, content: dict[str, Any]) -> bool:
-    """Whether a file holds what this package writes under its name.
+    """Whether this package wrote a file, judging by its content.
 
-    That is what the name's schema says, or an object with half of the same keys.
+    It must match the schema for its name, or be an object with half of the same keys.
     """
     if path.is_symlink() or not path.is_file():
         return False

@@ -1,4 +1,4 @@
-"""Shares of images and probabilities: their intervals, and honest ways to show them."""
+"""Fractions of images and probabilities: intervals and formatting."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# What figures are called.
+# Display names of metrics.
 TITLES = {
     "top1": "Top-1 accuracy",
     "top5": "Top-5 accuracy",
@@ -21,7 +21,7 @@ TITLES = {
     "recall@5": "Retrieval recall@5",
     "map@r": "Retrieval MAP@R",
 }
-# Under so many images a share says little, and that is said beside it.
+# Below this number of images, a warning is shown.
 FEW_IMAGES = 100
 
 
@@ -29,14 +29,14 @@ FEW_IMAGES = 100
 def wilson(hits: int, total: int) -> tuple[float, float]:
     """95 % interval of the share `hits / total` (Wilson 1927).
 
-    Unlike a bootstrap interval it is never of width 0: of 40 images that are all right,
-    it says 91.2 % to 100 %. Without images nothing is known: 0 to 1.
+    Unlike a bootstrap interval, its width is never 0: for 40 of 40 correct images it is
+    91.2 % to 100 %. Without images, it is 0 to 1.
 
     >>> low, high = wilson(40, 40)
     >>> print(f"{low:.3f} to {high:.3f}")
     0.912 to 1.000
     """
-    # Imported when it is needed: exported files run without SciPy.
+    # Imported lazily, because exported files run without SciPy.
     from scipy.stats import binomtest
 
     if not total:
@@ -48,7 +48,7 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 def share_interval(
     hits: ArrayLike, total: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`wilson` of arrays of counts, elementwise: lower and upper ends."""
+    """Elementwise `wilson` for arrays of counts: lower and upper ends."""
     pairs = np.broadcast_arrays(np.asarray(hits, int), np.asarray(total, int))
     ends = [wilson(int(k), int(n)) for k, n in zip(*map(np.ravel, pairs), strict=True)]
     low, high = np.reshape(ends, (*pairs[0].shape, 2)).T
@@ -56,7 +56,7 @@ def share_interval(
 
 
 def share_of(hits: ArrayLike) -> dict[str, Any]:
-    """The share of true values, with its interval and the number of images.
+    """The fraction of true values, with its interval and the number of images.
 
     >>> share_of([True, True, True, False])["value"]
     0.75
@@ -69,7 +69,7 @@ def share_of(hits: ArrayLike) -> dict[str, Any]:
 
 
 def percent(share: float) -> str:
-    """A share of images in percent; never rounded to all or none of them.
+    """Formats a fraction of images in percent, never rounded to all or none.
 
     >>> [percent(x) for x in (1.0, 0.9999, 0.5, 0.0001, 0.0)]
     ['100.0%', '>99.9%', '50.0%', '<0.1%', '0.0%']
@@ -80,7 +80,7 @@ def percent(share: float) -> str:
 
 
 def probability(value: float) -> str:
-    """A model's probability in percent: a softmax is never quite 0 or 1.
+    """Formats a probability in percent; a softmax is never exactly 0 or 1.
 
     >>> [probability(x) for x in (1.0, 0.9994, 0.0)]
     ['>99.9%', '99.9%', '<0.1%']
@@ -89,14 +89,14 @@ def probability(value: float) -> str:
 
 
 def decimal(value: float) -> str:
-    """A figure that is not a share, to three decimals."""
+    """Formats a metric that is not a fraction, with three decimals."""
     return f"{value:.3f}"
 
 
 def interval(
     low: float | None, high: float | None, form: Callable[[float], str] = percent
 ) -> str:
-    """`low to high`; nothing where an interval is not known.
+    """Formats an interval as `low to high`; empty if unknown.
 
     >>> interval(0.912, 1.0)
     '91.2% to 100.0%'
@@ -104,13 +104,13 @@ def interval(
     if low is None or high is None:
         return ""
     ends = form(low), form(high)
-    if ends[0] == ends[1]:  # of very many images
+    if ends[0] == ends[1]:  # with very many images
         ends = (f"{low:.4%}", f"{high:.4%}") if form is percent else (f"{low:.2g}",) * 2
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def cells(name: str, figure: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Value, interval and images of a figure of that name, as they are shown.
+    """Formatted value, interval and number of images of a metric.
 
     >>> cells("top1", {"value": 0.5, "low": 0.4, "high": 0.6, "images": 1000})
     ('50.0%', '40.0% to 60.0%', '1,000')
@@ -123,7 +123,7 @@ def cells(name: str, figure: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def spread_points(images: int) -> str:
-    """How far a share of so many images may be off, at most.
+    """The largest margin of error of a fraction of `images` images.
 
     >>> spread_points(40)
     '±15 points'
@@ -133,24 +133,25 @@ def spread_points(images: int) -> str:
 
 
 def few_images(images: int) -> str | None:
-    """A warning where there are too few images to believe a share, else `None`."""
+    """A warning if there are too few images for reliable fractions, else `None`."""
     if images >= FEW_IMAGES:
         return None
     return (
-        f"Only {images} image{'s' if images != 1 else ''}: every share may be off by "
-        f"{spread_points(images)}."
+        f"Only {images} image{'s' if images != 1 else ''}: each percentage may be off "
+        f"by {spread_points(images)}."
     )
 
 
 def disagreement(validation: Mapping[str, Any], test: Mapping[str, Any]) -> str | None:
-    """Says that validation and test accuracy differ by far, and why that may be.
+    """A warning if validation and test accuracy disagree, with likely reasons.
 
-    By far: by more than 5 points, and the two 95 % intervals (Wilson) do not touch.
+    They disagree if they differ by more than 5 points and their 95 % intervals (Wilson)
+    do not overlap.
 
     Args:
-        validation: `right` and `images` of the validation split; without `right`
-            nothing is known.
-        test: `value`, `low`, `high` and `images` of the top-1 accuracy on the test.
+        validation: `right` and `images` of the validation split; without `right`, there
+            is no warning.
+        test: `value`, `low`, `high` and `images` of the top-1 accuracy on the test set.
     """
     if validation.get("right") is None or not validation.get("images"):
         return None
@@ -160,22 +161,21 @@ def disagreement(validation: Mapping[str, Any], test: Mapping[str, Any]) -> str 
     if not apart or abs(value - test["value"]) <= 0.05:
         return None
     seen = (
-        f"Validation was right in {percent(value)} of {images:,} images "
-        f"({interval(low, high)}) and this test in {percent(test['value'])} of "
-        f"{test['images']:,} ({interval(test['low'], test['high'])}): they disagree by "
-        "far. "
+        f"The validation accuracy is {percent(value)} on {images:,} images "
+        f"({interval(low, high)}), but the test accuracy is {percent(test['value'])} "
+        f"on {test['images']:,} ({interval(test['low'], test['high'])}). "
     )
     if value < test["value"]:
         return seen + (
-            "Most often the test photos are twins of training photos (bursts of the "
-            "same object), or the validation photos are harder or wrongly labelled. "
+            "Usually the test photos are near-duplicates of training photos (bursts of "
+            "the same object), or the validation photos are harder or mislabeled. "
             "`keras-apinet data FOLDER` lists near-duplicates across splits."
         )
     few = f", or {images} validation photos are too few" if images < FEW_IMAGES else ""
     return seen + (
-        "Most often the validation photos are twins of training photos (bursts of the "
-        "same object), so that their figure is too high; or these photos are of "
-        f"another kind than the training's{few}. Believe the lower figure. "
+        "Usually the validation photos are near-duplicates of training photos (bursts "
+        "of the same object), which makes their accuracy too high, or the test photos "
+        f"differ from the training photos{few}. Trust the lower accuracy. "
         "`keras-apinet data FOLDER` lists near-duplicates across splits, and "
         "`keras-apinet train --group-by` holds out whole groups of photos."
     )

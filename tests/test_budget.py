@@ -106,7 +106,7 @@ def test_as_many_epochs_as_fit(settings, costs, left, changes, said):
 def test_too_short_a_time_is_told_what_it_needs():
     """60 s, then 2 views, 5 head epochs and 3 epochs: 60 + 16 + 12.5 + 18 = 106.5 s."""
     recipe = Recipe(**FROZEN, cached_views=8)
-    said = "minutes=1: 3 epochs .* need about 1.9 minutes here; give at least so many"
+    said = "minutes=1 is too short: 3 epochs .* 1.9 minutes .* at least that many"
     with pytest.raises(APINetError, match=said):  # 5 % more are 1.86 minutes
         choice.chosen(recipe, WITH_HEAD, left=60, minutes=1)
 
@@ -229,7 +229,7 @@ def test_a_run_in_a_time_is_the_run_of_the_recipe_it_chose(
     ):
         np.testing.assert_array_equal(a, b)
     resume(run.folder, verbose="plain")
-    assert "ended already, after epoch 3" in capsys.readouterr().out
+    assert "already finished, after epoch 3" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -256,11 +256,17 @@ def test_drawn_birds_in_a_time(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--epochs", "3"], "--minutes and --epochs do not fit; omit either"),
-        (["--set", "epochs=3"], "--minutes and --epochs do not fit; omit either"),
-        (["--resume", "run"], "--minutes and --resume do not fit; omit either"),
-        (["--find-rate", "a.svg"], "--minutes and --find-rate do not fit; omit either"),
-        (["--print-recipe"], "--minutes and --print-recipe do not fit; omit either"),
+        (["--epochs", "3"], "--minutes and --epochs cannot be combined; omit one"),
+        (["--set", "epochs=3"], "--minutes and --epochs cannot be combined; omit one"),
+        (["--resume", "run"], "--minutes and --resume cannot be combined; omit one"),
+        (
+            ["--find-rate", "a.svg"],
+            "--minutes and --find-rate cannot be combined; omit one",
+        ),
+        (
+            ["--print-recipe"],
+            "--minutes and --print-recipe cannot be combined; omit one",
+        ),
     ],
 )
 def test_a_time_goes_with_nothing_that_knows_its_epochs(arguments, said, capsys):
@@ -272,7 +278,7 @@ def test_a_time_goes_with_nothing_that_knows_its_epochs(arguments, said, capsys)
 @pytest.mark.parametrize("other", [["--find-rate", "a.svg"], ["--print-recipe"]])
 def test_a_run_that_goes_on_does_nothing_else(other, capsys):
     assert main(["train", "--resume", "run", *other]) == 2
-    assert f"--resume and {other[0]} do not fit; omit" in capsys.readouterr().err
+    assert f"--resume and {other[0]} cannot be combined" in capsys.readouterr().err
 
 
 @pytest.mark.slow

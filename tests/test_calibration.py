@@ -167,7 +167,7 @@ def test_words_on_sureness_follow_from_the_figures():
     (words,) = calibration_words(told(95, 100, 0.7))
     assert "under-confident" in words
     (words,) = calibration_words(told(8, 10, 0.9))
-    assert "cannot tell whether it is over- or under-confident" in words
+    assert "does not show whether it is over- or under-confident" in words
     # All right at any confidence: nobody knows.
     assert confidence_gap([0] * 20, np.tile([9.0, 0], (20, 1)))["verdict"] is None
     assert confidence_gap([], np.zeros((0, 2)))["value"] is None
@@ -186,9 +186,9 @@ def test_a_temperature_that_raised_the_error_is_said_to_have():
 @pytest.mark.parametrize(
     ("right", "images", "hits", "tested", "words"),
     [
-        (40, 40, 267, 390, "Believe the lower figure"),
+        (40, 40, 267, 390, "Trust the lower accuracy"),
         (40, 40, 267, 390, "40 validation photos are too few"),
-        (120, 400, 350, 390, "harder or wrongly labelled"),
+        (120, 400, 350, 390, "harder or mislabeled"),
         (40, 40, 360, 390, None),  # 92.3 %: the intervals touch
         (9700, 10000, 9300, 10000, None),  # apart, and not by far
     ],
@@ -209,6 +209,6 @@ def test_shares_are_shown_as_they_are():
     assert interval(None, None) == ""
     assert interval(0.50001, 0.50004) == "50.0010% to 50.0040%"
     assert interval(0.1, 0.2, decimal) == "0.100 to 0.200"
-    assert "Only 40 images: every share may be off by ±15 points" in few_images(40)
+    assert "Only 40 images: each percentage may be off by ±15 points" in few_images(40)
     assert few_images(100) is None
     assert wilson(0, 0) == (0, 1)

@@ -246,7 +246,7 @@ def test_a_tracker_that_is_not_installed_is_one_sentence(tmp_path, capsys, monke
     photos = folder(tmp_path / "photos", images=6)
     command = ["--data", str(photos), *QUICK, "--out", str(tmp_path / "run")]
     assert main(["train", *command, "--tracker", "wandb"]) == 2
-    assert "pip install wandb, or leave tracker out" in capsys.readouterr().err
+    assert "pip install wandb, or omit tracker" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def test_equal_runs_do_not_differ(runs, capsys):
     assert differences == pytest.approx([0] * len(differences), abs=1e-12)
     (pair,) = result["mcnemar"]
     assert pair["p"] == 1
-    for words in ("+0.00 (+0.00 to +0.00)", "p = 1", "nothing about other seeds"):
+    for words in ("+0.00 (+0.00 to +0.00)", "p = 1", "do not cover other seeds"):
         assert words in text(result)
     assert r"top-1 accuracy, \% & " in latex(result)
 
@@ -143,5 +143,5 @@ def test_runs_that_cannot_be_compared(runs, tmp_path, capsys):
     description = json.loads((moved / "run.json").read_text("utf-8"))
     description["data"]["load"]["name"] = str(fewer)
     (moved / "run.json").write_text(json.dumps(description), "utf-8")
-    with pytest.raises(APINetError, match=r"other photos .*8 and 9 photos"):
+    with pytest.raises(APINetError, match=r"different test photos .*8 and 9 photos"):
         compare_runs([first], [moved], bootstrap=5)

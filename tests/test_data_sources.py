@@ -168,7 +168,9 @@ def test_the_data_command_with_many_broken_files_and_odd_names(tmp_path, capsys)
     assert main([*arguments, "--image-size", "32", "--validation", "0.2"]) == 0
     out = capsys.readouterr().out
     assert "unreadable images: 3" in out
-    assert "held out of the training images, 20% of each class asked for, seed 0" in out
+    assert (
+        "held out from the training images: 20% of each class requested, seed 0" in out
+    )
     assert "caf\\udce9" in out
     assert "日本" in out
     with Image.open(sheet) as image:

@@ -101,7 +101,7 @@ def test_numbers_that_do_not_fit(options, words):
 
 
 def test_more_devices_than_there_are():
-    words = "backend 'torch'" if BACKEND == "torch" else "64 devices were asked for"
+    words = "backend 'torch'" if BACKEND == "torch" else "64 devices were requested"
     with pytest.raises(APINetError, match=words), place(Devices(64)):
         pass
 

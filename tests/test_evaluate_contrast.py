@@ -156,7 +156,7 @@ def test_a_photo_must_be_a_photo(detector):
 def test_features_without_places_are_refused():
     inputs = keras.Input((8, 8, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(inputs)
-    with pytest.raises(APINetError, match="have no places"):
+    with pytest.raises(APINetError, match="have no spatial positions"):
         FeatureMaps(APINet(keras.Model(inputs, pooled), 2))
 
 

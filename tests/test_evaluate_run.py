@@ -365,7 +365,9 @@ def test_the_runs_own_data_stays_what_it_is(plain, tmp_path):
     for place in (own, shutil.copytree(own, tmp_path / "copy")):
         result = evaluate_run(run, data=str(place), bootstrap=0)
         assert (result["images"], result["split"], result["given"]) == (6, "val", False)
-        assert any("chosen by these validation images" in w for w in result["warnings"])
+        assert any(
+            "selected on these validation images" in w for w in result["warnings"]
+        )
 
 
 @pytest.mark.slow
@@ -380,13 +382,13 @@ def test_validation_and_test_that_disagree_are_said_to(plain, tmp_path, capsys):
     given = copied(own, tmp_path / "others")
     assert judged(copy, given)["metrics"]["top1"]["value"] < 0.9
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Beware: Validation was right in 100.0% of 400 images" in shown
+    assert "Warning: The validation accuracy is 100.0% on 400 images" in shown
     assert "--group-by" in shown
     card = write_card(copy).read_text("utf-8")
-    assert "Validation was right in 100.0% of 400 images" in card
+    assert "The validation accuracy is 100.0% on 400 images" in card
     html = write_report(copy, data=str(given), bootstrap=5).read_text("utf-8")
-    assert "Validation was right in 100.0% of 400 images" in html
-    assert "all 60 images of a set given to test on" in html
+    assert "The validation accuracy is 100.0% on 400 images" in html
+    assert "all 60 images of a separate test set" in html
 
 
 @pytest.mark.slow

@@ -218,7 +218,7 @@ def test_an_output_without_letters(tmp_path):
         ("tensorflwo", "did you mean 'tensorflow'?"),
         ("numpy", "not one of"),
         ("jax\x1b[31m", "not one of"),
-        ("torch", "does not start"),
+        ("torch", "cannot start the backend"),
     ],
 )
 def test_a_wrong_backend(backend, said, tmp_path):
@@ -246,7 +246,7 @@ def test_what_nobody_foresaw_is_one_line(tmp_path, monkeypatch, capsys):
         main(["card", str(tmp_path), "--debug"])
     monkeypatch.setattr(Run, "open", lambda folder: (_ for _ in ()).throw(MemoryError))
     assert main(["card", str(tmp_path)]) == 2
-    assert "too little memory" in capsys.readouterr().err
+    assert "not enough memory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

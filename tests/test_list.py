@@ -71,7 +71,7 @@ def test_runs_as_json(runs, capsys):
 
 
 @pytest.mark.parametrize(
-    ("folder", "said"), [("nowhere", "There is no folder"), (".", "There are no runs")]
+    ("folder", "said"), [("nowhere", "does not exist"), (".", "No runs found")]
 )
 def test_nothing_to_list_is_one_sentence(folder, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -94,7 +94,7 @@ def test_advice_that_promises_nothing_is_one_line():
 
     told = sentences([advice("a", 0.012), advice("b", 0.0004), advice("c", 0.0)])
     assert told[0].startswith("a: 3 more")
-    rest = "more photos are expected to gain less than 0.1 points."
+    rest = "the expected gain from more photos is below 0.1 points."
     assert told[1:] == [f"2 other classes: {rest}"]
     assert sentences([advice("b", 0.0)]) == [f"All classes: {rest}"]
     assert sentences([]) == []
@@ -255,7 +255,7 @@ def test_a_page_and_its_table_need_names_of_their_own(audited, capsys):
     for name, said in (
         ("x.csv", "ends in .html"),
         ("", "ends in .html"),
-        ("other.html", "is not one of this package"),
+        ("other.html", "was not written by this package"),
     ):
         (root / "other.csv").write_text("mine\n")
         path = str(root / name) if name else ""
@@ -268,7 +268,7 @@ def test_advice_is_on_the_runs_own_photos(audited, capsys):
     root, _ = audited
     run = Run.open(root / "run")
     assert main(["advise", str(run.folder), "--data", str(root / "set")]) == 2
-    assert "is not what this run was trained on" in capsys.readouterr().err
+    assert "is not the data this run was trained on" in capsys.readouterr().err
     assert run.read("advice.json") is None
     assert main(["advise", str(run.folder), "--which", "last"]) == 0
     run.write("advice.json", {**run.read("advice.json"), "advice": ["a: 3 more."]})

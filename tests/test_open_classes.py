@@ -113,7 +113,7 @@ def test_new_run_evaluates_predicts_and_has_ended(place, added, capsys):
     assert main(["predict", folder, str(place / "new/sky/0.png")]) == 0
     capsys.readouterr()
     resume(folder)
-    assert "ended already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
 
 
 @pytest.mark.one_backend
@@ -212,14 +212,14 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path, capsys):
     broken.write_bytes(b"no picture")
     out = tmp_path / "out"
     for arguments, said in (
-        (["add", run, "--class", "apple", photo], "has a class 'apple' already"),
+        (["add", run, "--class", "apple", photo], "already has a class 'apple'"),
         (["add", run, "--class", "x", photo, str(broken)], "broken.png"),
-        (["add", run, "--class", "x"], "needs its photos"),
-        (["add", run], "Give either --class"),
+        (["add", run, "--class", "x"], "needs all of its photos"),
+        (["add", run], "Give the new photos"),
         (["remove", run, "--class", "appel"], "did you mean 'apple'?"),
         (["remove", run, "--class", *NAMES[:2]], "at least 2"),
         (["remove", run, "--class", *NAMES], "at least 2"),
-        (["merge", run, "--class", "apple", "--into", "x"], "nothing to merge"),
+        (["merge", run, "--class", "apple", "--into", "x"], "Only one class to merge"),
         (["merge", run, "--class", *NAMES[:2], "--into", NAMES[2]], "already"),
     ):
         assert main([*arguments, "--out", str(out)]) == 2, arguments
@@ -273,11 +273,11 @@ def test_names_that_nobody_sees_and_photos_that_are_there(place, tmp_path, capsy
     run = Run.open(place / "run")
     one = merge_classes(run, NAMES[:2], "fr\u200buit", tmp_path / "one", refit=False)
     assert "fr\\u200buit" in one.run.class_names
-    with pytest.raises(APINetError, match="quotes and spaces alone"):
+    with pytest.raises(APINetError, match="only quotes and spaces"):
         merge_classes(run, NAMES[:2], "\"'", tmp_path / "two")
     known = run.data().splits["train"].reference(0)
     (tmp_path / "link.png").symlink_to(known)
-    with pytest.raises(APINetError, match=r"link.png' is in the run .* already, as"):
+    with pytest.raises(APINetError, match=r"link.png' is already in the run .*, as"):
         add_classes(run, {"new": [str(tmp_path / "link.png")]}, tmp_path / "three")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link.png", "one"]
 

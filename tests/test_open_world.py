@@ -79,7 +79,7 @@ def test_training_leaves_a_threshold_that_keeps_the_share(made):
     _, run, _, said = made
     model = run.model()
     unknown = open_unknown(run, model)
-    assert "Threshold for unknown, which keeps 90% of the known" in said
+    assert "Threshold for unknown, which accepts 90% of known photos" in said
     held_out = run.data().splits["val"]
     assert len(held_out) == 80
     with np.load(run.folder / "features.npz") as file:
@@ -146,14 +146,14 @@ def test_python_says_unknown(made, capsys, tmp_path_factory):
     assert main(["predict", str(run.folder), strange, "--top", "1"]) == 0
     assert "looks like none of these (nearest: " in capsys.readouterr().out
     assert main(["evaluate", str(run.folder), "--foreign", str(root / "foreign")]) == 0
-    assert "of the foreign are rejected" in " ".join(capsys.readouterr().out.split())
+    assert "of foreign photos are rejected" in " ".join(capsys.readouterr().out.split())
     # Report and card tell it, too, and not of a model that was not measured.
     share, keep = f"AUROC {auroc['value']:.3f}", run.read("unknown.json")["keep"]
     told = (write_report(run).read_text("utf-8"), write_card(run).read_text("utf-8"))
     for text in told:
         assert f"looks like none of these: the thresholds keep {keep:.0%}" in text
         assert share in text.replace("\\", "")
-        assert "also for one that shows none" not in text
+        assert "even if it shows none" not in text
     run.write("open_test.json", {"model": "last", "sentences": ["of another model"]})
     assert "of another model" not in write_card(run).read_text("utf-8")
 
@@ -403,7 +403,7 @@ def test_mistakes_are_one_sentence(made, tmp_path, capsys):
     root, run, _, _ = made
     folder = str(run.folder)
     for arguments, expected in (
-        (["--foreign", str(root / "none")], "There is no folder"),
+        (["--foreign", str(root / "none")], "is missing; check --foreign"),
         (["--foreign", str(root / "data")], "classes that the model knows ('ant'"),
         (["--families", str(root / "none.csv")], "cannot be read"),
     ):

@@ -390,5 +390,7 @@ def test_rates_are_tried_from_small_to_where_the_loss_explodes():
     assert 0.01 < tried[np.argmin(losses)] < 0.2
     assert tried[-1] > 0.0625
     Batches.scale = np.nan
-    with pytest.raises(APINetError, match="no number even at a learning rate of 1e-06"):
+    with pytest.raises(
+        APINetError, match="NaN or infinite even at a learning rate of 1e-06"
+    ):
         try_rates(setup)

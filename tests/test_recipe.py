@@ -70,7 +70,7 @@ def test_assignments(text, value):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--set", "epochs"], "--set 'epochs' is no assignment"),
+        (["--set", "epochs"], "--set 'epochs' is not an assignment"),
         (["--set", "epoch=3"], "no setting 'epoch' in --set; did you mean 'epochs'?"),
         (["--set", "epochs=many"], "--epochs 'many' must be a whole number"),
         (
@@ -83,10 +83,10 @@ def test_assignments(text, value):
         (["kind.toml"], "epochs='ten' must be a whole number"),
         (
             ["--memory-size", "9", "--method", "baseline"],
-            "--memory-size 9 is for pairs",
+            "--memory-size 9 requires pairs",
         ),
-        (["--weight-decay-mode", "l2"], "--weight-decay-mode 'l2' is for --optimizer"),
-        (["--intra", "none", "--inter", "none"], "no pair to learn from"),
+        (["--weight-decay-mode", "l2"], "--weight-decay-mode 'l2' requires --opt"),
+        (["--intra", "none", "--inter", "none"], "leave no pairs to learn from"),
         (["--resume", "run", "--out", "other"], "omit --out and the recipe file"),
         ([], "give --out FOLDER"),
     ],
@@ -119,7 +119,7 @@ def test_a_recipe_for_a_backend_that_is_absent(tmp_path, monkeypatch, capsys):
 def test_a_recipe_for_another_backend_than_the_one_that_runs(tmp_path):
     from keras_apinet.train import train
 
-    with pytest.raises(APINetError, match=r"for the backend 'jax'.*KERAS_BACKEND=jax"):
+    with pytest.raises(APINetError, match=r"the backend 'jax'.*KERAS_BACKEND=jax"):
         train(Recipe(backend="jax"), tmp_path / "run", "quiet")
     assert not (tmp_path / "run").exists()
 

@@ -66,7 +66,7 @@ def test_a_run_tells_everything(photos, tmp_path, capsys):
     assert "3 classes, 21 train, 3 val images" in printed
     assert printed.count("images/s") == 2
     # Wilson's interval of 1 of 3 is 6.1 % to 79.2 %.
-    assert printed.count("Validation: 3 images, ±37 points at most") == 1
+    assert printed.count("Validation: 3 images, accurate to ±37 points") == 1
     assert "of 3 images (" in printed
     assert "3 validation images are too few to fit a temperature" in printed
     again = Run.open(tmp_path / "run")
@@ -90,7 +90,7 @@ def test_a_training_killed_before_its_last_words_says_them(photos, tmp_path, cap
     capsys.readouterr()
     resume(run.folder, verbose="plain")
     said = capsys.readouterr().out
-    assert "ended already" in said
+    assert "already finished" in said
     assert "Best validation accuracy" in said
     assert run.read("training.json") == figures
     assert (run.folder / "curves.png").is_file()
@@ -237,7 +237,7 @@ def test_partners_are_those_of_the_recipe(photos, tmp_path):
 def test_an_existing_run_is_never_overwritten(photos, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/run.json").write_text("{}")
-    with pytest.raises(APINetError, match="holds a run already"):
+    with pytest.raises(APINetError, match="already contains a run"):
         train(Recipe(data=str(photos), **QUICK), tmp_path / "run", verbose="quiet")
     assert (tmp_path / "run/run.json").read_text() == "{}"
 

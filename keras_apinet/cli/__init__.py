@@ -1,10 +1,10 @@
 """The command line: `keras-apinet COMMAND ...`.
 
-Each module named in `COMMANDS` is one command with `HELP`, `add_arguments(parser)` and
-`run(args) -> int`, or has several such in its own `COMMANDS`; none imports Keras before
-it runs, so that `--help` is instant. What has to happen before the backend starts is in
-`prepare(args)`; true means that this was all. `STARTS_KERAS = False` says that the
-command decides itself.
+Each module named in `COMMANDS` defines one command with `HELP`,
+`add_arguments(parser)` and `run(args) -> int`, or several in its own `COMMANDS`. No
+module imports Keras before its command runs, so `--help` is instant. The optional
+`prepare(args)` runs before the backend starts and returns true if the command is done.
+`STARTS_KERAS = False` means that the command starts Keras itself, if it needs it.
 """
 
 import argparse
@@ -46,28 +46,28 @@ COMMANDS = (
     "merge",
     "advise",
 )
-# Modules with other names than their commands; `list` would hide Python's own.
+# Modules not named after their commands; `list` would shadow the built-in.
 _HOMES = {"list": "listing", **dict.fromkeys(("add", "remove", "merge"), "classes")}
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Ends with one sentence and exit code 2."""
+        """Prints a one-sentence error and exits with code 2."""
         self.exit(_failed(f"{message}; see {self.prog} --help"))
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        # The original swallows the error of a full disk.
+        # argparse ignores write errors, such as a full disk.
         print(message, end="", file=file or sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+    """Returns the parser for the whole command line."""
     root = _Parser(
         prog="keras-apinet",
         allow_abbrev=False,
-        description="Teach an image backbone to tell look-alike classes apart, and "
-        "ship it as a plain single-image classifier.",
-        epilog="The backend is chosen by KERAS_BACKEND=tensorflow|jax|torch "
+        description="Train an image backbone to tell look-alike classes apart, and "
+        "export it as a plain single-image classifier.",
+        epilog="Select the backend with KERAS_BACKEND=tensorflow|jax|torch "
         "(default: tensorflow).",
     )
     root.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         home = _HOMES.get(name, name).replace("-", "_")
         module: Any = importlib.import_module(f"keras_apinet.cli.{home}")
         module = getattr(module, "COMMANDS", {}).get(name, module)
-        # Options that are told their nearest must not be guessed from a beginning.
+        # Unknown options get a suggestion, so prefixes must not be expanded.
         command = commands.add_parser(
             name, help=module.HELP, description=module.HELP, allow_abbrev=False
         )
@@ -84,17 +84,17 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--debug",
             action="store_true",
-            help="show the traceback of an error, and all that libraries say",
+            help="show tracebacks and all messages from libraries",
         )
         command.set_defaults(module=module, options=command.format_help)
     return root
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments; an unknown one ends it with exit code 2 and the nearest known."""
+    """Parses arguments; exits with code 2 and a suggestion if one is unknown."""
     root = parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["compare-runs"]:  # argparse keeps no trace of `--`
+    if words[:1] == ["compare-runs"]:  # argparse drops `--`
         words = ["--against" if word == "--" else word for word in words]
     args, unknown = root.parse_known_args(words)
     if unknown:
@@ -114,9 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0 on success, 1 for a fault of this package, 2 for a mistake in
-        the request or an error of the file system, 130 if it was interrupted, 141 if
-        its output is no longer read.
+        0 on success, 1 for a bug in this package, 2 for a user error or a file system
+        error, 130 if interrupted, 141 if the reader of its output is gone.
     """
     open_streams()
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
@@ -136,10 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def program() -> NoReturn:
-    """The program `keras-apinet`: runs `main` and ends the process.
+    """Entry point of `keras-apinet`: runs `main` and exits.
 
-    A training that ends early leaves batches that are still being read. Python would
-    wait for them at its end, and they for Python: TensorFlow does not give way.
+    If training ends early, TensorFlow may still be reading batches. A normal exit
+    would then deadlock, so a failed command exits with `os._exit`.
     """
     open_streams()
     if "--debug" not in sys.argv:
@@ -175,24 +174,23 @@ def _run(arguments: Sequence[str] | None, debug: bool) -> int:
 
 
 def _told(error: Exception) -> int:
-    """Says in one sentence what went wrong, and gives the exit code."""
+    """Prints an error as one sentence and returns the exit code."""
     if isinstance(error, APINetError):
         return _failed(str(error))
     if isinstance(error, MemoryError):
         return _failed(
-            "There is too little memory for this; try fewer or smaller images at a "
-            "time."
+            "There is not enough memory; try fewer or smaller images at a time."
         )
     if isinstance(error, OSError):
         names = [shown(name) for name in (error.filename, error.filename2) if name]
         what = " and ".join(names) or "The output, or a file,"
         return _failed(f"{what} cannot be read or written ({reason(error)}).")
     if "embedded null" in str(error) or isinstance(error, UnicodeEncodeError):
-        return _failed("A path has characters that a file name cannot have.")
-    if "Symlink loop" in str(error):  # of Path.resolve, before Python 3.13
+        return _failed("A path contains characters that are not allowed in file names.")
+    if "Symlink loop" in str(error):  # from Path.resolve before Python 3.13
         return _failed(f"{reason(error)}: the link points to itself.")
     return _failed(
-        f"This is a fault of keras-apinet ({type(error).__name__}: {reason(error)}); "
+        f"This is a bug in keras-apinet ({type(error).__name__}: {reason(error)}); "
         "please report it with the output of the same command with --debug.",
         1,
     )
@@ -204,19 +202,19 @@ def _failed(message: str, code: int = 2) -> int:
     text = printable(message)
     if len(text) > 1500:
         text = f"{text[:1000]} ... {text[-400:]}"
-    with contextlib.suppress(OSError, ValueError):  # nowhere left to say it
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
         print(prefix + text, file=sys.stderr, flush=True)
     return code
 
 
 @contextlib.contextmanager
 def _stopping_tidily() -> Iterator[None]:
-    """Lets SIGTERM and SIGHUP end a command as Ctrl-C does: nothing is left behind."""
+    """Handles SIGTERM and SIGHUP like Ctrl-C, so that partial files are removed."""
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
-            # Under nohup, SIGHUP is ignored, and stays so.
+            # nohup ignores SIGHUP; keep it ignored.
             if number and signal.getsignal(number) == signal.SIG_DFL:
                 before[number] = signal.signal(number, signal.default_int_handler)
     try:

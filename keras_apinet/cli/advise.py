@@ -8,18 +8,18 @@ from keras_apinet.errors import printable
 from keras_apinet.files.bounds import PHOTOS
 from keras_apinet.files.schema import to_json
 
-HELP = "say which classes to photograph next, and what that should gain"
+HELP = "suggest which classes need more photos, and estimate the accuracy gain"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the run and how many photos are to be taken."""
+    """Adds the run and the number of new photos."""
     add_options(parser, "run_folder", "--which", "--moved", "--data-dir", "--json")
     parser.add_argument(
         "--photos",
         type=PHOTOS,
         default=60,
         metavar="N",
-        help="photos that can be taken (default: 60)",
+        help="number of new photos you can take (default: 60)",
     )
 
 
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
         print(to_json({"advice": [asdict(advice) for advice in found]}))
         return 0
     for told in sentences(found):
-        # On a terminal no word is cut in two.
+        # Wrap for the terminal without splitting words.
         print(fill(printable(told), 79, subsequent_indent="  ", break_long_words=False))
     if not found:
-        print("No class makes errors that more photos would help with.")
+        print("No class has errors that more photos would reduce.")
     return 0

@@ -11,27 +11,27 @@ STARTS_KERAS = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the run, the split, the license and where to write."""
+    """Adds the run, the split, the license and the output options."""
     add_options(parser, "run_folder")
     parser.add_argument(
         "--split",
-        help="split to report (default: test, or val if only that was evaluated)",
+        help="split to report (default: test, or val if only val was evaluated)",
     )
     parser.add_argument("--license", metavar="NAME", help="license of the model (SPDX)")
     parser.add_argument(
-        "--out", metavar="FILE", help="where to write (default: RUN/MODEL_CARD.md)"
+        "--out", metavar="FILE", help="output file (default: RUN/MODEL_CARD.md)"
     )
     parser.add_argument(
         "--push",
         metavar="OWNER/NAME",
-        help="also upload the card and the model that it is of to a model repository "
-        "of the Hugging Face hub, which is made if needed; it asks the network",
+        help="also upload the card and its model to a Hugging Face Hub repository, "
+        "created if needed; requires network access",
     )
     add_options(parser, "--force")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the card."""
+    """Writes the model card."""
     from keras_apinet.evaluate.pages import evaluation_of, write_card
     from keras_apinet.runs import Run
 
@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def push_card(card: str | Path, model: str | Path, repository: str) -> str:
-    """Uploads a card, as `README.md`, and its model to the Hugging Face hub.
+    """Uploads a card, as `README.md`, and its model to the Hugging Face Hub.
 
-    The repository `OWNER/NAME` is made if there is none. What says who may write there
-    is what `hf auth login` left, or the variable `HF_TOKEN`. Returns the page.
+    Creates the repository `OWNER/NAME` if needed. Credentials come from
+    `hf auth login` or the variable `HF_TOKEN`. Returns the URL of the repository.
     """
     from keras_apinet.evaluate.pages import need
 
@@ -71,10 +71,10 @@ def push_card(card: str | Path, model: str | Path, repository: str) -> str:
             [add(path_in_repo=name, path_or_fileobj=at) for name, at in files.items()],
             commit_message="Model and card",
         )
-    except Exception as error:  # its HTTP library has many of its own
+    except Exception as error:  # its HTTP library raises many types
         raise APINetError(
-            f"The card was written to {str(card)!r}, but {repository!r} cannot be "
-            f"pushed to ({reason(error)}); check the name OWNER/NAME, the network, and "
-            "`hf auth whoami`."
+            f"The card was written to {str(card)!r}, but uploading it to "
+            f"{repository!r} failed ({reason(error)}); check the name OWNER/NAME, the "
+            "network, and `hf auth whoami`."
         ) from error
     return str(page)

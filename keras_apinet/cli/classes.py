@@ -1,4 +1,4 @@
-"""`keras-apinet add`, `remove` and `merge`: other classes for a run, in seconds."""
+"""`keras-apinet add`, `remove` and `merge`: change the classes of a run."""
 
 import argparse
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from keras_apinet.errors import APINetError, printable
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the new classes' photos, and where the data is."""
+    """Adds the photos of the new classes and the location of the data."""
     _add_run_arguments(parser)
     parser.add_argument(
         "--class",
@@ -18,13 +18,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar=("NAME", "PHOTO"),
-        help="a new class and its photos; may be given several times",
+        help="a new class and its photos; may be repeated",
     )
     parser.add_argument(
         "--from",
         dest="source",
         metavar="FOLDER",
-        help="a folder of class folders, one for each new class",
+        help="a folder with one subfolder of photos for each new class",
     )
 
 
@@ -36,26 +36,28 @@ def _remove_arguments(parser: argparse.ArgumentParser, verb: str = "remove") -> 
         nargs="+",
         required=True,
         metavar="NAME",
-        help=f"the classes to {verb}",
+        help=f"classes to {verb}",
     )
 
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:
     _remove_arguments(parser, "merge")
-    parser.add_argument("--into", required=True, metavar="NAME", help="what to call it")
+    parser.add_argument(
+        "--into", required=True, metavar="NAME", help="name of the merged class"
+    )
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the run and its data, where the new one goes, and how the head is made."""
-    parser.add_argument("run_folder", metavar="RUN", help="run folder; it stays")
+    """Adds the run and its data, the output folder, and how to fit the head."""
+    parser.add_argument("run_folder", metavar="RUN", help="run folder (unchanged)")
     parser.add_argument(
-        "--out", required=True, metavar="FOLDER", help="where the new run goes"
+        "--out", required=True, metavar="FOLDER", help="folder for the new run"
     )
     parser.add_argument(
         "--no-refit",
         dest="refit",
         action="store_false",
-        help="leave the old classes' weights exactly as they are",
+        help="keep the weights of the existing classes unchanged",
     )
     add_options(parser, "--moved", "--data-dir")
 
@@ -65,13 +67,13 @@ def _add(args: argparse.Namespace) -> int:
 
     if bool(args.source) == bool(args.classes):
         raise APINetError(
-            "Give either --class NAME PHOTO ... or --from FOLDER, to say what to add."
+            "Give the new photos with either --class NAME PHOTO ... or --from FOLDER."
         )
     names = [name for name, *_ in args.classes]
     for name, *photos in args.classes:
         if not photos or names.count(name) > 1:
             raise APINetError(
-                f"--class {name!r} needs its photos, all of them in one --class; give "
+                f"--class {name!r} needs all of its photos in one --class option; list "
                 "them after the name."
             )
     photos = args.source or {name: rest for name, *rest in args.classes}
@@ -98,23 +100,25 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _tell(change: Any) -> int:
-    """Says where the new run is, and what the change cost the classes that stay."""
+    """Prints the new run folder and the accuracy before and after the change."""
     from keras_apinet.shares import percent
 
     folder = printable(change.run.folder)
     print(f"Run folder: {folder} ({len(change.run.class_names):,} classes)")
     old, new = change.images
     if change.before is None or change.after is None:
-        print("Without validation photos nobody knows what this cost the old classes.")
+        print("There are no validation photos to measure the existing classes on.")
     else:
         print(
-            f"Classes that were there: {percent(change.after)} right of {old:,} "
-            f"validation photos, {percent(change.before)} before"
+            f"Existing classes: accuracy {percent(change.after)} on {old:,} "
+            f"validation photos ({percent(change.before)} before)"
         )
     if change.new is not None:
-        print(f"New classes: {percent(change.new)} right of {new:,} validation photos")
+        print(
+            f"New classes: accuracy {percent(change.new)} on {new:,} validation photos"
+        )
     elif change.photos:
-        print("No photo of the new classes was held out, so they are not measured.")
+        print("No photos of the new classes were held out to measure them on.")
     print(f"Next: keras-apinet evaluate {folder}")
     return 0
 
@@ -131,7 +135,7 @@ COMMANDS = {
         run=_remove,
     ),
     "merge": SimpleNamespace(
-        HELP="make one class of several of a run, in seconds",
+        HELP="merge several classes of a run into one, in seconds",
         add_arguments=_merge_arguments,
         run=_merge,
     ),

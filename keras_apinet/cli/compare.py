@@ -6,11 +6,11 @@ import os
 from keras_apinet.cli.options import add_options, check_run
 from keras_apinet.errors import APINetError, printable
 
-HELP = "show what tells two photos apart, for a trained model"
+HELP = "show which regions a trained model uses to tell two photos apart"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the photos, the model and where to write."""
+    """Adds the photos, the model and the output options."""
     parser.add_argument("photo_a", metavar="A", help="image file")
     parser.add_argument("photo_b", metavar="B", help="image file")
     parser.add_argument(
@@ -20,25 +20,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes",
         nargs=2,
         metavar=("CLASS_A", "CLASS_B"),
-        help="classes to tell apart (default: those predicted for the photos)",
+        help="classes to tell apart (default: the predicted classes)",
     )
     parser.add_argument(
         "--out",
         default="compare.png",
         metavar="FILE",
-        help="picture (.png, .jpg, .svg, .pdf) or page (.html); default compare.png",
+        help="image (.png, .jpg, .svg, .pdf) or page (.html) (default: %(default)s)",
     )
     add_options(parser, "--moved")
     parser.add_argument(
         "--no-patches",
         action="store_true",
-        help="leave out the training patches (needs no training data)",
+        help="omit the training patches (no training data needed)",
     )
     add_options(parser, "--which", "--data-dir", "--force")
 
 
 def prepare(args: argparse.Namespace) -> bool:
-    """Checks run, photos and data before the backend starts."""
+    """Checks the run, photos and data before the backend starts."""
     for photo in (args.photo_a, args.photo_b):
         if not os.path.exists(photo):
             raise APINetError(f"There is no photo at {photo!r}; check the path.")
@@ -46,7 +46,7 @@ def prepare(args: argparse.Namespace) -> bool:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the picture or page, and prints the predicted classes."""
+    """Writes the image or page, and prints the predicted classes."""
     from keras_apinet.evaluate.comparison import check_path, compare, save
     from keras_apinet.shares import probability as as_shown
 

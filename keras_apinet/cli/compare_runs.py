@@ -18,7 +18,7 @@ _TITLES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the runs of both methods, the data, and the form of the table."""
+    """Adds the runs of both methods, the data, and the output format."""
     parser.usage = "keras-apinet compare-runs RUN ... -- RUN ... [OPTION ...]"
     parser.add_argument(
         "first", nargs="+", metavar="RUN", help="runs of the first method"
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="RUN",
         required=True,
-        help="runs of the second method; `--` alone means the same",
+        help="runs of the second method; `--` is a shorthand",
     )
     add_options(
         parser,
@@ -40,13 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> bool:
-    """Checks runs and data before the backend starts."""
+    """Checks the runs and data before the backend starts."""
     from keras_apinet.data.loading import check_source
     from keras_apinet.runs import Run, check_classes
 
     check_classes([Run.open(folder) for folder in (*args.first, *args.against)])
     if args.bootstrap < 1:
-        raise APINetError("--bootstrap=0 gives no interval; give at least 1 sample.")
+        raise APINetError("--bootstrap=0 gives no intervals; use at least 1 sample.")
     if args.data:
         check_source(args.data, args.data_dir)
     return False
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def rows(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Title, both values and the difference with its interval, of each figure."""
+    """The title, both values and the difference with its interval for each metric."""
     table = []
     for name, figure in result["figures"].items():
         scale, digits = (1, 3) if name == "nll" else (100, 2)
@@ -109,17 +109,17 @@ def text(result: dict[str, Any]) -> str:
         names = f"{printable(pair['first'])} and {printable(pair['second'])}"
         lines.append(
             f"McNemar, {names}: {pair['only_first']} and {pair['only_second']} photos "
-            f"that only one gets right, p = {pair['p']:.3g}"
+            f"that only one run classifies correctly, p = {pair['p']:.3g}"
         )
     if min(len(result["first"]), len(result["second"])) < 2:
         lines.append(
-            "A method with one run: the intervals say nothing about other seeds."
+            "A method has only one run, so the intervals do not cover other seeds."
         )
     return "\n".join(lines)
 
 
 def latex(result: dict[str, Any]) -> str:
-    """The comparison as a LaTeX table of the package booktabs."""
+    """The comparison as a LaTeX table for the booktabs package."""
     body = [
         " & ".join((title.replace("%", r"\%"), first, second, f"${gap}$"))
         .replace(" (", r"\ (")

@@ -10,80 +10,76 @@ from keras_apinet.errors import APINetError, printable
 from keras_apinet.files.bounds import FRACTION, IMAGE_SIZE, SEED, SHEET
 from keras_apinet.files.schema import to_json
 
-# Pairs on the sheet, and names that are printed of each kind.
+# Maximum number of pairs on the sheet, and of names printed per list.
 _MOST_TWINS, _LISTED = 24, 20
 
-HELP = "look at a data set: counts, sizes, broken and duplicate files, a contact sheet"
+HELP = "inspect a data set: counts, sizes, broken and duplicate files, contact sheet"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the data set, where the contact sheet goes, and how it is made."""
+    """Adds the data set and the options for the contact sheet and the audit."""
     parser.add_argument(
         "data",
         metavar="DATA",
         help="folder, unpacked archive, CSV or TSV, tfds:NAME, or synthetic_birds",
     )
-    parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its sets")
+    parser.add_argument("--data-dir", help="TensorFlow Datasets directory")
     parser.add_argument(
         "--download",
         action="store_true",
-        help="let TensorFlow Datasets download the set",
+        help="let TensorFlow Datasets download the data",
     )
     parser.add_argument(
-        "--level", help="variant, family or manufacturer, for FGVC-Aircraft"
+        "--level", help="FGVC-Aircraft labels: variant, family or manufacturer"
     )
     parser.add_argument(
         "--validation",
         type=FRACTION,
         default=0.1,
-        help="share of the training images held out if there is no validation split "
-        "(default: 0.1)",
+        help="fraction of the training images to hold out if there is no validation "
+        "split (default: 0.1)",
     )
     parser.add_argument(
         "--group-by",
         default="photos",
         metavar="WHAT",
-        help="what is held out together: photos (bursts and look-alikes of a class; "
-        "the default), folder, none, column:NAME of a table, or a regular expression "
-        r"over the path with a group, such as '(.*)_\d+'",
+        help="how to group photos that are held out together: photos (bursts and "
+        "look-alikes of a class; the default), folder, none, column:NAME of a table, "
+        r"or a regular expression on the path with one group, such as '(.*)_\d+'",
     )
-    parser.add_argument(
-        "--seed", type=SEED, default=0, help="seed of everything random"
-    )
+    parser.add_argument("--seed", type=SEED, default=0, help="random seed")
     parser.add_argument(
         "--sheet",
         default="contact_sheet.png",
         metavar="FILE",
-        help="where to write the contact sheet (default: %(default)s)",
+        help="file for the contact sheet (default: %(default)s)",
     )
     parser.add_argument(
-        "--backbone", help="find the pairs of the sheet by this backbone's features"
+        "--backbone", help="backbone whose features select the pairs on the sheet"
     )
+    parser.add_argument("--weights", default="imagenet", help="weights of the backbone")
     parser.add_argument(
-        "--weights", default="imagenet", help="weights of that backbone"
-    )
-    parser.add_argument(
-        "--image-size", type=IMAGE_SIZE, default=224, help="px of the sheet's images"
+        "--image-size", type=IMAGE_SIZE, default=224, help="size of its images in px"
     )
     parser.add_argument(
         "--classes-per-batch", type=SHEET, default=6, help="classes on the sheet"
     )
     parser.add_argument(
-        "--images-per-class", type=SHEET, default=4, help="images of each class on it"
+        "--images-per-class", type=SHEET, default=4, help="images per class"
     )
     parser.add_argument("--augmentation", default="paper", help="as for training")
     parser.add_argument("--resize", default="fit", help="fit or squash")
     parser.add_argument(
         "--audit",
         metavar="RUN",
-        help="instead, look for wrong labels, outliers and poor photos by the features "
-        "of this run: writes an HTML page and a CSV for train --exclude and --relabel",
+        help="find wrong labels, outliers and poor photos with this run's features "
+        "instead; writes an HTML page and a CSV for train --exclude and --relabel",
     )
     parser.add_argument(
         "--audit-out",
         default="audit.html",
         metavar="FILE",
-        help="where that page goes, the CSV beside it (default: %(default)s)",
+        help="file for the audit page, with the CSV beside it (default: %(default)s)",
     )
     add_options(parser, "--json", "--force")
 
@@ -95,14 +91,14 @@ def prepare(args: argparse.Namespace) -> bool:
     check_source(args.data, args.data_dir)
     if args.audit and not args.audit_out.lower().endswith((".html", ".htm")):
         raise APINetError(
-            f"--audit-out={args.audit_out!r} is a page, with its table beside it; give "
+            f"--audit-out={args.audit_out!r} must be the name of an HTML page; give "
             "a name that ends in .html."
         )
     return False
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints what is in the data set and writes the contact sheet."""
+    """Prints a summary of the data set and writes the contact sheet."""
     from keras_apinet.data import load
     from keras_apinet.data.inspection import inspect
     from keras_apinet.files.outputs import check_output, picture_kind
@@ -134,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _audit(data: Any, args: argparse.Namespace) -> int:
-    """Writes the page and the table of an audit."""
+    """Writes the audit page and its CSV table."""
     from collections import Counter
     from pathlib import Path
 
@@ -149,14 +145,14 @@ def _audit(data: Any, args: argparse.Namespace) -> int:
         head = table.read_text("utf-8", "replace").partition("\n")[0]
         if head.lstrip("\ufeff").rstrip() != ",".join(COLUMNS):
             raise APINetError(
-                f"{str(table)!r}, where the table of findings goes, is not one of this "
-                "package; give another --audit-out."
+                f"The table of findings would replace {str(table)!r}, which was not "
+                "written by this package; give another --audit-out."
             )
         if not args.force:
             raise exists(table)
     found = audit(args.audit, data)
     write_output(page, audit_page(found, data, table.name), args.force)
-    # Names of files need not be UTF-8.
+    # File names may not be valid UTF-8.
     rows = audit_table(found).encode("utf-8", "surrogateescape")
     write_atomically(table, rows, exclusive=not args.force)
     if args.json:
@@ -213,7 +209,7 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
     title = (
         f"A training batch of {os.path.basename(data.name.rstrip('/'))}: "
         f"{batches.plan.classes_per_batch} classes x {args.images_per_class} images, "
-        f"augmentation {args.augmentation}, partners found by {found_by}."
+        f"augmentation {args.augmentation}, partners selected by {found_by}."
     )
     _, partners, valid = map(ops.convert_to_numpy, PairMiner()(features, labels))
     sheet = contact_sheet(images, labels, partners, valid, data.class_names, title)
@@ -224,14 +220,14 @@ def _write_sheet(data: Any, report: dict[str, Any], args: argparse.Namespace) ->
         sheet = with_twins(
             sheet,
             with_pixels(data, shown),
-            f"Photos that look the same in two splits or with two labels: "
+            f"Near-duplicates across splits or with different labels: "
             f"{len(shown):,} of {len(twins):,} pairs.",
         )
     write_output(args.sheet, picture_bytes(sheet, args.sheet), args.force)
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    """The report for people: classes first, so that what matters is seen last."""
+    """The report as text; the per-class counts come first, the findings last."""
     splits = report["splits"]
     yield f"{report['name']}: {report['description']}, {report['classes']:,} classes"
     yield "\n" + "".join(f"{name:>8}" for name in splits) + "  class"
@@ -244,8 +240,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         if name == "val" and report["held_out"]:
             cut = report["held_out"]
             yield (
-                f"  held out of the training images, {cut['fraction']:.0%} of each "
-                f"class asked for, seed {cut['seed']}, in {cut['groups']:,} groups"
+                f"  held out from the training images: {cut['fraction']:.0%} of each "
+                f"class requested, seed {cut['seed']}, {cut['groups']:,} groups"
             )
         sizes = sorted(split["per_class"].values())
         if sizes[0] == sizes[-1]:
@@ -287,6 +283,6 @@ def _pixels(px: dict[str, int]) -> str:
 
 
 def _say(line: str) -> None:
-    """Prints a line, perhaps below empty ones; names break no lines."""
+    """Prints one line, with leading blank lines kept and other line breaks escaped."""
     text = line.lstrip("\n")
     print("\n" * (len(line) - len(text)) + printable(text))

@@ -8,7 +8,7 @@ from keras_apinet.errors import printable, short
 from keras_apinet.files.bounds import SHARE
 from keras_apinet.files.schema import to_json
 
-HELP = "measure a trained model: accuracy, calibration, retrieval, confused pairs"
+HELP = "evaluate a trained model: accuracy, calibration, retrieval, confused pairs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,25 +19,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tta",
         choices=("flip", "five_crop"),
-        help="also report the mean over several views of each image",
+        help="also report test-time augmentation: the mean over several views",
     )
     parser.add_argument(
         "--foreign",
         metavar="FOLDER",
-        help="also measure how well photos of other classes are told from the known",
+        help="folder of photos of unknown classes: also measure their detection",
     )
     parser.add_argument(
         "--confidence",
         type=SHARE,
         metavar="X",
-        help="also report accuracy and depth of the answers at this probability, where "
-        "families stand in for classes that are not sure enough",
+        help="also report accuracy and depth of the answers at this probability, with "
+        "families in place of classes that do not reach it",
     )
     parser.add_argument(
         "--families",
         metavar="FILE",
-        help="CSV file with the columns class and family, kept in the run (default: of "
-        "the data set, or clusters of confusions)",
+        help="CSV file with columns class and family, stored in the run (default: from "
+        "the data set, or clusters of confused classes)",
     )
 
 
@@ -101,8 +101,8 @@ def show(result: dict[str, Any]) -> None:
         )
     )
     for key, what in (
-        ("unreadable", "images could not be read and were left out"),
-        ("classes_without_images", "classes have no image here"),
+        ("unreadable", "images could not be read and were skipped"),
+        ("classes_without_images", "classes have no images in this split"),
     ):
         if result[key]:
             console.print(Text(f"{len(result[key]):,} {what}"))
@@ -111,7 +111,7 @@ def show(result: dict[str, Any]) -> None:
     if result.get("tta"):
         columns.append((result["tta"]["views"], result["tta"]["metrics"]))
     table = Table(box=None, pad_edge=False)
-    table.add_column("figure")
+    table.add_column("metric")
     for title in ("value", "95 % interval", "images"):
         table.add_column(title, justify="right", no_wrap=True)
     for prefix, metrics in columns:
@@ -141,13 +141,13 @@ def show(result: dict[str, Any]) -> None:
         ]
         console.print(
             Text(
-                f"\n{printable(level)}: right group {shares[0]}, right class among "
-                f"the group's {shares[1]}, of {figures['images']:,} images"
+                f"\n{printable(level)}: group accuracy {shares[0]}, class accuracy "
+                f"within the group {shares[1]}, on {figures['images']:,} images"
             )
         )
     reason = calibrated and calibrated.get("reason")
     told = [*calibration_words(result), *([reason] if reason else [])]
     told += result.get("open", [])
-    told += [f"Beware: {sentence}" for sentence in result["warnings"]]
+    told += [f"Warning: {sentence}" for sentence in result["warnings"]]
     for sentence in told:
         console.print(Text(f"\n{printable(sentence)}"))

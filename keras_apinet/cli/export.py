@@ -8,89 +8,89 @@ from keras_apinet.cli.options import add_options
 from keras_apinet.errors import APINetError, printable
 from keras_apinet.files.bounds import IMAGE_SIZE, LOGIT_SHARE, SHARE
 
-HELP = "write a trained model as TFLite, SavedModel, ONNX or a web page"
+HELP = "export a trained model to TFLite, SavedModel, ONNX or a web page"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model, the formats and where to write."""
+    """Adds the model, the formats and the output options."""
     parser.add_argument("model", help="run folder or .keras file")
     parser.add_argument(
         "--format",
         nargs="+",
         default=["tflite"],
         metavar="NAME",
-        help="tflite, saved_model, onnx, web; one or several (default: tflite)",
+        help="one or more of tflite, saved_model, onnx, web (default: tflite)",
     )
     parser.add_argument(
         "--precision",
         nargs="+",
         default=["float32"],
         metavar="NAME",
-        help="of tflite and web: float32, float16, dynamic, int8; one or several "
+        help="for tflite and web: one or more of float32, float16, dynamic, int8 "
         "(default: float32)",
     )
     parser.add_argument(
         "--out",
         metavar="PATH",
-        help="file or folder to write (default: in the run folder or beside the model)",
+        help="output file or folder (default: in the run folder or beside the model)",
     )
     parser.add_argument(
         "--photos",
         metavar="DATA",
-        help="data set to compare on and to choose int8 ranges by (default: the run's)",
+        help="data set for verification and int8 calibration (default: the run's)",
     )
     add_options(parser, "--which")
     parser.add_argument(
-        "--license", metavar="TEXT", help="license of the model, written into the file"
+        "--license", metavar="TEXT", help="license to write into the file"
     )
     parser.add_argument(
         "--unknown",
         action="store_true",
-        help="add the class `unknown`, for photos of none of the classes",
+        help="add a class `unknown` for photos that belong to none of the classes",
     )
     parser.add_argument(
         "--image-size",
         type=IMAGE_SIZE,
         metavar="N",
-        help="px, if the backbone takes any",
+        help="image size in px, if the backbone accepts any size",
     )
     parser.add_argument(
         "--runtime",
         metavar="FOLDER",
-        help="web: folder with the runtime's npm packages (default: fetched by npm)",
+        help="web: folder with the runtime's npm packages (default: npm fetches them)",
     )
     parser.add_argument(
         "--no-verify",
         dest="verify",
         action="store_false",
-        help="do not compare the file with the Keras model",
+        help="do not verify the file against the Keras model",
     )
     parser.add_argument(
         "--min-agreement",
         type=SHARE,
         metavar="X",
-        help="smallest share of photos with Keras's top-1 class, where it leads by "
-        "more than 0.1 (default: 0.98 for dynamic and int8)",
+        help="minimum fraction of photos with the same top-1 class as Keras, where "
+        "it leads by more than 0.1 (default: 0.98 for dynamic and int8)",
     )
     parser.add_argument(
         "--max-difference",
         type=SHARE,
         metavar="X",
-        help="largest difference of a probability (default: 1e-5 for float32, 1e-2 for "
-        "float16)",
+        help="maximum difference in any probability (default: 1e-5 for float32, 1e-2 "
+        "for float16)",
     )
     parser.add_argument(
         "--max-logit-difference",
         type=LOGIT_SHARE,
         metavar="X",
-        help="largest difference of a logit, as a share of the largest logit (default: "
+        help="maximum difference in any logit, relative to the largest logit (default: "
         "1e-3 for float32, 5e-2 for float16)",
     )
     add_options(parser, "--force")
 
 
 def prepare(args: argparse.Namespace) -> bool:
-    """Checks the targets and the place of the model, before the backend starts."""
+    """Checks the targets and the model path before the backend starts."""
     from keras_apinet.export.formats import Target, known_format
     from keras_apinet.runs import Run
 
@@ -99,12 +99,12 @@ def prepare(args: argparse.Namespace) -> bool:
         form = known_format(name)
         for precision in args.precision:
             if len(args.precision) > 1 and form not in ("tflite", "web"):
-                precision = "float32"  # several are meant for those that have them
+                precision = "float32"  # others have only this one
             wanted[form, precision] = None
     if args.out and len(wanted) > 1:
         raise APINetError(
             f"--out={args.out!r} names one target, but {len(wanted)} exports were "
-            "asked for; omit --out, or ask for one."
+            "requested; omit --out, or request one export."
         )
     model = Path(args.model)
     args.targets = [
@@ -124,7 +124,7 @@ def prepare(args: argparse.Namespace) -> bool:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exports to every format asked for, then prints one table."""
+    """Exports to every requested format, then prints a verification table."""
     from keras_apinet.export.exporter import Exporter
     from keras_apinet.export.verification import reports_table
     from keras_apinet.progress import steps

@@ -10,37 +10,37 @@ from typing import Any
 from keras_apinet.cli.options import add_options
 from keras_apinet.errors import APINetError, printable
 
-HELP = "list the runs in a folder: backbone, data, figures, date"
+HELP = "list the runs in a folder: backbone, data, accuracy, date"
 STARTS_KERAS = False
 _COLUMNS = ("run", "backbone", "data", "classes", "validation", "test", "date")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the folder and the form of the answer."""
+    """Adds the folder and the output format."""
     parser.add_argument(
         "folder",
         nargs="?",
         default=".",
         metavar="FOLDER",
-        help="where to look, with all below it (default: here)",
+        help="folder to search, including subfolders (default: current folder)",
     )
     add_options(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a line for each run, the newest last."""
+    """Prints one line per run, newest last."""
     from keras_apinet.files.schema import to_json
     from keras_apinet.shares import percent
 
     if not os.path.isdir(args.folder):
-        raise APINetError(f"There is no folder {args.folder!r}; check the path.")
+        raise APINetError(f"The folder {args.folder!r} does not exist; check the path.")
     runs = sorted(_runs_below(args.folder), key=lambda run: str(run["date"]))
     if args.json:
         print(to_json(runs))
         return 0
     if not runs:
         raise APINetError(
-            f"There are no runs in {args.folder!r}; `keras-apinet train` makes them."
+            f"No runs found in {args.folder!r}; create one with `keras-apinet train`."
         )
     from rich.console import Console
     from rich.table import Table
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             name,
             justify="right" if right else "left",
             overflow="ellipsis",
-            no_wrap=name not in ("backbone", "data"),  # those may be cut
+            no_wrap=name not in ("backbone", "data"),  # these may be truncated
         )
     for found in runs:
         if "error" in found:
@@ -90,7 +90,7 @@ def _runs_below(folder: str) -> Iterator[dict[str, Any]]:
         except APINetError as error:
             yield {"run": name, "date": date, "error": str(error)}
             continue
-        # Of the model that is used by default, on the run's own test photos.
+        # Only results of the default model on the run's own test split.
         if tested.get("given") or tested.get("model", "best") != "best":
             tested = {}
         data = opened.description["data"].get("load", {}).get("name")

@@ -1,4 +1,4 @@
-"""Options that several commands have, each with one meaning and one help text."""
+"""Options shared by several commands, each with one meaning and one help text."""
 
 import argparse
 from typing import Any
@@ -10,15 +10,15 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--which": {
         "choices": ("best", "last"),
         "default": "best",
-        "help": "model of the run (default: best)",
+        "help": "which model of the run to use (default: best)",
     },
     "--data": {
-        "help": "where the data set is now, if it moved; or another one to test on: "
-        "its test split, or all of its images if it has no splits",
+        "help": "new location of the data set, if moved, or another data set to test "
+        "on: its test split, or all of its images if it has no splits",
     },
-    # For what works on the photos that the run was trained on, and no others.
-    "--moved": {"help": "where the run's data set is now, if it moved"},
-    "--data-dir": {"help": "where TensorFlow Datasets data is now"},
+    # For commands that need the data set that the run was trained on.
+    "--moved": {"help": "new location of the run's data set, if moved"},
+    "--data-dir": {"help": "TensorFlow Datasets directory"},
     "--split": {
         "help": "split to evaluate (default: test, or val if there is none)",
     },
@@ -26,41 +26,41 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "type": BATCH_SIZE,
         "default": 64,
         "metavar": "N",
-        "help": "images at a time",
+        "help": "batch size (default: 64)",
     },
     "--bootstrap": {
         "type": BOOTSTRAP,
         "default": 1000,
         "metavar": "N",
-        "help": "samples for the 95 %% intervals of figures other than shares of "
-        "images; 0 for none (default: 1000)",
+        "help": "bootstrap samples for the 95 %% intervals of metrics that are not "
+        "fractions of images; 0 for no intervals (default: 1000)",
     },
     "--ignore-unknown": {
         "action": "store_true",
-        "help": "leave out images of classes that the model does not know",
+        "help": "skip images of classes that the model does not know",
     },
     "--json": {"action": "store_true", "help": "print JSON"},
     "--force": {
         "action": "store_true",
-        "help": "replace what this package wrote there; nothing else is replaced",
+        "help": "replace existing output, if this package wrote it",
     },
 }
 
 
 def add_options(parser: Any, *names: str) -> None:
-    """Adds some of them, by their names, to a parser or a group of one."""
+    """Adds options by name to a parser or an argument group."""
     for name in names:
         flag = "--data" if name == "--moved" else name
         parser.add_argument(flag, **_OPTIONS[name])
 
 
 def add_run(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Adds the run, which of its models, where its data is now, and other options."""
+    """Adds the run, its model, the location of its data, and other options."""
     add_options(parser, "run_folder", "--which", "--data", "--data-dir", *names)
 
 
 def check_run(args: argparse.Namespace) -> bool:
-    """Checks run and data before the backend starts: the `prepare` of a command."""
+    """Checks the run and data before the backend starts; used as `prepare`."""
     from keras_apinet.data.loading import check_source
     from keras_apinet.runs import Run
 

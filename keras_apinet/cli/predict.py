@@ -19,16 +19,16 @@ STARTS_KERAS = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model, the photos and the form of the answer."""
+    """Adds the model, the photos and the output options."""
     parser.add_argument(
-        "model", help="run folder, .keras, .tflite, .onnx or SavedModel folder"
+        "model", help="run folder, SavedModel folder, or .keras, .tflite or .onnx file"
     )
     parser.add_argument(
         "photos",
         nargs="+",
         metavar="PHOTO",
-        help="image files, folders (with all below them), patterns such as 'new/*.jpg' "
-        "and .csv or .tsv tables with a column path",
+        help="image files, folders (searched recursively), patterns such as "
+        "'new/*.jpg', or .csv or .tsv tables with a column path",
     )
     parser.add_argument(
         "--top", type=TOP, default=5, metavar="N", help="classes to show (default: 5)"
@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=SHARE,
         default=0.0,
         metavar="X",
-        help="probability that an answer must have; where no class has it, the answer "
-        "is the family of classes that has (default: 0)",
+        help="minimum probability of an answer; if no class reaches it, the answer is "
+        "the family of classes that does (default: 0)",
     )
     form = parser.add_mutually_exclusive_group()
     add_options(form, "--json")
@@ -49,20 +49,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="open a SavedModel folder whose graph could do more than classify, such "
-        "as write files; only if you know who made it",
+        help="load a SavedModel whose graph can do more than classify, such as write "
+        "files; use it only for sources you trust",
     )
     parser.add_argument(
         "--map",
         metavar="FOLDER",
-        help="also write a picture of each photo that shows which places speak for its "
-        "class (for a run folder or .keras file)",
+        help="also write an activation map of the predicted class for each photo (run "
+        "folder or .keras file only)",
     )
     parser.add_argument(
         "--features",
         metavar="FILE",
-        help="also write the features of each photo, .npz or .csv (for a run folder or "
-        ".keras file)",
+        help="also write the features of each photo, .npz or .csv (run folder or "
+        ".keras file only)",
     )
     add_options(parser, "--force")
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the most probable classes of each photo.
 
     Returns:
-        0, or 2 if a photo could not be read; the others are answered.
+        0, or 2 if a photo could not be read; the others are still classified.
     """
     from keras_apinet.data.photos.files import listed_photos
     from keras_apinet.export.runtime.classifier import load_classifier
@@ -159,20 +159,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_keras(model: str | Path) -> bool:
-    """Whether it is a `.keras` file or a run folder."""
+    """Whether the model is a `.keras` file or a run folder."""
     return Path(model).suffix == ".keras" or (Path(model) / "run.json").exists()
 
 
 def _check_keeps_features(model: str | Path, option: str) -> None:
     if not _is_keras(model):
         raise APINetError(
-            f"{str(Path(model))!r} keeps no feature maps to show; give a run folder or "
-            f"a .keras file for {option}."
+            f"{str(Path(model))!r} has no feature maps; give a run folder or a .keras "
+            f"file for {option}."
         )
 
 
 def _in_words(kind: str, name: str) -> str:
-    """How to say a verdict that is no class."""
+    """The text for a verdict other than a class."""
     from keras_apinet.open_world.families import words
 
     if kind == "family":
@@ -188,10 +188,10 @@ def write_maps(
     *,
     force: bool = False,
 ) -> list[Path]:
-    """Writes `<photo>.map.png` for each photo: as the model sees it, and with its map.
+    """Writes `<photo>.map.png` for each photo: the model's input and its class map.
 
-    The model is a run folder or a `.keras` file. Returns the pictures, in the order of
-    the photos.
+    `model` is a run folder or a `.keras` file. Returns the paths in the order of the
+    photos.
     """
     import numpy as np
     from PIL import Image
@@ -207,7 +207,7 @@ def write_maps(
     for photo in photos:
         name, number = Path(photo).stem, 1
         path = folder / f"{name}.map.png"
-        while path in targets:  # photos of one name from several folders
+        while path in targets:  # same name in several folders
             number += 1
             path = folder / f"{name} {number}.map.png"
         check_output(path, "PNG picture", force)
@@ -229,7 +229,7 @@ def write_maps(
 def write_features(
     model: str | Path, photos: Sequence[str], path: str | Path, *, force: bool = False
 ) -> None:
-    """Writes the pooled features of photos, see `write_photo_features`."""
+    """Writes the pooled features of photos; see `write_photo_features`."""
     import numpy as np
 
     from keras_apinet.open_world.features import write_photo_features
@@ -247,7 +247,7 @@ def write_features(
 
 
 def _opened(model: str | Path) -> tuple[Any, Callable[[str | Path], Any]]:
-    """The model of a run folder or file, and what prepares photos for it."""
+    """The model of a run folder or file, and its photo preprocessing function."""
     from keras_apinet.data import prepare, read_photo
     from keras_apinet.loading import load
     from keras_apinet.runs import Run

@@ -5,14 +5,14 @@ import argparse
 from keras_apinet.cli.options import add_run, check_run
 from keras_apinet.errors import printable
 
-HELP = "write one self-contained HTML report about a run"
+HELP = "write a self-contained HTML report of a run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the run, the split and where to write."""
+    """Adds the run, the split and the output options."""
     add_run(parser, "--split", "--ignore-unknown", "--force")
     parser.add_argument(
-        "--out", metavar="FILE", help="where to write (default: RUN/report.html)"
+        "--out", metavar="FILE", help="output file (default: RUN/report.html)"
     )
 
 

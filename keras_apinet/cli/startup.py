@@ -1,4 +1,4 @@
-"""What has to be right before a command runs: its streams, and Keras."""
+"""Setup before a command runs: standard streams and the Keras backend."""
 
 import contextlib
 import faulthandler
@@ -18,11 +18,11 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def open_streams() -> None:
-    """Makes standard output and standard error take whatever is written to them.
+    """Makes writing to standard output and standard error safe.
 
-    Streams that the caller has closed are connected to the null device; otherwise the
-    next file that is opened would take their place. Characters that the terminal's
-    encoding lacks become escapes.
+    Connects closed streams to the null device, because the next file opened would
+    otherwise take their file descriptors. Characters that the terminal's encoding
+    lacks are escaped.
     """
     for number in range(3):
         try:
@@ -38,7 +38,7 @@ def open_streams() -> None:
 
 
 def close_output() -> None:
-    """Discards output that can no longer be written: Python flushes when it exits."""
+    """Discards unwritable output, which Python would try to flush at exit."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         return
@@ -49,7 +49,7 @@ def close_output() -> None:
 
 
 def start_backend() -> None:
-    """Imports Keras, its backend and TensorFlow, which reads the data sets."""
+    """Imports Keras, its backend, and TensorFlow, which loads the data."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     name = os.environ.get("KERAS_BACKEND")
     if name:
@@ -57,16 +57,16 @@ def start_backend() -> None:
     try:
         with _starting(name), _unseen(_UNUSED - {name or _settings_backend()}):
             if name == "torch":
-                import torch  # noqa: F401  torch has to come before TensorFlow
+                import torch  # noqa: F401  must precede TensorFlow
             import keras
             import tensorflow as tf
 
             tf.config.list_physical_devices("GPU")
-            # Without KERAS_BACKEND, Keras's own settings file names one.
+            # Without KERAS_BACKEND, keras.json names the backend.
             chosen = keras.backend.backend()
     except Exception as error:
         raise APINetError(
-            f"Keras does not start on the backend {name or 'of its settings file'!r} "
+            f"Keras cannot start the backend {name or 'of its settings file'!r} "
             f"({type(error).__name__}: {reason(error)}); reinstall it, or set "
             "KERAS_BACKEND to another."
         ) from error
@@ -74,7 +74,7 @@ def start_backend() -> None:
 
 
 def check_backend(name: str, said: str) -> None:
-    """Checks that a backend exists and is installed; `said` is who names it."""
+    """Checks that a backend exists and is installed; `said` starts the error."""
     if name not in BACKENDS:
         raise APINetError(
             f"{said} is not one of {', '.join(BACKENDS)}" + did_you_mean(name, BACKENDS)
@@ -91,7 +91,7 @@ def check_backend(name: str, said: str) -> None:
 
 
 def _settings_backend() -> object:
-    """What Keras's own settings file names as the backend; Keras itself judges it."""
+    """The backend named in keras.json, not validated here; Keras does that."""
     home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
     try:
         with open(os.path.join(home, "keras.json"), encoding="utf-8") as file:
@@ -102,9 +102,9 @@ def _settings_backend() -> object:
 
 @contextlib.contextmanager
 def _unseen(packages: Set[object]) -> Iterator[None]:
-    """Hides packages that Keras and TensorFlow would import merely if they find them.
+    """Hides optional packages from Keras and TensorFlow during their import.
 
-    For functions that no command calls they take a third of the start.
+    They take a third of the startup time and no command uses them.
     """
     hidden = [name for name in map(str, packages) if name not in sys.modules]
     for name in hidden:
@@ -118,12 +118,12 @@ def _unseen(packages: Set[object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _starting(name: str | None) -> Iterator[None]:
-    """Says on a terminal what the seconds are for, and takes it back afterwards."""
+    """Shows a startup message on a terminal and erases it afterwards."""
     if not sys.stderr.isatty():
         yield
         return
     titles = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
-    # TensorFlow reads the photos on every backend.
+    # TensorFlow loads the photos on every backend.
     names = dict.fromkeys([titles.get(name or "", "TensorFlow"), "TensorFlow"])
     print(f"Starting {' and '.join(names)} ...", end="", file=sys.stderr, flush=True)
     try:
@@ -133,11 +133,11 @@ def _starting(name: str | None) -> Iterator[None]:
 
 
 def messages_aside() -> None:
-    """Keeps what native code says to standard error out of the terminal.
+    """Redirects what native code writes to standard error to a temporary file.
 
-    TensorFlow, XLA, LiteRT and the converters announce processor features, absent GPUs
-    and delegates there, whatever their log levels. Python's own standard error stays
-    where it was; `keep_messages` gives the rest.
+    TensorFlow, XLA, LiteRT and the converters report CPU features, missing GPUs and
+    delegates there, whatever the log level. Python's own standard error stays on the
+    terminal; `keep_messages` saves the rest.
     """
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -146,17 +146,17 @@ def messages_aside() -> None:
     sys.stderr = os.fdopen(
         terminal, "w", 1, sys.stderr.encoding, errors="backslashreplace"
     )
-    # Native code that aborts would leave no word otherwise.
+    # Otherwise an abort in native code would leave no message.
     faulthandler.enable(sys.stderr)
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def keep_messages(folder: str | os.PathLike[str]) -> None:
-    """Leaves what `messages_aside` kept in a run's folder, in `messages.log`."""
+    """Appends the output redirected by `messages_aside` to the run's `messages.log`."""
     with contextlib.suppress(OSError):
         if sys.stderr.fileno() == 2:
-            return  # nothing was kept
+            return  # nothing was redirected
         size = os.lseek(2, 0, os.SEEK_END)
         if size and os.path.isdir(folder):
             os.lseek(2, 0, os.SEEK_SET)

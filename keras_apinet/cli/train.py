@@ -15,14 +15,14 @@ from keras_apinet.files.bounds import DEVICES, MINUTES, PROCESS_INDEX, PROCESSES
 from keras_apinet.train.recipe import Recipe, kind_of
 
 T = TypeVar("T")
-HELP = "train a model and leave everything in a run folder"
-# What is kept apart from the other settings in --help, as it is given most often.
+HELP = "train a model and save everything in a run folder"
+# Listed first in --help, because they are used most often.
 _FIRST = ("data", "backbone", "weights", "image_size", "epochs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds one option for every setting of the recipe."""
-    # argparse's own would list some fifty options before it says what is usual.
+    """Adds one option for each setting of the recipe."""
+    # argparse's default would list some fifty options.
     parser.usage = (
         "keras-apinet train [RECIPE.toml] --out FOLDER [OPTION ...]\n"
         "       keras-apinet train --resume RUN\n"
@@ -32,42 +32,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recipe",
         nargs="?",
         metavar="RECIPE.toml",
-        help="settings to start from; options given here override them",
+        help="settings to start from; command-line options override them",
     )
-    parser.add_argument("--out", metavar="FOLDER", help="run folder to make")
-    parser.add_argument(
-        "--resume", metavar="RUN", help="continue a run that was stopped or killed"
-    )
+    parser.add_argument("--out", metavar="FOLDER", help="run folder to create")
+    parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
     parser.add_argument(
         "--force",
         action="store_true",
-        help="resume although settings, data or versions have changed; with "
-        "--find-rate, replace an earlier picture",
+        help="resume even if settings, data or versions have changed; with "
+        "--find-rate, replace an existing plot",
     )
     parser.add_argument(
         "--find-rate",
         metavar="FILE",
-        help="train nothing that is kept: try learning rates, draw the loss at each "
-        "(.svg, .png) and suggest one",
+        help="run a learning-rate range test, plot the losses to FILE (.svg or .png) "
+        "and suggest a rate; no model is saved",
     )
     parser.add_argument(
         "--minutes",
         type=MINUTES,
         metavar="N",
-        help="measure what a step takes, and choose so many epochs (and, if few fit, "
-        "fewer views and head epochs) that all takes N minutes",
+        help="measure the time per step and choose the number of epochs (and, if few "
+        "fit, fewer views and head epochs) for a total of N minutes",
     )
     parser.add_argument(
         "--print-recipe",
         action="store_true",
-        help="print the whole recipe as TOML and train nothing",
+        help="print the full recipe as TOML, without training",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="change a setting of the recipe; the same as --NAME VALUE",
+        help="override a setting of the recipe; same as --NAME VALUE",
     )
     settings = parser.add_argument_group("settings of the recipe")
     fields = {field.name: field for field in dataclasses.fields(Recipe)}
@@ -86,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         else:
             option["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
             option["type"] = kind  # Recipe checks the bounds
-        # Left out unless given, so that a recipe file is not overridden by defaults.
+        # Defaults are suppressed, so that they do not override the recipe file.
         settings.add_argument(
             f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **option
         )
@@ -102,18 +100,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=DEVICES,
         default=1,
         metavar="N",
-        help="devices over which the classifier is spread, for very many classes; JAX",
+        help="devices that share the classifier, for very many classes; JAX only",
     )
     machine.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="where process 0 runs; JAX"
+        "--coordinator", metavar="HOST:PORT", help="address of process 0; JAX only"
     )
     machine.add_argument("--processes", type=PROCESSES, default=1, metavar="N")
     machine.add_argument("--process-index", type=PROCESS_INDEX, default=0, metavar="I")
     output = parser.add_mutually_exclusive_group()
     for mode, text in (
-        ("bar", "progress bar even if the output is not a terminal"),
-        ("plain", "one line for each epoch"),
-        ("quiet", "print nothing but errors"),
+        ("bar", "show a progress bar even if the output is not a terminal"),
+        ("plain", "print one line per epoch"),
+        ("quiet", "print only errors"),
     ):
         output.add_argument(
             f"--{mode}", dest="verbose", action="store_const", const=mode, help=text
@@ -121,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _named_as_options(command: Callable[[argparse.Namespace], T]) -> Any:
-    """Errors call settings `--image-size 3` and so on, without a recipe file."""
+    """Rewrites `image_size=3` as `--image-size 3` in errors without a recipe file."""
 
     @functools.wraps(command)
     def named(args: argparse.Namespace) -> T:
@@ -144,9 +142,9 @@ def _named_as_options(command: Callable[[argparse.Namespace], T]) -> Any:
 
 @_named_as_options
 def prepare(args: argparse.Namespace) -> bool:
-    """Reads the recipe, before the backend starts: it may name one.
+    """Reads the recipe before the backend starts, because it may name a backend.
 
-    True means that the command is done: the recipe was only to be printed.
+    Returns true if the command is done, because it only prints the recipe.
     """
     from keras_apinet.data.loading import check_source
     from keras_apinet.train.recipe_files import (
@@ -166,12 +164,12 @@ def prepare(args: argparse.Namespace) -> bool:
     ):
         if given[name] and (other := next((n for n in others if given[n]), None)):
             other = other.replace("_", "-")
-            raise APINetError(f"--{name} and --{other} do not fit; omit either.")
+            raise APINetError(f"--{name} and --{other} cannot be combined; omit one.")
     if args.resume:
         if args.recipe or args.out:
             raise APINetError(
-                f"--resume {args.resume} continues in its own folder with its own "
-                "recipe; omit --out and the recipe file, or omit --resume."
+                f"--resume {args.resume} uses the folder and recipe of the run; omit "
+                "--out and the recipe file, or omit --resume."
             )
         _choose_backend_of_run(args.resume, changes.get("backend"))
         return False
@@ -186,7 +184,7 @@ def prepare(args: argparse.Namespace) -> bool:
         kind = picture_kind(args.find_rate, drawn=True)
         check_output(args.find_rate, kind, args.force)
     elif not args.out:
-        raise APINetError("The run has no folder; give --out FOLDER.")
+        raise APINetError("A run folder is required; give --out FOLDER.")
     elif not args.process_index:
         from keras_apinet.runs import check_new
 
@@ -198,7 +196,7 @@ def prepare(args: argparse.Namespace) -> bool:
 
 
 def _choose_backend_of_run(folder: str, changed: str | None) -> None:
-    """The recipe's backend, or the one that the run began with."""
+    """Selects the recipe's backend, or the one the run started with."""
     from keras_apinet.runs import Run
 
     run = Run.open(folder)
@@ -224,7 +222,7 @@ def _choose_backend(name: str, whose: str) -> None:
 
 @_named_as_options
 def run(args: argparse.Namespace) -> int:
-    """Trains, then says where the results are."""
+    """Trains a model, then prints where the results are."""
     from keras_apinet.train import Budget, Devices, resume, train
     from keras_apinet.train.callbacks import TrainingStopped
     from keras_apinet.train.devices import start_processes
@@ -249,7 +247,7 @@ def run(args: argparse.Namespace) -> int:
     except TrainingStopped:
         folder = args.resume or args.out
         print(
-            "Stopped, and saved. Continue with: keras-apinet train --resume "
+            "Stopped and saved. Continue with: keras-apinet train --resume "
             + printable(folder)
         )
         return 130
@@ -267,7 +265,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _find_rate(args: argparse.Namespace, devices: Any) -> int:
-    """Tries learning rates, draws the loss at each and suggests one."""
+    """Runs a learning-rate range test, plots it and suggests a rate."""
     from pathlib import Path
 
     from keras_apinet.files.outputs import write_output
@@ -291,6 +289,6 @@ def _find_rate(args: argparse.Namespace, devices: Any) -> int:
     chosen = suggested_rate(rates, losses)
     picture = draw_rates(rates, losses, chosen, Path(args.find_rate))
     write_output(args.find_rate, picture, args.force)
-    print(f"Loss at each rate: {printable(args.find_rate)}")
+    print(f"Plot of the losses: {printable(args.find_rate)}")
     print(f"Suggested: --learning-rate {chosen:.1e}")
     return 0

@@ -1,7 +1,7 @@
-"""Judging a trained model: metrics, calibration, contrast maps, report and model card.
+"""Evaluation of a trained model: metrics, calibration, contrast maps, report and card.
 
-Names are imported when they are first used: metrics need NumPy alone, the report's
-plotting and templating libraries load with the report.
+Names are imported on first use: metrics only need NumPy, and plotting and templating
+libraries are loaded with the report.
 """
 
 from typing import TYPE_CHECKING

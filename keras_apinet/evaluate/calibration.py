@@ -1,4 +1,4 @@
-"""Do the probabilities mean what they say? Calibration error and temperature."""
+"""Calibration of the predicted probabilities: calibration error and temperature."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 BINS = 15
 _METHOD = (
-    "penalised likelihood with smoothed targets; below 1 only as far as the accuracy "
-    "is sure"
+    "penalized likelihood with smoothed targets; below 1 only as far as the accuracy "
+    "is certain"
 )
 # A temperature outside these bounds means that the predictions carry no information,
 # or that the images it was fitted on are not representative.
 LOWEST, HIGHEST = 0.5, 10.0
-# Fewer images than this say nothing of a temperature; and a model may only be
-# made more confident by images of which at least so many were wrong.
+# Minimum number of images to fit a temperature, and minimum number of errors among
+# them to make a model more confident.
 FEWEST_IMAGES, FEWEST_ERRORS = 30, 10
-# Standard deviation of the logarithm of the temperature before any image was seen:
-# nine of ten models lie between 0.66 and 1.5.
+# Standard deviation of the prior on the logarithm of the temperature: 90 % of models
+# lie between 0.66 and 1.5.
 _PRIOR = 0.25
 
 
 def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Logarithms of the probabilities at a temperature, `[n, C]` float64."""
+    """Log-probabilities at a temperature, `[n, C]` float64."""
     from scipy import special
 
     scores = np.asarray(logits, np.float64) / temperature
@@ -41,7 +41,7 @@ def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float
 
 
 def confidence_bins(confidences: ArrayLike, bins: int = BINS) -> NDArray[np.int64]:
-    """The bin of each confidence: equal widths over (0, 1], upper edges inside."""
+    """The bin of each confidence: equal widths over (0, 1], right edges included."""
     place = np.ceil(np.asarray(confidences) * bins).astype(np.int64) - 1
     return np.asarray(np.clip(place, 0, bins - 1))
 
@@ -57,8 +57,8 @@ def calibration_error(
     Args:
         labels: `[n]` true classes.
         logits: `[n, C]`.
-        temperature: What the logits are divided by. Default 1.
-        bins: Number of bins. Default 15.
+        temperature: Divisor of the logits. Defaults to 1.
+        bins: Number of bins. Defaults to 15.
 
     Returns:
         A number in 0..1; NaN without images.
@@ -75,13 +75,13 @@ def calibration_error(
 def reliability(
     labels: ArrayLike, logits: ArrayLike, *, temperature: float = 1.0, bins: int = BINS
 ) -> dict[str, NDArray[np.float64]]:
-    """Accuracy and mean confidence in each bin of confidence: a reliability diagram.
+    """Accuracy and mean confidence per confidence bin, for a reliability diagram.
 
     Args:
-        labels: As for `calibration_error`, and so are the others.
+        labels: `[n]` true classes.
         logits: `[n, C]`.
-        temperature: Default 1.
-        bins: Default 15.
+        temperature: Divisor of the logits. Defaults to 1.
+        bins: Number of bins. Defaults to 15.
 
     Returns:
         `images`, `accuracy` and `confidence`, each `[bins]`; NaN in empty bins.
@@ -113,10 +113,10 @@ def negative_log_likelihood(
 
 
 def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
-    """The temperature of `explained_temperature`, without its reason.
+    """The temperature of `explained_temperature`, without the reason.
 
-    A model that says 88 % and is right in 70 % needs 2.36, which a hundred images show
-    only in part, and ten thousand nearly:
+    A model with 88 % confidence and 70 % accuracy needs a temperature of 2.36. The fit
+    approaches it with the number of images, here 100 and 10,000:
 
     >>> labels, logits = [0] * 70 + [1] * 30, [[2.0, 0.0]] * 100
     >>> fit_temperature(labels, logits)
@@ -128,7 +128,7 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
 
 
 def too_few(images: int) -> str | None:
-    """Why so many images tell no temperature, if they do not."""
+    """The reason why there are too few images to fit a temperature, or `None`."""
     if images >= FEWEST_IMAGES:
         return None
     return (
@@ -140,31 +140,31 @@ def too_few(images: int) -> str | None:
 def explained_temperature(
     labels: ArrayLike, logits: ArrayLike
 ) -> tuple[float, str | None]:
-    """One number to divide all logits by, from images the model was not trained on.
+    """Fits the divisor of all logits on images that the model was not trained on.
 
-    That changes no decision, only how sure the model says it is. The temperature T has
-    the smallest penalised negative log-likelihood (Guo et al. 2017):
+    It changes the confidence of the model but not its decisions. The temperature T
+    minimizes the penalized negative log-likelihood (Guo et al. 2017):
 
     `sum_i -[(1 - e) log p_i + e log(1 - p_i)] + (log T)^2 / (2 * 0.25^2)`
 
     where `p_i` is the probability of the true class of image i at T, and
     `e = 1 / (n + 2)` smooths the targets (Platt 1999): n images without an error do not
-    show that none ever happens, and the best temperature stays finite.
+    prove that errors never happen, and the optimal temperature stays finite.
 
-    Validation photos are often twins of training photos. Such images are easier than
-    those to come, so a temperature below 1, which makes a model surer, needs more
-    evidence: at least 10 errors, and the mean confidence may not exceed the lower end
-    of the accuracy's 95 % interval. One above 1 has to lower the plain negative
-    log-likelihood of the images, too.
+    Validation photos are often near-duplicates of training photos and thus easier than
+    future images. A temperature below 1, which makes a model more confident, therefore
+    needs more evidence: at least 10 errors, and a mean confidence no higher than the
+    lower end of the accuracy's 95 % interval. A temperature above 1 must also lower the
+    plain negative log-likelihood.
 
     Args:
         labels: `[n]` true classes of images the model was not trained on.
         logits: `[n, C]`.
 
     Returns:
-        A number in 0.5..10, and, where it is 1, a sentence that says why.
+        A number in 0.5..10 and, if it is 1, a sentence that explains why.
     """
-    # Half a second to import; what only reads results does without.
+    # Takes half a second to import, and is not needed to read results.
     from scipy import optimize, special
 
     truth = np.asarray(labels, np.int64)
@@ -203,7 +203,7 @@ def explained_temperature(
 def _surer(
     truth: NDArray[np.int64], scores: NDArray[np.float64], wanted: float
 ) -> tuple[float, str | None]:
-    """As much of a temperature below 1 as the images can answer for."""
+    """The lowest temperature, from `wanted` to 1, that the images support."""
     from scipy import optimize
 
     n = len(truth)
@@ -211,8 +211,8 @@ def _surer(
     if n - right < FEWEST_ERRORS:
         return 1.0, (
             f"{n - right} error{'s' if n - right != 1 else ''} on {n} validation "
-            f"images are too few to make the model surer (at least {FEWEST_ERRORS}; "
-            "the images may be twins of training photos), so the temperature is 1."
+            f"images are too few to raise the confidence (at least {FEWEST_ERRORS}, as "
+            "they may be near-duplicates of training photos), so the temperature is 1."
         )
     most = wilson(right, n)[0]
 
@@ -223,8 +223,8 @@ def _surer(
     if surplus(1.0) >= 0:
         return 1.0, (
             f"{n} validation images are too few to show that the model is "
-            f"under-confident (it may be right in as few as {most:.1%} of such images, "
-            f"and says {most + surplus(1.0):.1%} on average), so the temperature is 1."
+            f"under-confident (the accuracy may be as low as {most:.1%}, with a mean "
+            f"confidence of {most + surplus(1.0):.1%}), so the temperature is 1."
         )
     if surplus(wanted) <= 0:
         return wanted, None
@@ -240,33 +240,33 @@ def calibrate_run(
     batch_size: int = 64,
     again: bool = False,
 ) -> dict[str, Any] | None:
-    """Fits a model's temperature on the validation split and keeps it in the run.
+    """Fits a model's temperature on the validation split and stores it in the run.
 
-    `train` does this at its end, so that `predict`, `export` and the report agree.
+    `train` does this at the end, so that `predict`, `export` and the report agree.
 
     Args:
         run: The run.
         model: Its model.
-        images: Its data set. Default: opened where the training found it.
-        which: Which model of the run that is.
-        batch_size: Images at a time.
-        again: Whether to fit although the run has the temperature of these weights.
+        images: Its data set. By default, loaded from its original location.
+        which: Which model of the run it is.
+        batch_size: Batch size.
+        again: Whether to refit if the run already has a temperature for these weights.
 
     Returns:
-        What `calibration.json` (`calibration_last.json` for `which="last"`) holds:
+        The content of `calibration.json` (`calibration_last.json` for `which="last"`):
         `temperature`, `reason` (why it is 1, else `None`), `method`, `images`, `right`
-        (how many of them), `ece_before`, `ece_after`, `nll_before`, `nll_after`,
+        (how many were correct), `ece_before`, `ece_after`, `nll_before`, `nll_after`,
         `model` and `weights`, a fingerprint; `None` without a validation split.
     """
     known = run.calibration(which, model)
-    # What `train` writes of too few images lacks how many of them are right.
+    # With too few images, `train` does not store the number of correct ones.
     if known and not again and ("right" in known or not known.get("reason")):
         return known
     if images is None:
         try:
             images = run.data()
         except (APINetError, OSError):
-            return None  # another set is judged; the run's own is no longer there
+            return None  # testing on other data; the run's own is gone
     if "val" not in images.splits:
         return None
     part = known_images(images, "val", run.class_names, ignore_unknown=True)

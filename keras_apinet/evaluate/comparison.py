@@ -1,4 +1,4 @@
-"""`keras-apinet compare`: two photos, what tells them apart, on one page or picture."""
+"""`keras-apinet compare`: shows what distinguishes two photos, as a page or image."""
 
 import textwrap
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ class Comparison:
     Attributes:
         contrast: Maps, scores and channels.
         photos: Names of the two photos.
-        class_names: Names of the two classes that are told apart.
-        taken_for: What the model takes each photo for, and its probability.
-        patches: Patches that fire a channel most, of training images of the two
+        class_names: Names of the two classes being compared.
+        taken_for: The predicted class of each photo, and its probability.
+        patches: Patches that activate a channel most, from training images of the two
             classes; empty without training data.
     """
 
@@ -51,7 +51,7 @@ class Comparison:
 
     @property
     def channel_rows(self) -> list[tuple[str, list[int]]]:
-        """What channels stand for, and the channels."""
+        """Descriptions of groups of channels, and the channels."""
         a, b = self.class_names
         for_a, for_b = (row.tolist() for row in self.contrast.distinguishing)
         return [
@@ -61,17 +61,17 @@ class Comparison:
         ]
 
     def scores(self, i: int) -> list[tuple[str, float]]:
-        """Names and probabilities of the two classes, for one of the photos."""
+        """Names and probabilities of the two classes for one photo."""
         found = self.contrast.probabilities[i, list(self.contrast.classes)]
         return list(zip(self.class_names, found.tolist(), strict=True))
 
     def maps(self, i: int) -> list[tuple[NDArray[np.uint8], str]]:
-        """Pictures of one of the photos, and what they show."""
+        """Images of one photo with its maps, and their titles."""
         found, image = self.contrast, self.contrast.images[i]
         own, other = self.class_names[i], self.class_names[1 - i]
         return [
-            (image, "The photo as the model sees it"),
-            (with_heat(image, found.where[i]), "What tells them apart"),
+            (image, "Model input"),
+            (with_heat(image, found.where[i]), "Distinguishing regions"),
             (with_signs(image, found.own[i]), f"For and against {own}"),
             (with_signs(image, found.other[i]), f"For and against {other}"),
             (with_signs(image, found.difference[i]), f"{own} rather than {other}"),
@@ -96,18 +96,17 @@ def compare(
         photo_a: Image file.
         photo_b: Image file.
         which: `"best"` (default) or `"last"`.
-        classes: Names of the classes to tell apart. Default: what the photos are taken
-            for.
-        data: Where the training data is now, if it moved.
-        data_dir: Where TensorFlow Datasets data is now, if it moved.
-        patches: Whether to look for training patches, which needs the training data.
-            Default True.
+        classes: Names of the classes to compare. Defaults to the predicted classes.
+        data: New location of the training data, if moved.
+        data_dir: New location of TensorFlow Datasets data, if moved.
+        patches: Whether to find training patches, which requires the training data.
+            Defaults to True.
 
     Returns:
         The comparison; `save` writes it.
 
     Raises:
-        APINetError: For a photo that cannot be read, or an unknown class.
+        APINetError: For an unreadable photo or an unknown class.
     """
     from keras_apinet.data import prepare, read_photo
 
@@ -117,10 +116,10 @@ def compare(
     if classes is not None:
         for name in classes:
             if name not in names:
-                raise APINetError(f"The model has no class {name!r}; see its labels.")
+                raise APINetError(f"The model has no class {name!r}; check its labels.")
         if classes[0] == classes[1]:
             raise APINetError(
-                f"classes={classes!r} are one class; give two that differ."
+                f"classes={classes!r} are the same class; give two different ones."
             )
         pair = (names.index(classes[0]), names.index(classes[1]))
     size, resize = run.image_size, run.settings.get("resize", "fit")
@@ -134,7 +133,7 @@ def compare(
         wanted = [*result.distinguishing.ravel().tolist(), *result.shared.tolist()]
         source = open_data(run, data, data_dir)
         train = known_images(source, "train", names, ignore_unknown=True)
-        # Of other classes some fire them more, and say nothing about these two.
+        # Other classes may activate them more, but say nothing about these two.
         train = train.take(np.isin(train.labels, result.classes))
         found = channel_patches(model, train, wanted, **options)
     first, second = (
@@ -153,8 +152,8 @@ def check_path(path: str | Path, force: bool = False) -> Path:
     """Checks that `save` may write to a path.
 
     Raises:
-        APINetError: If it does not end in `.html` or as a picture, or if something is
-            there: with `force`, only what this package wrote is replaced.
+        APINetError: If the suffix is neither `.html` nor that of an image, or if the
+            path exists; with `force`, output of this package is replaced.
     """
     path = Path(path)
     kind = "page" if _is_page(path) else picture_kind(path, drawn=True)
@@ -167,10 +166,10 @@ def _is_page(path: Path) -> bool:
 
 
 def save(comparison: Comparison, path: str | Path, *, force: bool = False) -> Path:
-    """Writes a comparison: a page for `.html`, else a picture by its ending (`.png`).
+    """Writes a comparison as an `.html` page or as an image, such as `.png`.
 
     Raises:
-        APINetError: As `check_path`, or if an optional package is missing.
+        APINetError: As for `check_path`, or if an optional package is missing.
     """
     path = check_path(path, force)
     if _is_page(path):
@@ -181,7 +180,7 @@ def save(comparison: Comparison, path: str | Path, *, force: bool = False) -> Pa
 
 
 def page(comparison: Comparison) -> str:
-    """The comparison as one HTML page that needs no other file."""
+    """The comparison as a self-contained HTML page."""
     sides = [
         {
             "photo": comparison.photos[i],
@@ -221,8 +220,8 @@ def _figure(comparison: Comparison) -> Any:
         )[:, 0]
         names = [short(name, 26) for name in comparison.class_names]
         upper.suptitle(
-            f"What tells {names[0]} from {names[1]}\n"
-            "(ring: peak; orange places speak for a class, blue ones against it)",
+            f"What distinguishes {names[0]} from {names[1]}\n"
+            "(ring: peak; orange: evidence for a class; blue: evidence against it)",
             fontsize=12,
         )
         grid = upper.subplots(2, 6, width_ratios=[1, 1, 1, 1, 1, 0.9])
@@ -252,7 +251,7 @@ def _patch_rows(figure: Any, comparison: Comparison) -> None:
     rows = comparison.channel_rows
     most = max(len(channels) for _, channels in rows)
     figure.suptitle(
-        "Channels, and the patches that fire them most in training images of the two",
+        "Channels and the training patches of the two classes that activate them most",
         fontsize=11,
     )
     grid = figure.subplots(len(rows), most + 1, squeeze=False)

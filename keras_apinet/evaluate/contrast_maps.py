@@ -1,4 +1,4 @@
-"""Contrast maps: which places of two photos tell their two classes apart."""
+"""Contrast maps: the regions of two photos that distinguish their classes."""
 
 import base64
 import io
@@ -15,31 +15,31 @@ from keras_apinet.evaluate.calibration import log_softmax
 from keras_apinet.evaluate.feature_maps import FeatureMaps, as_array, fused
 from keras_apinet.model.apinet import APINet
 
-# From no evidence to the peak; told apart in grey and by colour-blind readers.
+# From no evidence to the peak; readable in grayscale and with color blindness.
 _HEAT = np.array([[60, 10, 90], [190, 40, 100], [250, 140, 20], [255, 240, 130]], float)
 _FOR, _AGAINST = np.array([255, 150, 20.0]), np.array([40, 120, 255.0])
 
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """What a model compares in two photos a and b; axis 0 is (a, b) throughout.
+    """What a model compares in two photos a and b; axis 0 is always (a, b).
 
     Attributes:
-        images: `[2, S, S, 3]` uint8, the photos as the model saw them.
-        classes: The two classes that are told apart, of a and of b.
-        probabilities: `[2, C]` float, single-image predictions, rows add up to 1.
-        gates: `[2, D]` float32 in 0..1: how far the mutual vector opens each channel.
-        own: `[2, S, S]` float32 in -1..1: places that speak for the photo's own class,
-            in the gated features `x_i * (r + g_i)`, r = `residual_weight`.
+        images: `[2, S, S, 3]` uint8, the photos as seen by the model.
+        classes: The two classes being compared, of a and of b.
+        probabilities: `[2, C]` float, single-image predictions; rows sum to 1.
+        gates: `[2, D]` float32 in 0..1: the gate of the mutual vector on each channel.
+        own: `[2, S, S]` float32 in -1..1: evidence for the photo's own class in the
+            gated features `x_i * (r + g_i)`, r = `residual_weight`.
         other: The same for the class of the other photo.
-        difference: `[2, S, S]` float32 in -1..1: positive where a place speaks for the
-            photo's own class rather than the other's, negative where against it.
-        where: `[2, S, S]` float32 in 0..1: how far the decision between two classes
-            hangs on a place; its peak, 1, is the place to look at.
-        contributions: `[2, D]` float32: each channel's part in the difference of the
-            two classes' scores, own minus other.
-        distinguishing: `[2, k]` int, channels that speak most for a, and for b.
-        shared: `[k]` int, channels that speak most for both classes in both photos.
+        difference: `[2, S, S]` float32 in -1..1: evidence for the photo's own class
+            minus evidence for the other class.
+        where: `[2, S, S]` float32 in 0..1: importance of each position for the decision
+            between the two classes; the peak is 1.
+        contributions: `[2, D]` float32: contribution of each channel to the difference
+            between the scores of the two classes, own minus other.
+        distinguishing: `[2, k]` int, channels with the most evidence for a, and for b.
+        shared: `[k]` int, channels with the most evidence for both classes in both.
     """
 
     images: NDArray[np.uint8]
@@ -65,30 +65,31 @@ def contrast(
     channels: int = 4,
     feature_maps: FeatureMaps | None = None,
 ) -> Contrast:
-    """Compares two photos as the model does, and says where it looks.
+    """Compares two photos like the model does, and localizes the differences.
 
-    The mutual vector of the two opens gates `g_i` on the channels of each photo. The
-    difference of the two classes' scores of `x_i * (r + g_i)` is split over the places
-    of the photo: on the last feature map exactly (gate-weighted class activation), on
-    finer maps by activation times gradient. `where` is the mean of all resolutions.
+    The mutual vector of the pair gates the channels of each photo with `g_i`. The
+    difference between the two classes' scores of `x_i * (r + g_i)` is distributed over
+    the positions of the photo: exactly on the last feature map (gate-weighted class
+    activation), and by activation times gradient on finer maps. `where` is the mean
+    over all resolutions.
 
     Args:
         model: A trained model.
-        image_a: `[h, w, 3]`, 0..255. Photos of another size than the model's are
-            prepared as for prediction: centre crop, then resized.
+        image_a: `[h, w, 3]`, 0..255. Photos that do not have the model's input size are
+            preprocessed as for prediction: center crop, then resize.
         image_b: The same.
-        classes: The classes to tell apart, of a and of b. Default: what the model takes
-            the photos for; if that is one class, b stands for the runner-up of both.
-        temperature: For the probabilities. Default 1.
-        channels: Channels to name in `distinguishing` and `shared`, k. Default 4.
-        feature_maps: `FeatureMaps(model)`, to make it once for many pairs.
+        classes: The classes to compare, of a and of b. Defaults to the predicted
+            classes; if both photos have the same one, b is the runner-up of both.
+        temperature: Temperature of the probabilities. Defaults to 1.
+        channels: Number of `distinguishing` and `shared` channels, k. Defaults to 4.
+        feature_maps: `FeatureMaps(model)`, to create it once for many pairs.
 
     Returns:
         Maps, scores and channels.
 
     Raises:
-        APINetError: If the features have no places, or `classes` are not two classes of
-            the model.
+        APINetError: If the features have no spatial positions, or `classes` are not two
+            different classes of the model.
 
     ```python
     result = keras_apinet.evaluate.contrast(model, photo_a, photo_b)
@@ -145,17 +146,17 @@ def class_activation(
     *,
     feature_maps: FeatureMaps | None = None,
 ) -> NDArray[np.float32]:
-    """Where one photo looks like a class, against the average of all classes.
+    """Localizes the evidence for a class in a photo, relative to the mean class.
 
     Args:
         model: A trained model.
-        image: `[h, w, 3]`, 0..255, prepared as for prediction if it is not of the
-            model's size.
-        class_index: The class. Default: the predicted one.
-        feature_maps: `FeatureMaps(model)`, to make it once for many photos.
+        image: `[h, w, 3]`, 0..255, preprocessed as for prediction if it does not have
+            the model's input size.
+        class_index: The class. Defaults to the predicted class.
+        feature_maps: `FeatureMaps(model)`, to create it once for many photos.
 
     Returns:
-        `[S, S]` float32 in 0..1; its peak is 1, unless no place speaks for the class.
+        `[S, S]` float32 in 0..1; the peak is 1, unless there is no evidence at all.
     """
     feature_maps = feature_maps or FeatureMaps(model)
     images = _sized(model, image)
@@ -177,13 +178,13 @@ def _two_classes(
         a, b = (int(c) for c in classes)
         if a == b or not (0 <= a < count and 0 <= b < count):
             raise APINetError(
-                f"classes={classes!r} are not two different classes; give numbers from "
-                f"0 to {count - 1}."
+                f"classes={classes!r} must be two different class indices from 0 to "
+                f"{count - 1}."
             )
         return a, b
     a, b = (int(c) for c in log_p.argmax(axis=1))
     if a == b:
-        # Probabilities themselves may all be 0 beside the first.
+        # All other probabilities may round to 0, so compare logarithms.
         others = np.logaddexp(*log_p)
         others[a] = -np.inf
         b = int(others.argmax())
@@ -191,7 +192,7 @@ def _two_classes(
 
 
 def _sized(model: APINet, *images: ArrayLike) -> NDArray[np.uint8]:
-    """Photos as the model sees them, `[n, S, S, 3]` uint8."""
+    """Photos at the model's input size, `[n, S, S, 3]` uint8."""
     arrays = [np.asarray(image) for image in images]
     for array in arrays:
         if array.ndim != 3 or array.shape[-1] != 3:
@@ -210,7 +211,7 @@ def _sized(model: APINet, *images: ArrayLike) -> NDArray[np.uint8]:
 
 
 def with_heat(image: ArrayLike, where: ArrayLike) -> NDArray[np.uint8]:
-    """A photo `[S, S, 3]` with a map `[S, S]` of 0..1 over it, its peak in a ring."""
+    """Overlays a map `[S, S]` in 0..1 on a photo `[S, S, 3]`; a ring marks the peak."""
     values = np.asarray(where, np.float64)
     steps = np.linspace(0, 1, len(_HEAT))
     colours = np.stack([np.interp(values, steps, c) for c in _HEAT.T], axis=-1)
@@ -227,7 +228,7 @@ def with_heat(image: ArrayLike, where: ArrayLike) -> NDArray[np.uint8]:
 
 
 def with_signs(image: ArrayLike, values: ArrayLike) -> NDArray[np.uint8]:
-    """A photo with a map of -1..1 over it: orange speaks for, blue against."""
+    """Overlays a signed map in -1..1 on a photo: orange is for, blue against."""
     signed = np.asarray(values, np.float64)[..., None]
     opacity = 0.85 * np.clip(np.abs(signed), 0, 1) ** 0.8
     colours = np.where(signed > 0, _FOR, _AGAINST)
@@ -235,12 +236,12 @@ def with_signs(image: ArrayLike, values: ArrayLike) -> NDArray[np.uint8]:
 
 
 def _grey(image: ArrayLike) -> NDArray[np.float64]:
-    """`[S, S, 1]`, so that only the map is colourful."""
+    """Grayscale photo `[S, S, 1]`, so that only the map has color."""
     return np.asarray(np.asarray(image, np.float64).mean(axis=-1, keepdims=True))
 
 
 def data_uri(image: ArrayLike, side: int | None = None, quality: int = 82) -> str:
-    """A picture, uint8 `[h, w, 3]`, as the `data:` address of a JPEG of `side` px."""
+    """An image, uint8 `[h, w, 3]`, as the `data:` URI of a JPEG of `side` px."""
     picture = Image.fromarray(np.asarray(image, np.uint8))
     if side:
         picture = picture.resize((side, side), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""`evaluate_run`: everything that `keras-apinet evaluate` finds out about a model."""
+"""`evaluate_run`: the evaluation behind `keras-apinet evaluate`."""
 
 import contextlib
 from dataclasses import dataclass, replace
@@ -40,34 +40,35 @@ def evaluate_run(
     bootstrap: int = 1000,
     ignore_unknown: bool = False,
 ) -> dict[str, Any]:
-    """Evaluates a trained run and leaves `evaluation_<split>.json` in its folder.
+    """Evaluates a trained run and writes `evaluation_<split>.json` to its folder.
 
-    The temperature is the one that the training left (`calibration.json`); it is
-    fitted on the run's validation split if it is missing or belongs to other weights.
+    Uses the temperature fitted at the end of training (`calibration.json`), or fits it
+    on the run's validation split if it is missing or belongs to other weights.
 
     Args:
         run: A run, or its folder.
-        split: `"test"`, `"val"` or `"train"`. Default: `"test"`, or `"val"` where the
-            data has no test split.
+        split: `"test"`, `"val"` or `"train"`. Defaults to `"test"`, or to `"val"` if
+            the data has no test split.
         which: The `"best"` model (default) or the `"last"`.
-        data: Where the run's data set is now, or a data set; or another data set to
-            test the model on: its test split, or all of its images if it has no splits.
-        data_dir: Where TensorFlow Datasets data is now, if it moved.
-        tta: Also report the mean over views: `"flip"` or `"five_crop"`. Default: no.
-        batch_size: Images at a time; it does not change the result. Default 64.
-        bootstrap: Samples for the 95 % intervals of figures that are not shares, 0 for
-            none. Default 1000.
-        ignore_unknown: Leave images of classes out that the model does not know, where
-            they would be an error. Default False.
+        data: The run's data set or its new location, or another data set to test the
+            model on: its test split, or all of its images if it has no splits.
+        data_dir: New location of TensorFlow Datasets data, if moved.
+        tta: Test-time augmentation to also report, the mean over views: `"flip"` or
+            `"five_crop"`. By default, none.
+        batch_size: Batch size; it does not affect the result. Defaults to 64.
+        bootstrap: Samples for the 95 % intervals of metrics that are not fractions of
+            images; 0 for none. Defaults to 1000.
+        ignore_unknown: Whether to skip images of classes that the model does not know,
+            instead of raising an error. Defaults to False.
 
     Returns:
-        What the file holds: `metrics` as `{name: {"value", "low", "high", "images"}}`,
-        `confidence`, `calibrated`, `per_class`, `confused_pairs`, `groups`, perhaps
-        `tta`, what was evaluated on what, and `warnings`: sentences on why some figures
-        cannot be believed.
+        The content of the file: `metrics` as
+        `{name: {"value", "low", "high", "images"}}`, `confidence`, `calibrated`,
+        `per_class`, `confused_pairs`, `groups`, `tta` if requested, the model and the
+        data, and `warnings`: sentences on why some metrics may be unreliable.
 
     Raises:
-        APINetError: If the model, the data or the split is missing or does not fit.
+        APINetError: If the model, the data or the split is missing or incompatible.
 
     ```python
     result = keras_apinet.evaluate.evaluate_run("runs/birds")
@@ -105,7 +106,7 @@ def evaluate_run(
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A run's model, what it said about a split, and the figures of that."""
+    """A run's model, its predictions on a split, and the metrics."""
 
     model: APINet
     images: ImageData
@@ -116,7 +117,7 @@ class Judged:
 
     @property
     def temperature(self) -> float:
-        """What the logits are divided by; 1 without a calibration."""
+        """Divisor of the logits; 1 without calibration."""
         return 1.0 if self.calibration is None else self.calibration["temperature"]
 
 
@@ -132,9 +133,10 @@ def judge(
     ignore_unknown: bool = False,
     stored: bool = False,
 ) -> Judged:
-    """What `evaluate_run` does, with all that a report needs; writes no evaluation.
+    """Evaluates like `evaluate_run` and returns all intermediate results.
 
-    With `stored`, features that lie in the run's folder spare the pass over the photos.
+    It does not write the evaluation. With `stored`, features cached in the run's folder
+    are used instead of the photos.
     """
     BATCH_SIZE.check("batch_size", batch_size)
     BOOTSTRAP.check("bootstrap", bootstrap)
@@ -159,7 +161,7 @@ def judge(
     result = {
         "data": images.name,
         "split": split,
-        # Another set than the run's own, and judged whole.
+        # Whether it is another data set, and evaluated as a whole.
         "given": given,
         "whole": given and set(images.splits) == {split},
         "model": which,
@@ -184,12 +186,12 @@ def judge(
 def stored_predictions(
     run: Run, model: APINet, images: ImageData, split: str, which: str, rows: Any
 ) -> Predictions | None:
-    """What a model says of rows of a split, by the features in the run's folder."""
+    """Predictions for rows of a split from cached features, or `None`."""
     part = known_images(images, split, run.class_names, ignore_unknown=True)
     mark = files.features_fingerprint(run, model, images)
     path = run.folder / file_of(files.FEATURES, which)
     kept = files.read_features(path, mark, model.feature_size).get(split)
-    # Where photos could not be read, nobody would hear of it.
+    # A cache without unreadable photos would hide them from the report.
     if kept is None or not np.array_equal(kept.labels, part.labels):
         return None
     features, labels = kept.features[rows], kept.labels[rows]
@@ -198,16 +200,16 @@ def stored_predictions(
 
 
 def _warnings(result: dict[str, Any], calibration: dict[str, Any] | None) -> list[str]:
-    """Reasons to doubt the figures of a split, in sentences."""
+    """Reasons why the metrics of a split may be unreliable, as sentences."""
     found = [few_images(result["images"])]
     if result["split"] == "val" and not result["given"]:
         found.append(
-            "The best model was chosen by these validation images, so its figures on "
-            "them are a little too high; a test split, or --data FOLDER, tells more."
+            "The best model was selected on these validation images, so its metrics "
+            "are slightly optimistic; use a test split, or --data FOLDER."
         )
     elif result["split"] == "train" and not result["given"]:
         found.append(
-            "The model was trained on these images: the figures say nothing about "
+            "The model was trained on these images, so the metrics do not apply to "
             "others."
         )
     if calibration is not None:
@@ -216,13 +218,13 @@ def _warnings(result: dict[str, Any], calibration: dict[str, Any] | None) -> lis
         raised = raised_errors(result)
         if raised:
             found.append(
-                f"On these images the temperature raised {' and '.join(raised)}: the "
-                "validation images that it was fitted on are unlike them, or too few."
+                f"On these images, the temperature raised {' and '.join(raised)}: the "
+                "validation images it was fitted on are different, or too few."
             )
     if result["left_out"]:
         found.append(
             f"{result['left_out']:,} images of classes that the model does not know "
-            "were left out; it would name one of its own classes for each of them."
+            "were skipped; it would misclassify all of them."
         )
     return [sentence for sentence in found if sentence]
 
@@ -230,7 +232,7 @@ def _warnings(result: dict[str, Any], calibration: dict[str, Any] | None) -> lis
 def open_data(
     run: Run, data: str | ImageData | None = None, data_dir: str | None = None
 ) -> ImageData:
-    """The run's data set; if it moved, an error that says where it was."""
+    """Loads the run's data set; raises an error with its old location if it moved."""
     if data is not None and not isinstance(data, (str, Path)):
         return data
     was = run.description["data"].get("load", {}).get("name")
@@ -240,19 +242,19 @@ def open_data(
         if data is not None:
             raise
         raise APINetError(
-            f"The data of this run was at {was!r} when it was trained, and cannot be "
-            f"read there now ({error}); say where it is with --data."
+            f"The data of this run was at {was!r} during training, but cannot be read "
+            f"there now ({error}); give its new location with --data."
         ) from error
 
 
 def open_judged_data(
     run: Run, data: str | ImageData | None = None, data_dir: str | None = None
 ) -> tuple[ImageData, bool]:
-    """The data to judge a run on, and whether it is another set than the run's own.
+    """The data to evaluate a run on, and whether it differs from the run's own.
 
-    The run's own data, moved or not, has the splits of the training; a data set is
-    taken for it. Another set is a test set: it keeps its splits if it has any, and is
-    judged whole if it has none.
+    The run's own data, moved or not, has the splits of training; an `ImageData` is
+    assumed to be that. Other data is a test set: it keeps its splits, or is evaluated
+    as a whole if it has none.
     """
     if not isinstance(data, (str, Path)) or _is_own(run, data, data_dir):
         return open_data(run, data, data_dir), False
@@ -265,18 +267,18 @@ def open_judged_data(
 
 
 def _is_own(run: Run, data: str | Path, data_dir: str | None) -> bool:
-    """Whether the data at a place is what the run was trained on, or a copy of it."""
+    """Whether a path holds the run's training data, or a copy of it."""
     recorded = run.description["data"]
     load = recorded.get("load", {})
     was = str(load.get("name", ""))
     if str(data) == was or (was and Path(data).resolve() == Path(was).resolve()):
         return True
     if not was and "fingerprint" not in recorded:
-        return False  # nobody knows
+        return False  # unknown
     try:
         there = run.data(str(data), data_dir)
     except APINetError:
-        return False  # it may not do for training, and be a good test set
+        return False  # not usable for training, but maybe for testing
     known = recorded.get("fingerprint", there.fingerprint())
     if there.fingerprint() != known:
         return False
@@ -284,11 +286,11 @@ def _is_own(run: Run, data: str | Path, data_dir: str | None) -> bool:
         original = run.data()
     except APINetError:
         return True  # it moved
-    # Files of other photos may bear the same names.
+    # Other photos may have the same file names.
     if original.fingerprint() != there.fingerprint():
         return False
     first, second = original.splits["train"], there.splits["train"]
     for i in range(len(first)):
-        with contextlib.suppress(APINetError):  # training left it out, too
+        with contextlib.suppress(APINetError):  # training skipped it, too
             return np.array_equal(first.read(i), second.read(i))
     return False

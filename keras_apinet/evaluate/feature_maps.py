@@ -1,4 +1,4 @@
-"""Where in an image a score comes from: maps at several depths of a backbone."""
+"""Spatial evidence for a score: maps at several depths of a backbone."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,27 +17,27 @@ from keras_apinet.model.backbone import tail
 from keras_apinet.progress import phase
 from keras_apinet.types import Tensor
 
-# Side of a patch, as a share of the image.
+# Side of a patch relative to the image.
 _PATCH = 0.4
-# Patches of a channel, and images that they are looked for in.
+# Patches per channel, and number of images to search.
 _PATCHES, _IMAGES = 3, 1000
-# Finer maps than this share of the image's side show edges rather than parts.
+# Maps finer than this fraction of the image's side show edges, not parts.
 _FINEST = 1 / 4
 
 
 class FeatureMaps:
-    """Splits weighted sums of a model's pooled features over places of the image.
+    """Distributes weighted sums of a model's pooled features over image positions.
 
-    The sum `w . x` of pooled features x is, place by place, `w . f(place) / places` on
-    the last feature map: class activation. Earlier maps are finer; there the evidence
-    of a place is its activations times the gradient of the sum. One map is taken for
-    each resolution from a quarter of the image's side down to the last.
+    On the last feature map, the sum `w . x` of pooled features x decomposes exactly
+    into `w . f(position) / positions` (class activation). On earlier, finer maps, the
+    evidence at a position is its activations times the gradient of the sum. One map is
+    used per resolution, from a quarter of the image's side down to the last map.
 
     Args:
-        model: The model; its backbone must give a feature map or a square of tokens.
+        model: The model; its backbone must output a feature map or a square of tokens.
 
     Raises:
-        APINetError: If its features have no places.
+        APINetError: If its features have no spatial positions.
     """
 
     def __init__(self, model: APINet) -> None:
@@ -46,8 +46,8 @@ class FeatureMaps:
         if rank == 2 or (rank == 3 and model.pooling == "token"):
             raise APINetError(
                 f"The features of {backbone.name!r} (output_shape="
-                f"{backbone.output_shape}, pooling={model.pooling!r}) have no places, "
-                "so there is no map; use a backbone that gives a feature map."
+                f"{backbone.output_shape}, pooling={model.pooling!r}) have no spatial "
+                "positions to map; use a backbone that outputs a feature map."
             )
         self.model = model
         cuts, self._rest = _cuts(backbone)
@@ -63,10 +63,10 @@ class FeatureMaps:
     def evidence(
         self, activations: list[Tensor], weights: NDArray[np.float32]
     ) -> list[NDArray[np.float32]]:
-        """Signed evidence `[N, h, w]` of every place, for each of the `activations`.
+        """Signed evidence `[N, h, w]` at each position, for each of the `activations`.
 
-        The pooled features are weighted with `weights` `[N, D]`. The evidence on the
-        last map adds up to `w . x`.
+        Pooled features are weighted with `weights` `[N, D]`. The evidence on the last
+        map sums to `w . x`.
         """
         result = []
         for maps, rest in zip(activations[:-1], self._rest, strict=True):
@@ -84,10 +84,9 @@ class FeatureMaps:
 
 
 def as_grid(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Feature maps `[N, h, w, D]`; tokens `[N, T, D]` laid out as the square they are.
+    """Feature maps `[N, h, w, D]`; tokens `[N, T, D]` are reshaped to a square grid.
 
-    Tokens that do not fill a square (class and register tokens) stand in front and are
-    left out.
+    Leading extra tokens (class and register tokens) are dropped.
     """
     if maps.ndim == 4:
         return maps
@@ -96,26 +95,26 @@ def as_grid(maps: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def fused(feature_maps: list[NDArray[np.float32]], size: int) -> NDArray[np.float32]:
-    """One signed map `[N, size, size]`: the mean of each scaled to its extreme, 1."""
+    """The mean `[N, size, size]` of signed maps, each scaled to extreme values of 1."""
     scaled = []
     for maps in feature_maps:
         extreme = np.abs(maps).max(axis=(1, 2), keepdims=True)
         scaled.append(enlarged(maps / np.maximum(extreme, 1e-12), size))
-    # Smooth enlargement overshoots a little; clipping would cut the peaks flat.
+    # Bicubic resizing overshoots slightly; clipping would flatten the peaks.
     result = np.mean(scaled, axis=0)
     extreme = np.abs(result).max(axis=(1, 2), keepdims=True)
     return np.asarray(result / np.maximum(extreme, 1), np.float32)
 
 
 def enlarged(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Smoothly resized maps, `[N, size, size]`."""
+    """Maps resized with bicubic interpolation, `[N, size, size]`."""
     pictures = [Image.fromarray(one.astype(np.float32)) for one in maps]
     smooth = Image.Resampling.BICUBIC
     return np.stack([np.asarray(p.resize((size, size), smooth)) for p in pictures])
 
 
 def _cuts(backbone: Any) -> tuple[list[Any], list[Any]]:
-    """Tensors that all of a backbone passes through, and the model from each on."""
+    """Bottleneck tensors of a backbone, and the rest of the model after each."""
     side = backbone.input_shape[1] or 224
     by_size: dict[int, list[Any]] = {}
     for layer in getattr(backbone, "layers", []):
@@ -128,7 +127,7 @@ def _cuts(backbone: Any) -> tuple[list[Any], list[Any]]:
     known = len(backbone.output_shape) == 4 and backbone.output_shape[1]
     coarser = int(known) if known else side
     for size in sorted(by_size):
-        # The next resolution; sizes between are paddings of the one before.
+        # The next resolution; intermediate sizes are padded versions of the last.
         if size < 1.8 * coarser or size > side * _FINEST:
             continue
         for output in reversed(by_size[size]):
@@ -165,12 +164,12 @@ def _gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> NDArray[np.flo
 
 
 def as_array(x: Tensor) -> NDArray[np.float32]:
-    """A backend's tensor as a NumPy array, float32."""
+    """Converts a backend tensor to a float32 NumPy array."""
     return np.asarray(ops.convert_to_numpy(ops.cast(x, "float32")), np.float32)
 
 
 def evenly(split: Split, limit: int) -> NDArray[np.int64]:
-    """At most `limit` positions of a split, evenly from all classes, ascending."""
+    """Up to `limit` ascending indices of a split, evenly over all classes."""
     if len(split) <= limit:
         return np.arange(len(split))
     by_class = np.argsort(split.labels, kind="stable")
@@ -188,14 +187,14 @@ def channel_patches(
     box_crop: bool,
     batch_size: int,
 ) -> dict[int, list[NDArray[np.uint8]]]:
-    """Patches of training images that fire channels most, one from each image.
+    """Finds the patches of training images that activate channels most, one per image.
 
-    At most 1,000 images are looked at, evenly from all classes, prepared as in the
-    training (`image_size` in px). The model's backbone must give a feature map or a
-    square of tokens.
+    Searches at most 1,000 images, evenly over all classes, preprocessed as in training
+    (`image_size` in px). The model's backbone must output a feature map or a square of
+    tokens.
 
     Returns:
-        For each channel, three uint8 patches `[p, p, 3]`, the strongest first.
+        For each channel, three uint8 patches `[p, p, 3]`, strongest first.
     """
     wanted = np.unique(np.fromiter(channels, np.int64))
     if not len(wanted) or not len(split):
@@ -214,7 +213,7 @@ def channel_patches(
         box_crop=box_crop,
         on_error="skip",
     )
-    looking = phase("Looking for patches", len(part))
+    looking = phase("Finding patches", len(part))
     with batches.report, looking as shown:
         for step, (images, _) in enumerate(batches):
             shown(step * batch_size)

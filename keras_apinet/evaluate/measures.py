@@ -1,4 +1,4 @@
-"""`compute_metrics`: all figures of predictions, as plain values."""
+"""`compute_metrics`: all metrics of predictions, as plain values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from keras_apinet.evaluate.metrics import Scores, class_rows, with_intervals
 from keras_apinet.evaluate.predictions import Predictions
 from keras_apinet.shares import percent, share_of, wilson
 
-# Figures that a temperature is to make smaller.
+# Metrics that a temperature should reduce.
 _ERRORS = {"ece": "calibration error", "nll": "negative log-likelihood"}
 
 
@@ -23,19 +23,19 @@ def compute_metrics(
     temperature: float | None = None,
     bootstrap: int = 1000,
 ) -> dict[str, Any]:
-    """All figures of predictions, without a run.
+    """Computes all metrics of predictions, without a run.
 
     Args:
-        seen: What a model said.
-        class_names: One name for each class.
-        groups: Look-alike groups of the classes: `{"family": (name of class 0, ...)}`.
-        temperature: For `calibrated`. Default: that part is left out.
-        bootstrap: Samples for the 95 % intervals, 0 for none. Default 1000.
+        seen: Predictions of a model.
+        class_names: One name per class.
+        groups: Groups of look-alike classes: `{"family": (group of class 0, ...)}`.
+        temperature: Temperature for `calibrated`, which is omitted by default.
+        bootstrap: Samples for the 95 % intervals; 0 for none. Defaults to 1000.
 
     Returns:
         `metrics`, `confidence` (see `confidence_gap`), `calibrated` (or `None`),
-        `per_class`, `classes_without_images`, `confused_pairs` and `groups`; plain
-        values, fit for JSON.
+        `per_class`, `classes_without_images`, `confused_pairs` and `groups`, as plain
+        values suitable for JSON.
 
     >>> seen = Predictions(
     ...     labels=np.array([0, 1]),
@@ -76,7 +76,7 @@ def compute_metrics(
 def confusion_matrix(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
 ) -> NDArray[np.int64]:
-    """Images of true class (row) and predicted class (column), `[C, C]`."""
+    """Counts of images by true class (row) and predicted class (column), `[C, C]`."""
     flat = np.bincount(labels * classes + predicted, minlength=classes * classes)
     return flat.reshape(classes, classes)
 
@@ -84,12 +84,12 @@ def confusion_matrix(
 def confused_pairs(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The ten pairs of classes with the most errors between them.
+    """The ten most confused pairs of classes.
 
     Returns:
-        For each pair `classes` (the one whose images are lost more often first),
-        `errors` in both directions, `first_as_second`, `second_as_first`, `share` of
-        all errors, and `of`: how many those are.
+        For each pair: `classes` (the one misclassified more often first), `errors` in
+        both directions, `first_as_second`, `second_as_first`, `share` of all errors,
+        and `of`, the number of all errors.
     """
     matrix = confusion_matrix(labels, predicted, len(class_names))
     np.fill_diagonal(matrix, 0)
@@ -124,11 +124,11 @@ def within_groups(
     """Accuracy between and within look-alike groups of classes.
 
     Returns:
-        For each level: `top1_of_group` (the group is right), `top1_within_group` (the
-        class is right if only the classes of the true group may be chosen),
-        `errors_within_group` (share of the errors that stay inside the group; `None`
-        without errors), the 95 % `intervals` of these (Wilson), and the same for each
-        group in `groups`.
+        For each level: `top1_of_group` (accuracy of the group), `top1_within_group`
+        (accuracy of the class when restricted to the true group),
+        `errors_within_group` (fraction of the errors inside the true group; `None`
+        without errors), their 95 % `intervals` (Wilson), and the same for each group in
+        `groups`.
     """
     predicted = logits.argmax(axis=1)
     wrong = predicted != labels
@@ -169,15 +169,16 @@ def _group_shares(
 def confidence_gap(
     labels: ArrayLike, logits: ArrayLike, *, temperature: float = 1.0
 ) -> dict[str, Any]:
-    """How sure a model says it is, less how often it is right.
+    """The mean confidence of a model minus its accuracy.
 
-    The interval is that of the accuracy (Wilson), turned round: it is wide where the
-    images are few, even if all of them are right.
+    The interval is derived from that of the accuracy (Wilson), so it is wide for few
+    images, even if all of them are correct.
 
     Returns:
-        `value`, `low`, `high` (differences of shares), `images`, `confidence` (the mean
-        of the largest probabilities), `accuracy`, and `verdict`: `"over-confident"` or
-        `"under-confident"` where the interval does not hold 0, else `None`.
+        `value`, `low`, `high` (differences of fractions), `images`, `confidence` (the
+        mean of the largest probabilities), `accuracy`, and `verdict`:
+        `"over-confident"` or `"under-confident"` if the interval excludes 0, else
+        `None`.
 
     >>> gap = confidence_gap([0] * 9 + [1], [[3.0, 0.0]] * 10)
     >>> print(f"{gap['value']:.3f}", gap["verdict"])
@@ -204,7 +205,7 @@ def confidence_gap(
 
 
 def calibration_words(result: Mapping[str, Any]) -> list[str]:
-    """What the figures of `compute_metrics` say of a model's sureness, in sentences."""
+    """Describes the calibration in the results of `compute_metrics`, as sentences."""
     calibrated = result["calibrated"]
     plain = _confidence_words("The model", result["confidence"])
     if calibrated is None or calibrated["temperature"] == 1:
@@ -212,14 +213,14 @@ def calibration_words(result: Mapping[str, Any]) -> list[str]:
     at = f"At its temperature, {calibrated['temperature']:.2f}, it"
     changes = [_change(result, name) for name in _ERRORS]
     return [
-        plain.replace("The model", "Without a temperature the model", 1),
+        plain.replace("The model", "Without a temperature, the model", 1),
         _confidence_words(at, calibrated["confidence"]),
-        f"The temperature takes {' and '.join(changes)}.",
+        f"The temperature changes {' and '.join(changes)}.",
     ]
 
 
 def raised_errors(result: Mapping[str, Any]) -> list[str]:
-    """Which errors the temperature made larger on these images, in words."""
+    """Descriptions of the calibration metrics that the temperature made worse."""
     calibrated = result["calibrated"]
     if calibrated is None or calibrated["temperature"] == 1:
         return []
@@ -238,12 +239,12 @@ def _change(result: Mapping[str, Any], name: str) -> str:
 def _confidence_words(who: str, gap: Mapping[str, Any]) -> str:
     points = [100 * gap[end] for end in ("value", "low", "high")]
     said = (
-        f"{who} says {percent(gap['confidence'])} on average and is right in "
-        f"{percent(gap['accuracy'])} of {gap['images']:,} images"
+        f"{who} has a mean confidence of {percent(gap['confidence'])} and an accuracy "
+        f"of {percent(gap['accuracy'])} on {gap['images']:,} images"
     )
     if gap["verdict"] is None:
         return (
-            f"{said}: these cannot tell whether it is over- or under-confident (the "
+            f"{said}, which does not show whether it is over- or under-confident (the "
             f"difference is {points[1]:+.1f} to {points[2]:+.1f} points)."
         )
     ends = sorted(abs(end) for end in points[1:])
@@ -256,12 +257,12 @@ def _confidence_words(who: str, gap: Mapping[str, Any]) -> str:
 def detection(
     known: ArrayLike, foreign: ArrayLike, keep: float = 0.95, repeats: int = 300
 ) -> dict[str, Any]:
-    """How well scores tell `[n]` known photos, high, from `[m]` foreign ones, low.
+    """Measures how well scores separate `[n]` known photos from `[m]` foreign ones.
 
     Returns:
-        `auroc` (area under the ROC curve) and `rejected` (share of the foreign below
-        what `keep` of the known reach), each as `{"value", "low", "high"}`, with 95 %
-        bootstrap intervals of so many `repeats`.
+        `auroc` (area under the ROC curve) and `rejected` (fraction of foreign photos
+        below the score that `keep` of the known ones reach), each as
+        `{"value", "low", "high"}`, with 95 % intervals from `repeats` bootstraps.
 
     >>> detection([3.0, 2.0], [1.0, 0.0], repeats=10)["auroc"]["value"]
     1.0

@@ -1,7 +1,7 @@
-"""Figures of merit of predictions, with 95 % intervals.
+"""Metrics of predictions, with 95 % intervals.
 
-What costs time is computed once for each image; a figure is then a mean or a count over
-the chosen images, so that a thousand bootstrap samples take a second.
+Expensive values are computed once per image. Each metric is then a mean or a count over
+the selected images, so a thousand bootstrap samples take a second.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from keras_apinet.evaluate.calibration import calibration_error, log_softmax
 from keras_apinet.shares import share_interval, wilson
 
-# Entries of the distance matrix that are held at a time.
+# Maximum number of entries of the distance matrix in memory.
 _ENTRIES = 4_000_000
-# With fewer errors than this, bootstrap samples hardly differ.
+# With fewer errors than this, bootstrap samples hardly vary.
 _FEW = 10
 _MEANS_OF_SHARES = (
     "mean_per_class_accuracy",
@@ -28,9 +28,9 @@ _MEANS_OF_SHARES = (
 
 
 def ranks(labels: ArrayLike, logits: ArrayLike) -> NDArray[np.int64]:
-    """Place of the true class, 0 for the highest score, `[n]`.
+    """Rank of the true class, `[n]`; 0 is the highest score.
 
-    Of classes with equal scores the first counts as the higher, as in `argmax`.
+    Ties rank the first class higher, as in `argmax`.
     """
     truth, scores = np.asarray(labels), np.asarray(logits)
     own = np.take_along_axis(scores, truth[:, None], axis=1)
@@ -43,11 +43,11 @@ def class_scores(
 ) -> dict[str, NDArray[Any]]:
     """Counts, precision, recall and F1 of each class, `[classes]` each.
 
-    As scikit-learn's `precision_recall_fscore_support` with `zero_division=0`; the
-    accuracy of a class is its recall.
+    Equivalent to scikit-learn's `precision_recall_fscore_support` with
+    `zero_division=0`; the accuracy of a class is its recall.
     """
-    # Not scikit-learn's own: on 5,794 images of 200 classes it takes 9.6 ms, this
-    # 0.05 ms, and the bootstrap calls it a thousand times.
+    # On 5,794 images of 200 classes, scikit-learn takes 9.6 ms and this 0.05 ms; the
+    # bootstrap calls it a thousand times.
     support = np.bincount(labels, minlength=classes)
     called = np.bincount(predicted, minlength=classes)
     hits = np.bincount(labels[labels == predicted], minlength=classes)
@@ -62,28 +62,28 @@ def class_scores(
 
 
 def class_means(x: NDArray[Any], y: NDArray[Any], count: int) -> NDArray[Any]:
-    """Means `[C, D]` of the rows of each class; 0 for a class without rows."""
+    """Mean row of each class, `[C, D]`; 0 for classes without rows."""
     sums = np.zeros((count, x.shape[1]), x.dtype)
     np.add.at(sums, y, x)
     return np.asarray(sums / np.maximum(np.bincount(y, minlength=count), 1)[:, None])
 
 
 def unit(x: NDArray[Any]) -> NDArray[Any]:
-    """Rows scaled to length 1; rows of zeros stay."""
+    """Rows scaled to length 1; zero rows are unchanged."""
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6))
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What the figures need of each image.
+    """Per-image values from which the metrics are computed.
 
     Attributes:
         labels: `[n]`, true class.
-        predicted: `[n]`, class of the highest score.
-        rank: `[n]`, place of the true class, 0 for the first.
-        nll: `[n]`, `-log p(true class)`, nats.
-        ece: Expected calibration error of all images.
-        retrieval: Of `retrieval_scores`; empty without features.
+        predicted: `[n]`, class with the highest score.
+        rank: `[n]`, rank of the true class, from 0.
+        nll: `[n]`, `-log p(true class)`, in nats.
+        ece: Expected calibration error over all images.
+        retrieval: Result of `retrieval_scores`; empty without features.
         classes: Number of classes C.
     """
 
@@ -99,7 +99,7 @@ class Scores:
     def of(
         cls, labels: ArrayLike, logits: ArrayLike, features: ArrayLike | None = None
     ) -> "Scores":
-        """Scores of `[n]` labels, `[n, C]` logits and perhaps `[n, D]` features."""
+        """Computes scores from `[n]` labels, `[n, C]` logits and `[n, D]` features."""
         truth, scores = np.asarray(labels, np.int64), np.asarray(logits)
         return cls(
             truth,
@@ -112,10 +112,10 @@ class Scores:
         )
 
     def figures(self, rows: NDArray[np.int64] | None = None) -> dict[str, float]:
-        """The figures that are bootstrapped, over the images `rows` (default: all).
+        """Metrics for the bootstrap, over the images `rows` (default: all).
 
-        Macro figures are means over the classes that have images among them. Of five
-        classes or fewer the truth is always among the first five: no top-5.
+        Macro metrics are means over the classes present. There is no top-5 accuracy
+        with five classes or fewer, where it is always 1.
         """
         chosen = slice(None) if rows is None else rows
         labels, rank = self.labels[chosen], self.rank[chosen]
@@ -135,24 +135,24 @@ class Scores:
 
 
 def with_intervals(scores: Scores, *, repeats: int = 1000) -> dict[str, dict[str, Any]]:
-    """All figures, with 95 % intervals and the number of images behind them.
+    """All metrics, with 95 % intervals and the number of images they are based on.
 
-    Shares of images (top-1, top-5) have Wilson's interval. Means over classes and the
-    negative log-likelihood are bootstrapped: the images are drawn with replacement
-    `repeats` times, and the interval holds the middle 95 % of a figure's values. Where
-    fewer than 10 images are wrong (or right), the samples hardly differ, and a mean of
-    shares has at least the interval of one share, see `_effective`. The calibration
-    error, which a bootstrap overstates, and the retrieval figures, whose gallery a
-    bootstrap repeats, have no interval. `benchmarks/interval_coverage.py` measures how
-    often the intervals hold the truth.
+    Fractions of images (top-1, top-5) have Wilson intervals. Means over classes and the
+    negative log-likelihood are bootstrapped: the images are resampled with replacement
+    `repeats` times, and the interval covers the middle 95 % of the values. If fewer
+    than 10 images are wrong (or right), the samples hardly vary, so the interval of a
+    mean of fractions is at least that of one fraction; see `_effective`. There is no
+    interval for the calibration error, which a bootstrap overestimates, and for the
+    retrieval metrics, because a bootstrap duplicates gallery images.
+    `benchmarks/interval_coverage.py` measures the coverage of the intervals.
 
     Args:
-        scores: What the figures need of each image.
-        repeats: Bootstrap samples; 0 leaves the intervals of shares only. Default 1000.
+        scores: Per-image scores.
+        repeats: Bootstrap samples; 0 for Wilson intervals only. Defaults to 1000.
 
     Returns:
-        `{name: {"value", "low", "high", "images"}}`; `value` is `None` for a figure
-        that is not defined, `low` and `high` are `None` where there is no interval.
+        `{name: {"value", "low", "high", "images"}}`; `value` is `None` for undefined
+        metrics, `low` and `high` are `None` without an interval.
     """
     rng = np.random.default_rng(0)
     n, values = len(scores.labels), scores.figures()
@@ -185,17 +185,17 @@ def _figure(
 ) -> dict[str, Any]:
     if not np.isfinite(value):
         return {"value": None, "low": None, "high": None, "images": images}
-    # Images that are all alike differ in no sample, which says nothing about others.
+    # Identical samples have zero width, which is not a valid interval.
     if low is None or high is None or not low < high:
         low = high = None
     return {"value": value, "low": low, "high": high, "images": images}
 
 
 def _effective(labels: NDArray[np.int64]) -> int:
-    """Images in a share that is as unsure as the mean of the classes' shares.
+    """Number of images whose fraction has the same variance as the mean over classes.
 
-    With n_c images in class c of C, the mean of shares near p has the variance
-    `p (1 - p) sum_c(1 / n_c) / C^2`; the share of m images has `p (1 - p) / m`.
+    With n_c images in class c of C, the mean of fractions near p has the variance
+    `p (1 - p) sum_c(1 / n_c) / C^2`; a fraction of m images has `p (1 - p) / m`.
     """
     counts = np.bincount(labels)
     counts = counts[counts > 0]
@@ -203,17 +203,17 @@ def _effective(labels: NDArray[np.int64]) -> int:
 
 
 def _of_share(value: float, images: int) -> tuple[float, float]:
-    """Wilson's interval of a value between the shares that so many images can have."""
+    """The Wilson interval of a value that is not a multiple of `1 / images`."""
     hits = value * images
     return wilson(int(hits), images)[0], wilson(ceil(hits - 1e-9), images)[1]
 
 
 def class_rows(scores: Scores, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """The figures of every class that has images, and 95 % intervals of three."""
+    """Metrics of each class with images; 95 % intervals of precision, recall and F1."""
     table = class_scores(scores.labels, scores.predicted, scores.classes)
     images, predicted, hits = table["images"], table["predicted"], table["hits"]
-    # F1 = 2 J / (1 + J), where J is a share: of the images that are of the class or
-    # called so, those that are both.
+    # F1 = 2 J / (1 + J), where J is a fraction: images both labeled and predicted as
+    # the class, out of those that are either.
     low, high = share_interval(hits, images + predicted - hits)
     ends = {
         "precision": share_interval(hits, predicted),
@@ -241,17 +241,16 @@ def retrieval_scores(
 ) -> dict[str, NDArray[np.float64]]:
     """Recall@1, recall@5 and MAP@R of each image, with all others as the gallery.
 
-    Neighbours are the Euclidean-nearest, as in the pairing of the training. With R
-    other images of the query's class, `MAP@R = 1/R sum_{i <= R} precision@i * rel(i)`
-    (Musgrave et al. 2020).
+    Neighbors are ranked by Euclidean distance. With R other images of the query's
+    class, `MAP@R = 1/R sum_{i <= R} precision@i * rel(i)` (Musgrave et al. 2020).
 
     Args:
         features: `[n, D]`.
         labels: `[n]` classes.
 
     Returns:
-        `recall@1`, `recall@5` and `map@r`, each `[n]` float64 in 0..1, NaN for an image
-        without another of its class.
+        `recall@1`, `recall@5` and `map@r`, each `[n]` float64 in 0..1; NaN for the only
+        image of a class.
 
     >>> scores = retrieval_scores([[0.0], [0.1], [5.0], [5.1]], [0, 0, 1, 1])
     >>> scores["recall@1"]
@@ -278,7 +277,7 @@ def _neighbours(features: ArrayLike, depth: int) -> NDArray[np.int32]:
     n = len(x)
     if depth < 1:
         return np.zeros((n, 0), np.int32)
-    # Distances do not change when everything moves; near the origin they round less.
+    # Centering does not change distances but reduces rounding errors.
     x = x - x.mean(axis=0)
     squares = (x * x).sum(axis=1)
     result = np.empty((n, depth), np.int32)

@@ -1,4 +1,4 @@
-"""The package's Jinja2 templates, and the model card, which is made of one."""
+"""The package's Jinja2 templates, and the model card."""
 
 import functools
 import html
@@ -20,7 +20,7 @@ _NONE = "\N{EN DASH}"
 
 
 def need(*modules: str) -> None:
-    """Checks that optional packages are there, or says how to install them."""
+    """Checks that optional packages are installed."""
     for module in modules:
         try:
             importlib.import_module(module)
@@ -36,13 +36,13 @@ def _known(form: Callable[[float], str], value: float | None) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Names of files and classes as they are safe to show; markup stays as it is."""
+    """Makes names of files and classes safe to print; markup is unchanged."""
     return printable(value) if type(value) is str else value
 
 
 @functools.cache
 def templates() -> Any:
-    """The Jinja2 environment of the package's templates; HTML is escaped."""
+    """The Jinja2 environment of the package's templates, with HTML escaping."""
     need("jinja2")
     import jinja2
 
@@ -62,13 +62,13 @@ def templates() -> Any:
 
 
 def rendered(template: str, **values: Any) -> str:
-    """One of the templates, filled in."""
+    """Renders a template."""
     return str(templates().get_template(template).render(values))
 
 
-# What the card leaves out.
+# Metrics that the card omits.
 _DETAILS = ("macro_precision", "macro_recall", "recall@5")
-# Names of licenses that model hubs know; others are written as "other" with a name.
+# Licenses that model hubs know; any other is "other" with a name.
 _KNOWN_LICENSES = (
     "agpl-3.0",
     "apache-2.0",
@@ -92,13 +92,13 @@ _KNOWN_LICENSES = (
 
 
 def evaluation_of(run: Run, split: str | None = None) -> dict[str, Any]:
-    """What a run keeps of its evaluation: on the test split, or else on validation."""
+    """A run's stored evaluation on a split; by default test, otherwise val."""
     wanted = [split] if split else ["test", "val"]
     known = (run.read(f"evaluation_{name}.json") for name in wanted)
     for result in filter(None, known):
         return dict(result)
     raise APINetError(
-        f"The run {str(run.folder)!r} was not evaluated on {' or '.join(wanted)}; "
+        f"The run {str(run.folder)!r} has not been evaluated on {' or '.join(wanted)}; "
         "run `keras-apinet evaluate` on it first."
     )
 
@@ -111,24 +111,23 @@ def write_card(
     license_name: str | None = None,
     force: bool = False,
 ) -> Path:
-    """Writes a Markdown model card: data, recipe, figures with intervals, limits.
+    """Writes a Markdown model card: data, recipe, metrics with intervals, limitations.
 
     Args:
         run: A run, or its folder; it must have been evaluated.
-        out: The file. Default: `MODEL_CARD.md` in the run folder.
-        split: The split whose evaluation is told. Default: `"test"`, or `"val"` if only
-            that was evaluated.
-        license_name: License of the model, as an SPDX name such as `"Apache-2.0"`.
-            Default: the card says that none was stated.
-        force: Replace an `out` that this package wrote. The run's own card is always
-            rewritten.
+        out: The file. Defaults to `MODEL_CARD.md` in the run folder.
+        split: The split to report. Defaults to `"test"`, or to `"val"` if only that was
+            evaluated.
+        license_name: License of the model, as an SPDX name such as `"Apache-2.0"`. By
+            default, the card says that none was stated.
+        force: Whether to replace an `out` that this package wrote. The run's own card
+            is always rewritten.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        APINetError: If the run was not evaluated on the split, or something else is at
-            `out`.
+        APINetError: If the run was not evaluated on the split, or `out` exists.
     """
     run = Run.open(run)
     path = run.folder / "MODEL_CARD.md" if out is None else Path(out)
@@ -138,8 +137,8 @@ def write_card(
     if "warnings" not in result:
         raise APINetError(
             f"The run {str(run.folder)!r} was evaluated by an earlier version, which "
-            "did not count the images of each figure; run `keras-apinet evaluate` on "
-            "it again."
+            "did not store the number of images; run `keras-apinet evaluate` on it "
+            "again."
         )
     told = run.description["data"]
     need("jinja2")
@@ -148,7 +147,7 @@ def write_card(
     name = run.folder.resolve().name
     text = rendered(
         "card.md",
-        # Markup: the line breaks of YAML are not to be escaped.
+        # Markup: line breaks of YAML must not be escaped.
         metadata=Markup(_metadata(name, result, license_name)),
         text=as_text,
         name=name,
@@ -171,7 +170,7 @@ def write_card(
         unknown=unknown_words(run, result),
         advice=advice_words(run, result)[:10],
         license_name=license_name,
-        # Of equal shares, that of the most images is the surest.
+        # Ties: more images first, as they are more certain.
         lowest=[
             (
                 row["class"],
@@ -189,8 +188,8 @@ def write_card(
 
 
 def _still_true(run: Run, told: dict[str, Any]) -> list[str]:
-    """Sentences whose threshold or families are still those that were measured."""
-    if isinstance(told["sentences"], list):  # of an earlier version
+    """Sentences whose threshold or families have not changed since."""
+    if isinstance(told["sentences"], list):  # from an earlier version
         return list(told["sentences"])
     files = told.get("files", {})
     return [
@@ -201,21 +200,21 @@ def _still_true(run: Run, told: dict[str, Any]) -> list[str]:
 
 
 def advice_words(run: Run, result: dict[str, Any]) -> list[str]:
-    """What `advise` left in a run about the model that was judged."""
+    """The stored advice for the evaluated model."""
     found = run.read("advice.json") or {}
     same = found.get("model", "best") == result.get("model", "best")
     return found["advice"] if found and same else []
 
 
 def unknown_words(run: Run, result: dict[str, Any]) -> list[str]:
-    """What is known of photos that show none of the classes, in sentences."""
+    """Describes the handling of photos of none of the classes, as sentences."""
     which = result.get("model", "best")
     fitted = run.read(file_of("unknown.json", which))
     told = run.read(f"open_{result['split']}.json")
     words = []
     if fitted is not None:
         words.append(
-            f"It says of a photo unlike all {len(run.class_names)} classes that it "
+            f"For a photo unlike all {len(run.class_names)} classes, the answer is "
             f"looks like none of these: the thresholds keep {fitted['keep']:.0%} of "
             f"{fitted.get('images', 0):,} held-out photos."
         )
@@ -225,7 +224,7 @@ def unknown_words(run: Run, result: dict[str, Any]) -> list[str]:
 
 
 def _metadata(name: str, result: dict[str, Any], license_name: str | None) -> str:
-    """The card's YAML header, without its fences."""
+    """The YAML header of the card, without its fences."""
     need("huggingface_hub", "yaml")
     import yaml
     from huggingface_hub import EvalResult, ModelCardData
@@ -250,26 +249,26 @@ def _metadata(name: str, result: dict[str, Any], license_name: str | None) -> st
             )
         ],
     )
-    # Not `to_yaml()`, which writes marks that turn the direction of text as they are.
+    # `to_yaml()` does not escape characters that change the text direction.
     plain: str = yaml.safe_dump(header.to_dict(), sort_keys=False)
     return plain.rstrip()
 
 
 def license_tag(name: str | None) -> str | None:
-    """A license as hubs write it: lower case; "other" for one they do not know."""
+    """The hub's tag for a license: lower case, or "other" if the hub lacks it."""
     if not name:
         return None
     return name.lower() if name.lower() in _KNOWN_LICENSES else "other"
 
 
 def public(value: Any) -> Any:
-    """A setting as strangers may see it: of a path on this machine only the name."""
+    """A setting without private paths: absolute paths are reduced to the name."""
     if isinstance(value, str) and Path(value).is_absolute():
         return Path(value).name
     return value
 
 
 def as_text(value: Any) -> str:
-    """A name as Markdown that shows it and nothing else."""
+    """Escapes a name for Markdown."""
     plain = html.escape(printable(" ".join(str(value).split())), quote=False)
     return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", plain)

@@ -1,4 +1,4 @@
-"""The report's plots, as SVG for light and dark pages."""
+"""Plots for the report, as SVG for light and dark pages."""
 
 import base64
 import csv
@@ -28,14 +28,14 @@ _STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
     "legend.frameon": False,
 }
-# More classes than this are named in the table only; fewer bear numbers.
+# Largest confusion matrices with class names, and with numbers.
 _NAMED, _NUMBERED = 100, 30
 
 
 def drawn(
     size: tuple[float, float], draw: Callable[[Any], None], form: str, **options: Any
 ) -> bytes:
-    """What `draw(figure)` draws, as an `"svg"` or `"png"` file; `size` is in inches."""
+    """Renders `draw(figure)` as `"svg"` or `"png"`; `size` is in inches."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -48,7 +48,7 @@ def drawn(
 
 
 def _svg(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
-    """A drawing as a `data:` address, black on nothing; dark pages invert it."""
+    """A plot as a `data:` URI with a transparent background; dark pages invert it."""
     svg = drawn(size, draw, "svg", bbox_inches="tight", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
 
@@ -60,9 +60,10 @@ def draw_curve(
     best: int | None = None,
     head: int = 0,
 ) -> None:
-    """Draws `"loss"` or `"accuracy"` over the epochs; a line marks the best one.
+    """Plots `"loss"` or `"accuracy"` over the epochs; a line marks the best epoch.
 
-    The first `head` are of the head phase: up to epoch 0, on grey ground.
+    The first `head` epochs, up to epoch 0, are the head phase and have a gray
+    background.
     """
     epochs = np.arange(1, len(next(iter(log.values()))) + 1) - head
     if head:
@@ -88,7 +89,7 @@ def draw_curve(
 def curves(
     log: Mapping[str, Sequence[float]], best: int | None = None, head: int = 0
 ) -> list[tuple[str, str]]:
-    """Loss and accuracy over the epochs, see `draw_curve`: a title and a plot each."""
+    """Titles and plots of loss and accuracy over the epochs; see `draw_curve`."""
 
     def draw(figure: Any, name: str) -> None:
         draw_curve(figure.subplots(), log, name, best, head)
@@ -100,7 +101,7 @@ def curves(
 
 
 def reliability_diagram(table: Mapping[str, NDArray[Any]], title: str) -> str:
-    """Accuracy against confidence, above how many images are so sure."""
+    """Accuracy against confidence, above a histogram of the confidence."""
 
     def draw(figure: Any) -> None:
         axis, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -121,9 +122,9 @@ def reliability_diagram(table: Mapping[str, NDArray[Any]], title: str) -> str:
 def confusion(
     matrix: NDArray[np.int64], names: Sequence[str], order: NDArray[np.int64]
 ) -> str:
-    """Images of each true class (row) given each name (column), look-alikes together.
+    """Confusion matrix of true (row) and predicted (column) classes, in `order`.
 
-    The colour is the share of the row; up to 30 classes, the numbers stand in it.
+    The color is the fraction of the row; up to 30 classes, counts are shown.
     """
     chosen = matrix[np.ix_(order, order)]
     shares = chosen / np.maximum(chosen.sum(axis=1, keepdims=True), 1)
@@ -133,8 +134,8 @@ def confusion(
     def draw(figure: Any) -> None:
         from matplotlib.colors import LinearSegmentedColormap
 
-        # Transparent where nothing is, so that the page shows through; never so dense
-        # that ink cannot be read on it.
+        # Zero is transparent, to show the page; the maximum is light enough to read
+        # text on it.
         heat = LinearSegmentedColormap.from_list(
             "heat", [(0.25, 0.53, 0.87, 0), (0.25, 0.53, 0.87, 0.7)]
         )
@@ -159,11 +160,10 @@ def confusion(
 def look_alike_order(
     labels: NDArray[np.int64], logits: NDArray[np.float32], features: NDArray[Any]
 ) -> NDArray[np.int64]:
-    """An order of the C classes in which look-alikes stand together.
+    """An order of the C classes that places look-alikes next to each other.
 
-    Classes are clustered (average linkage, optimal leaf order) by how often they are
-    taken for each other and by the cosine between the means of their features; classes
-    without images go last.
+    Classes are clustered (average linkage, optimal leaf order) by mutual confusion and
+    by the cosine similarity of their mean features; classes without images come last.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
 
@@ -185,7 +185,7 @@ def look_alike_order(
 
 
 def projection(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Features `[n, D]` on their two principal components, `[n, 2]`."""
+    """Projects features `[n, D]` onto two principal components, `[n, 2]`."""
     x = features.astype(np.float64) - features.mean(axis=0)
     _, axes = np.linalg.eigh(x.T @ x)
     places = np.zeros((len(x), 2))
@@ -197,9 +197,9 @@ def projection(features: NDArray[np.float32]) -> NDArray[np.float64]:
 def map_places(
     features: NDArray[np.float32], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], set[int]]:
-    """Where features lie on a map of 640 x 480, and whose photos do not overlap.
+    """Positions of features on a 640 x 480 map, and rows whose photos do not overlap.
 
-    Features are `[n, D]`. Places `[len(rows), 2]`, x and y, are 60 or more from the
+    Features are `[n, D]`. Positions `[len(rows), 2]`, x and y, are at least 60 from the
     border.
     """
     places = projection(features)
@@ -210,7 +210,7 @@ def map_places(
 
 
 def spread(places: NDArray[np.float64], cells: int = 13) -> list[int]:
-    """One point of each used cell of a grid over the map: images do not overlap."""
+    """One point per occupied cell of a grid over the map, to avoid overlap."""
     low, extent = places.min(axis=0), np.ptp(places, axis=0)
     grid = (places - low) / np.maximum(extent, 1e-9) * (cells - 1e-6)
     cell = grid.astype(int)
@@ -221,7 +221,7 @@ def spread(places: NDArray[np.float64], cells: int = 13) -> list[int]:
 
 
 def square(photo: ArrayLike, side: int) -> NDArray[np.uint8]:
-    """A whole photo in a square of `side` px, on grey."""
+    """Fits a photo into a square of `side` px with gray padding."""
     picture = Image.fromarray(np.asarray(photo, np.uint8))
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     board = Image.new("RGB", (side, side), (128, 128, 128))
@@ -230,9 +230,9 @@ def square(photo: ArrayLike, side: int) -> NDArray[np.uint8]:
 
 
 def read_log(folder: Path) -> tuple[dict[str, list[float]], int]:
-    """The columns of a run's logs, and how many of their rows are of the head phase.
+    """The columns of a run's logs, and the number of rows from the head phase.
 
-    What a phase does not have is NaN there. Runs of before have no log of the head.
+    Missing values are NaN. Runs of earlier versions have no log of the head phase.
     """
     head, rest = (_rows(folder / name) for name in ("log_head.csv", "log.csv"))
     rows = [*head, *rest]
@@ -250,5 +250,5 @@ def _rows(path: Path) -> list[dict[str, float]]:
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise APINetError(
             f"The training log {str(path)!r} cannot be read ({error}); remove it, or "
-            "the lines that are damaged."
+            "its damaged lines."
         ) from error

@@ -1,4 +1,4 @@
-"""One pass of a model over a split: logits and features of every image, in order."""
+"""Runs a model over a split: logits and features of each image, in order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,14 +21,14 @@ _CROP = 7 / 8
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model says about the images of a split.
+    """Predictions of a model for the images of a split.
 
     Attributes:
-        labels: `[n]` int, positions in the model's classes.
+        labels: `[n]` int, indices into the model's classes.
         logits: `[n, C]` float32.
         features: `[n, D]` float32, the pooled features.
-        positions: `[n]` int, the place of each image in the split.
-        unreadable: image -> why it could not be read.
+        positions: `[n]` int, index of each image in the split.
+        unreadable: Mapping from unreadable images to the reason.
     """
 
     labels: NDArray[np.int64]
@@ -41,19 +41,19 @@ class Predictions:
         return len(self.labels)
 
     def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
-        """`[n, C]`, each row adding up to 1."""
+        """Probabilities `[n, C]`; rows sum to 1."""
         from scipy.special import softmax
 
         return np.asarray(softmax(self.logits.astype(np.float64) / temperature, axis=1))
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """`[n]`, the class of the highest score (the first of equal ones)."""
+        """`[n]`, the class with the highest score (the first of ties)."""
         return np.asarray(self.logits.argmax(axis=1))
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
-        """`[n]`, whether that is not the true class."""
+        """`[n]`, whether the prediction is wrong."""
         return np.not_equal(self.predicted, self.labels)
 
 
@@ -68,25 +68,25 @@ def predict_split(
     tta: str | None = None,
     what: str = "Computing features",
 ) -> Predictions:
-    """Runs a model over a split; only a few batches of pixels are in memory.
+    """Runs a model over a split, with only a few batches of pixels in memory.
 
     Args:
         model: The trained model.
-        split: Images and labels; the labels are positions in the model's classes.
-        image_size: px.
-        resize: As in the training: `"fit"` (default) or `"squash"`.
-        box_crop: As in the training: whether photos are cropped to the object's box.
-            Default False.
-        batch_size: Images at a time. It does not change the result. Default 64.
-        tta: `"flip"`: mean of the image and its mirror image; `"five_crop"`: mean of
-            the centre and the four corners; of the probabilities. Default: neither.
-        what: What a terminal calls it meanwhile.
+        split: Images and labels; labels are indices into the model's classes.
+        image_size: Image size in px.
+        resize: `"fit"` (default) or `"squash"`, as in training.
+        box_crop: Whether to crop photos to the object's box, as in training. Defaults
+            to False.
+        batch_size: Batch size; it does not affect the result. Defaults to 64.
+        tta: Test-time augmentation, averaging probabilities: `"flip"` (image and mirror
+            image) or `"five_crop"` (center and four corners). By default, none.
+        what: Name of the phase on a terminal.
 
     Returns:
-        One row for each readable image.
+        One row per readable image.
 
     Raises:
-        APINetError: If more than 1 % of the images cannot be read, the model gives
+        APINetError: If more than 1 % of the images cannot be read, the model outputs
             values that are not finite, or `tta` is unknown.
     """
     from keras_apinet import data
@@ -94,7 +94,7 @@ def predict_split(
     if tta is not None and tta not in TTA:
         raise APINetError(f"tta={tta!r} is not one of {', '.join(TTA)}.")
     if not len(split):
-        raise APINetError("The split has no images: there is nothing to evaluate.")
+        raise APINetError("The split has no images to evaluate; choose another split.")
     options: Any = {"image_size": image_size, "resize": resize, "box_crop": box_crop}
     if tta == "five_crop":
         report = data.ReadingReport(split, "skip", at_least=1)
@@ -117,7 +117,7 @@ def predict_split(
 def _collect(
     model: "APINet", batches: Any, report: "ReadingReport", moved: Callable[[int], None]
 ) -> Predictions:
-    """What the model says about batches of images; none of the pixels is kept."""
+    """Predicts batches of images, without keeping their pixels."""
     import keras
 
     extractor = model.feature_model()
@@ -142,7 +142,7 @@ def _collect(
     if not np.isfinite(result.logits).all():
         bad = int((~np.isfinite(result.logits).all(axis=1)).sum())
         raise APINetError(
-            f"The model gives scores that are not finite for {bad} of {len(result)} "
+            f"The model outputs scores that are not finite for {bad} of {len(result)} "
             "images; its weights are damaged or its training diverged."
         )
     return result
@@ -157,7 +157,7 @@ def _mean_over_views(seen: Predictions, views: int) -> Predictions:
 
 
 def _with_mirrored(images: Any) -> Any:
-    """Each image of a `tf.data` batch, and after it its mirror image."""
+    """Each image of a `tf.data` batch, followed by its mirror image."""
     import tensorflow as tf
 
     both = tf.stack([images, images[:, :, ::-1]], axis=1)
@@ -172,7 +172,7 @@ def _five_crops(
     resize: str,
     box_crop: bool,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Batches with the centre and the four corners of each image, one after another."""
+    """Batches with the center and the four corners of each image, in sequence."""
     views, split = [], report.split
     for i in range(len(split)):
         try:
@@ -207,10 +207,10 @@ def inside_box(
 def five_crop(
     pixels: NDArray[np.uint8], image_size: int, resize: str = "fit"
 ) -> NDArray[np.uint8]:
-    """The centre of a photo, as in plain evaluation, and its four corners.
+    """The center of a photo, as in plain evaluation, and its four corners.
 
-    From uint8 `[h, w, 3]` to uint8 `[5, image_size, image_size, 3]`, by `resize` as in
-    `keras_apinet.data.prepare`.
+    Converts uint8 `[h, w, 3]` to uint8 `[5, image_size, image_size, 3]`, with `resize`
+    as in `keras_apinet.data.prepare`.
     """
     import tensorflow as tf
 
@@ -233,11 +233,11 @@ def known_images(
     class_names: Sequence[str],
     ignore_unknown: bool = False,
 ) -> "Split":
-    """A split with labels that are positions in the model's classes, matched by name.
+    """A split whose labels are indices into the model's classes, matched by name.
 
     Raises:
-        APINetError: If the split is missing or has no labels, or there are classes
-            that the model does not know, whose images `ignore_unknown` leaves out.
+        APINetError: If the split is missing or unlabeled, or has classes that the model
+            does not know; with `ignore_unknown`, their images are skipped instead.
     """
     if split not in images.splits:
         raise APINetError(
@@ -249,7 +249,7 @@ def known_images(
         raise APINetError(
             f"The {split!r} split of {images.name!r} has "
             + ("images without labels" if len(part) else "no images")
-            + ": there is nothing to compare the predictions with."
+            + ", so predictions cannot be evaluated; choose another split."
         )
     places = {name: i for i, name in enumerate(class_names)}
     target = np.array([places.get(name, -1) for name in images.class_names], np.int32)
@@ -261,7 +261,7 @@ def known_images(
             f"The {split!r} split of {images.name!r} has {len(strangers)} classes "
             "that the model does not know "
             f"({names}{', ...' if len(strangers) > 5 else ''}); "
-            "give the data it was trained for, or leave these images out with "
+            "give data with the model's classes, or skip these images with "
             "--ignore-unknown."
         )
     return replace(part, labels=labels).take(np.flatnonzero(labels >= 0))
@@ -270,7 +270,7 @@ def known_images(
 def data_groups(
     images: "ImageData", class_names: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """The data set's groups in the order of the model's classes."""
+    """The groups of the data set, in the order of the model's classes."""
     result = {}
     for level, names in images.groups.items():
         group_of = dict(zip(images.class_names, names, strict=True))
@@ -279,7 +279,7 @@ def data_groups(
 
 
 def run_options(run: Run, batch_size: int = 64) -> dict[str, Any]:
-    """How the training prepared its photos: arguments of `predict_split`."""
+    """The preprocessing of training, as arguments for `predict_split`."""
     return {
         "image_size": run.image_size,
         "resize": run.settings.get("resize", "fit"),

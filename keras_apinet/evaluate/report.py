@@ -1,4 +1,4 @@
-"""`keras-apinet report`: everything about a run on one HTML page."""
+"""`keras-apinet report`: a run on one HTML page."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from keras_apinet.progress import counted
 from keras_apinet.runs import FIGURES, Run
 
 _PAIRS, _ERRORS, _NEAREST = 6, 12, 3
-# Training images to look for neighbours in, and images on the map of features.
+# Training images to search for neighbors, and images on the feature map.
 _TRAINING_IMAGES, _DOTS = 4000, 600
 
 
@@ -44,29 +44,29 @@ def write_report(
     ignore_unknown: bool = False,
     force: bool = False,
 ) -> Path:
-    """Writes one HTML file about a run: figures, curves, confusions, photos, recipe.
+    """Writes an HTML report of a run: metrics, curves, confusions, photos, recipe.
 
-    It opens from disk without a network. The evaluation is also left in the run, as
-    `evaluate_run` does.
+    The file is self-contained and works offline. The evaluation is also stored in the
+    run, as by `evaluate_run`.
 
     Args:
         run: A run, or its folder.
-        out: The file. Default: `report.html` in the run folder.
+        out: The file. Defaults to `report.html` in the run folder.
         split: `"test"`, `"val"` or `"train"`; see `evaluate_run`.
         which: The `"best"` model (default) or the `"last"`.
-        data: Where the data set is now, or a data set; or another to test on, see
-            `evaluate_run`.
-        data_dir: Where TensorFlow Datasets data is now, if it moved.
-        bootstrap: Samples for the 95 % intervals. Default 1000.
-        ignore_unknown: Leave images of classes out that the model does not know.
-        force: Replace an `out` that this package wrote. The run's own report is always
-            rewritten.
+        data: The run's data set or its new location, or another data set to test on;
+            see `evaluate_run`.
+        data_dir: New location of TensorFlow Datasets data, if moved.
+        bootstrap: Samples for the 95 % intervals. Defaults to 1000.
+        ignore_unknown: Whether to skip images of classes that the model does not know.
+        force: Whether to replace an `out` that this package wrote. The run's own report
+            is always rewritten.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        APINetError: As `evaluate_run`; for a missing package, or another file at `out`.
+        APINetError: As for `evaluate_run`, for a missing package, or if `out` exists.
     """
     need("matplotlib", "jinja2")
     run = Run.open(run)
@@ -109,7 +109,7 @@ def write_report(
 def _training_images(
     run: Run, judged: evaluation.Judged, data_dir: str | None
 ) -> tuple[Split, Predictions] | None:
-    """Training images to look for neighbours of errors in, and what the model says."""
+    """Training images to search for neighbors of errors, and their predictions."""
     images, model = judged.images, judged.model
     if judged.result["given"]:
         try:
@@ -150,7 +150,7 @@ def _plots(run: Run, judged: evaluation.Judged) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Picks the photos that explain the errors of a model on a split."""
+    """Selects photos that explain the errors of a model on a split."""
 
     run: Run
     judged: evaluation.Judged
@@ -167,7 +167,7 @@ class Gallery:
         return {"image": data_uri(picture, min(224, len(picture))), "title": title}
 
     def dots(self) -> list[dict[str, Any]]:
-        """The images' places on a map of 640 x 480, and what each shows."""
+        """Positions of the images on a 640 x 480 map, with labels and thumbnails."""
         names, seen, split = self.run.class_names, self.judged.seen, self.judged.split
         rows = evenly(split.take(seen.positions), _DOTS)
         places, apart = plots.map_places(seen.features, rows)
@@ -187,12 +187,12 @@ class Gallery:
         ]
 
     def confused_pairs(self, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """For each pair: an image of one taken for the other, beside a right one."""
+        """For each pair: a misclassified image, next to a correct one."""
         names, seen, split = self.run.class_names, self.judged.seen, self.judged.split
         model = self.judged.model
         try:
             feature_maps = FeatureMaps(model)
-        except APINetError:  # the features have no places
+        except APINetError:  # the features have no positions
             return []
         gallery = []
         for pair in counted("Explaining confused pairs", pairs[:_PAIRS], "pairs"):
@@ -210,13 +210,13 @@ class Gallery:
             photos = [self._prepared(split, place) for place in places]
             found = contrast(model, *photos, classes=(a, b), feature_maps=feature_maps)
             first, second = pair["classes"]
-            titles = (f"{first}, taken for {second}", f"{second}, close to it")
+            titles = (f"{first}, predicted as {second}", f"{second}, close to it")
             shown = [
                 self._figure(picture, words)
                 for photo, title, where in zip(photos, titles, found.where, strict=True)
                 for picture, words in (
                     (photo, title),
-                    (with_heat(photo, where), "What decides between the two here"),
+                    (with_heat(photo, where), "Deciding regions"),
                 )
             ]
             gallery.append(pair | {"photos": shown})
@@ -225,15 +225,15 @@ class Gallery:
     def worst_errors(
         self, training: tuple[Split, Predictions] | None
     ) -> list[dict[str, Any]]:
-        """The surest wrong answers, each with the nearest training images.
+        """The most confident errors, each with the nearest training images.
 
-        See `surest` for their order.
+        They are sorted by `surest`.
         """
         names, seen, split = self.run.class_names, self.judged.seen, self.judged.split
         sure = seen.probabilities(self.judged.temperature)
         order = surest(seen, split, np.flatnonzero(seen.wrong))[:_ERRORS]
         result = []
-        for i in counted("Showing the surest errors", order.tolist()):
+        for i in counted("Showing the most confident errors", order.tolist()):
             label, guess = int(seen.labels[i]), int(seen.predicted[i])
             near: list[dict[str, str]] = []
             if training is not None:
@@ -265,12 +265,11 @@ class Gallery:
 def surest(
     seen: Predictions, split: Split, rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Images in the order of how sure the model is of what it says, the surest first.
+    """Sorts `rows` of `seen` by confidence, most confident first.
 
-    That is the margin of the first class's logit over the second's: probabilities of
-    sure answers are all 1. Of equal margins those come first whose file names have the
-    smaller checksum, so that no class is shown because its files are read first.
-    `rows` of `seen` are put in order.
+    Confidence is the margin between the two highest logits, because probabilities of
+    confident predictions all round to 1. Ties are sorted by a checksum of the file
+    name, so that no class is favored by the order of files.
     """
     second, first = np.sort(seen.logits[rows].astype(np.float64), axis=1)[:, -2:].T
     files = [_file(split, int(seen.positions[i])) for i in rows]

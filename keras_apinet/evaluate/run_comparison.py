@@ -1,4 +1,4 @@
-"""`keras-apinet compare-runs`: the runs of two methods on the same test photos."""
+"""`keras-apinet compare-runs`: compares two methods on the same test photos."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from keras_apinet.evaluate.evaluation import judge
 from keras_apinet.files.bounds import BOOTSTRAP, Number
 from keras_apinet.runs import Run, check_classes
 
-# An interval needs samples.
+# An interval needs at least one sample.
 _SAMPLES = Number(int, 1, BOOTSTRAP.high)
-# Of them, whose weights lie in memory.
+# Samples whose weights are in memory at once.
 _AT_ONCE = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What the models of one method say about `[n]` photos, one row for each run.
+    """Predictions of the S runs of a method for `[n]` photos.
 
     Attributes:
         labels: `[n]` true classes.
         right: `[S, n]`, 1 where a model is right, else 0.
-        nll: `[S, n]`, `-log p(true class)`, nats.
+        nll: `[S, n]`, `-log p(true class)`, in nats.
         confidence: `[S, n]`, largest probability.
     """
 
@@ -41,7 +41,7 @@ class Answers:
 
     @classmethod
     def of(cls, labels: ArrayLike, log_p: Sequence[NDArray[np.float64]]) -> "Answers":
-        """Answers from each run's `[n, C]` logarithms of probabilities."""
+        """Creates answers from the log-probabilities `[n, C]` of each run."""
         truth = np.asarray(labels, np.int64)
         rows = np.arange(len(truth))
         return cls(
@@ -52,14 +52,14 @@ class Answers:
         )
 
     def figures(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Figures of each run, `[r, S]`, for `[r, n]` weights of the photos."""
+        """Metrics of each run, `[r, S]`, for `[r, n]` weights of the photos."""
         total = weights.sum(axis=1, keepdims=True)
         by_class = []
         for c in np.unique(self.labels):
             rows = self.labels == c
             images = weights[:, rows].sum(axis=1, keepdims=True)
             hits = weights[:, rows] @ self.right[:, rows].T
-            # A sample without an image of a class says nothing of the class.
+            # Classes without images in a sample are ignored.
             by_class.append(np.where(images > 0, hits / np.maximum(images, 1), np.nan))
         gaps = []
         for sure, right in zip(self.confidence, self.right, strict=True):
@@ -76,12 +76,12 @@ class Answers:
 def differences(
     first: Answers, second: Answers, *, repeats: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Figures of two methods, and 95 % intervals of their differences.
+    """Metrics of two methods, and 95 % intervals of their differences.
 
-    Photos and runs are drawn with replacement together, `repeats` times: the same
-    photos for all runs, and the runs of each method independently. Of S runs S - 1 are
+    Photos and runs are resampled together with replacement, `repeats` times: the same
+    photos for all runs, and the runs of each method independently. S - 1 of S runs are
     drawn, which makes the variance between runs unbiased (Rao and Wu 1988). With a
-    single run the interval says nothing about other seeds.
+    single run, the interval does not cover the variation between seeds.
 
     Returns:
         `{figure: {"first", "second", "difference", "low", "high"}}`: the mean over the
@@ -120,7 +120,7 @@ def differences(
 def _drawn(
     answers: Answers, weights: NDArray[np.float64], rng: np.random.Generator
 ) -> dict[str, NDArray[np.float64]]:
-    """Figures `[r]` of one method for `[r, n]` weights, each with runs drawn anew."""
+    """Metrics `[r]` of a method for `[r, n]` weights, each with resampled runs."""
     runs = len(answers.right)
     chance = np.full(runs, 1 / runs)
     picked = rng.multinomial(max(1, runs - 1), chance, size=len(weights))
@@ -132,11 +132,11 @@ def _drawn(
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> dict[str, Any]:
-    """McNemar's exact test of whether two models are right on the same `[n]` photos.
+    """McNemar's exact test for two models on the same `[n]` photos.
 
     Returns:
-        `only_first` and `only_second`, the photos that one model alone gets right, and
-        `p`, the probability of a split as uneven as that if the models were equal.
+        `only_first` and `only_second`, the numbers of photos that only one model
+        classifies correctly, and `p`, the p-value under equal accuracy.
 
     >>> mcnemar([1] * 8 + [0], [0] * 8 + [1])["p"]
     0.0390625
@@ -161,26 +161,26 @@ def compare_runs(
 ) -> dict[str, Any]:
     """Compares the finished runs of two methods on the same test photos.
 
-    Probabilities are those at each run's temperature, as `predict` shows them.
+    Probabilities are calibrated with each run's temperature, as in `predict`.
 
     Args:
-        first: Runs of the first method, or their folders; one for each seed.
+        first: Runs of the first method, or their folders; one per seed.
         second: Runs of the second method.
-        split: As for `evaluate_run`, and so are `data` and `data_dir`.
+        split: See `evaluate_run`.
         which: The `"best"` model of each run (default) or the `"last"`.
-        data: Default: where each run's training found its data.
-        data_dir: Where TensorFlow Datasets data is now, if it moved.
-        batch_size: Images at a time. Default 64.
-        bootstrap: Bootstrap samples, at least 1. Default 1000.
+        data: See `evaluate_run`. By default, the original location of each run's data.
+        data_dir: New location of TensorFlow Datasets data, if moved.
+        batch_size: Batch size. Defaults to 64.
+        bootstrap: Bootstrap samples, at least 1. Defaults to 1000.
 
     Returns:
         `images`, `classes`, `first` and `second` (names of the run folders), `figures`
-        (see `differences`) and `mcnemar`: the test of each pair of runs that stand at
-        the same place of their lists.
+        (see `differences`) and `mcnemar`: the test for each pair of runs at the same
+        position in their lists.
 
     Raises:
-        APINetError: If the runs have other classes or were judged on other photos, or
-            as `evaluate_run`.
+        APINetError: If the runs have different classes or test photos, or as for
+            `evaluate_run`.
     """
     _SAMPLES.check("bootstrap", bootstrap)
     methods = [[Run.open(run) for run in runs] for runs in (first, second)]
@@ -207,9 +207,9 @@ def compare_runs(
                 known, labels = ends, seen.labels
             if ends != known or not np.array_equal(seen.labels, labels):
                 raise APINetError(
-                    f"The run {str(run.folder)!r} was judged on other photos than "
+                    f"The run {str(run.folder)!r} has different test photos than "
                     f"{str(methods[0][0].folder)!r} ({len(ends):,} and "
-                    f"{len(known):,} photos); give both the same with --data."
+                    f"{len(known):,} photos); give the same to both with --data."
                 )
             log_p.append(log_softmax(seen.logits, found.temperature))
         answers.append(Answers.of(labels, log_p))

@@ -1,1 +1,1 @@
-"""What a classifier does with what it never learned, on the features of its photos."""
+"""Open-world features: unknown photos, families, new classes, audits and advice."""

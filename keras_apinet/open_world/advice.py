@@ -1,11 +1,11 @@
-"""Which classes to photograph next, and what that should gain.
+"""Suggests which classes to photograph next, and estimates the accuracy gain.
 
-A head is fitted to all stored features and to half of each class's, and judges photos
-that it has not seen. How much of the errors a doubling of the photos removes is the
-learning curve, one for all classes. Photos go where they are fewest: to give more to
-classes with more errors was no better than chance (`benchmarks/advice.py`), as an error
-rate of a few photos is mostly noise, and look-alikes stay alike. What helped was photos
-unlike those that are there. No network is trained.
+Heads are fitted to all stored features and to half of each class, and evaluated on
+photos that they have not seen. The reduction in error from doubling the photos gives
+one learning curve for all classes. Photos go to the classes with the fewest: favoring
+classes with more errors was no better than chance (`benchmarks/advice.py`), because an
+error rate on a few photos is mostly noise and look-alikes stay alike. What helped was
+photos unlike the existing ones. No network is trained.
 """
 
 import math
@@ -25,27 +25,27 @@ from keras_apinet.open_world.confident import out_of_fold
 from keras_apinet.open_world.features import run_features
 from keras_apinet.runs import Run
 
-# Photos' worth of the mean error that a class's own error is mixed with.
+# Prior weight of the mean error, in photos, in a class's error.
 _PRIOR = 2.0
-_STEP = 4  # photos that are given to one class at a time, at most
+_STEP = 4  # maximum number of photos assigned to a class at a time
 _SAMPLES = 200
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What one class lacks.
+    """Advice for one class.
 
     Attributes:
         name: The class.
-        photos: Photos that it has, held-out ones among them.
-        more: Photos to take.
-        beside: The class that it is most often taken for; `None` if for none.
-        alike: Whether its photos differ less than those of most classes.
-        accuracy: The share of its photos that a head is right about that has not seen
-            them, mixed with the mean of all classes.
-        gain: What that should gain, in 0..1.
-        low: The lower end of the 95 % interval of `gain`.
-        high: The upper end.
+        photos: Number of its photos, including held-out ones.
+        more: Number of photos to take.
+        beside: The class it is most often confused with, or `None`.
+        alike: Whether its photos vary less than those of most classes.
+        accuracy: Out-of-fold accuracy on its photos, shrunk toward the mean over all
+            classes.
+        gain: Expected gain in accuracy, in 0..1.
+        low: Lower end of the 95 % interval of `gain`.
+        high: Upper end.
     """
 
     name: str
@@ -60,25 +60,25 @@ class Advice:
 
 
 def sentence(advice: Advice) -> str:
-    """The advice for people."""
-    where = f", beside {advice.beside!r}" if advice.beside else ""
-    sides = ", from other sides and in other light" if advice.alike else ""
-    unlike = f"unlike those that it has{sides}"
+    """The advice as a sentence."""
+    where = f", to tell it from {advice.beside!r}" if advice.beside else ""
+    sides = ", with other viewpoints and lighting" if advice.alike else ""
+    unlike = f"unlike the existing ones{sides}"
     return (
         f"{advice.name}: {advice.more} more (it has {advice.photos}){where}, {unlike}; "
-        f"now {advice.accuracy:.0%} right, expected {100 * advice.gain:+.1f} points "
+        f"accuracy {advice.accuracy:.0%}, expected {100 * advice.gain:+.1f} points "
         f"({100 * advice.low:.1f} to {100 * advice.high:.1f})."
     )
 
 
 def sentences(given: Sequence[Advice]) -> list[str]:
-    """The advice that promises something, and one line on the rest."""
+    """The advice with an expected gain, and one line for the rest."""
     told = [sentence(advice) for advice in given if round(1000 * advice.gain) > 0]
     rest = len(given) - len(told)
     if not rest:
         return told
     whose = f"{rest} other classes" if told else "All classes"
-    return [*told, f"{whose}: more photos are expected to gain less than 0.1 points."]
+    return [*told, f"{whose}: the expected gain from more photos is below 0.1 points."]
 
 
 def advise_run(
@@ -89,27 +89,28 @@ def advise_run(
     data: str | ImageData | None = None,
     data_dir: str | None = None,
 ) -> list[Advice]:
-    """What to photograph next for a run, from its stored features.
+    """Suggests what to photograph next for a run, from its stored features.
 
-    Where the run held photos out, these are judged, as the backbone has not seen them.
+    If the run has a validation split, errors are counted on it, because the backbone
+    has not seen those photos.
 
     Args:
         run: The run, or its folder.
-        photos: How many photos can be taken.
+        photos: Number of photos that can be taken.
         which: The `"best"` model (default) or the `"last"`.
-        data: Where the data set is now, if it moved.
-        data_dir: Where TensorFlow Datasets data is now, if it moved.
+        data: New location of the data set, if moved.
+        data_dir: New location of TensorFlow Datasets data, if moved.
 
     Returns:
-        The advice for each class that should get photos, the most gain first; it is
-        also left in the run, for its report and card.
+        Advice for each class that should get photos, largest gain first. It is also
+        stored in the run, for its report and card.
     """
     run = Run.open(run)
     images, given = open_judged_data(run, data, data_dir)
     if given:
         raise APINetError(
-            f"The data {images.name!r} is not what this run was trained on, which is "
-            "what advice is about; give --data only where that has moved to."
+            f"The data {images.name!r} is not the data this run was trained on, which "
+            "advice requires; use --data only to give its new location."
         )
     found = run_features(run, run.model(which), images, which=which)
     parts = [found[name] for name in ("train", "val") if name in found]
@@ -119,7 +120,7 @@ def advise_run(
     features = np.concatenate([part.features for part in parts])
     labels = np.concatenate([part.labels for part in parts])
     advised = advise(features, labels, run.class_names, photos, judged=judged)
-    # Report and card tell it.
+    # Shown in the report and card.
     run.write("advice.json", {"advice": sentences(advised), "model": which})
     return advised
 
@@ -133,10 +134,10 @@ def advise(
     judged: ArrayLike | None = None,
     seed: int = 0,
 ) -> list[Advice]:
-    """What to photograph next, from features `[n, D]`, if `photos` can be taken.
+    """Suggests what to photograph next, from features `[n, D]`, for `photos` photos.
 
-    Labels `[n]` int are positions in `names`; errors are counted on the `judged` `[n]`
-    photos, by default on all.
+    Labels `[n]` int are indices into `names`. Errors are counted on the photos where
+    `judged` `[n]` is true, by default on all.
     """
     x, y = np.asarray(features, np.float32), np.asarray(labels)
     counts = np.bincount(y, minlength=len(names))
@@ -144,12 +145,12 @@ def advise(
     if not on.any() or counts.min() < 2:
         few = names[int(counts.argmin())]
         raise APINetError(
-            f"The class {few!r} has {counts.min()} photos, and errors are counted on "
-            "photos that are held out; give every class at least 2."
+            f"The class {few!r} has {counts.min()} photos, too few to hold some out; "
+            "give every class at least 2."
         )
     full = out_of_fold(x, y, classes=len(names), folds=3, seed=seed)
     half = np.zeros_like(full)
-    # Each half is judged by what is fitted to the other.
+    # Heads are fitted out of fold within each half.
     first = _halves(y, seed)
     for part in (first, ~first):
         rows = np.flatnonzero(part)
@@ -193,7 +194,7 @@ def advise(
 
 
 def _halves(labels: NDArray[Any], seed: int) -> NDArray[np.bool_]:
-    """Half of the photos of each class."""
+    """Mask of half of the photos of each class."""
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     first = np.zeros(len(labels), bool)
@@ -208,7 +209,7 @@ def _curve(
     rows: NDArray[Any],
     classes: int,
 ) -> tuple[NDArray[np.float64], float]:
-    """The error of each class, and the power by which photos make it smaller."""
+    """The error of each class, and the exponent of its decay with more photos."""
     y = labels[rows]
     total = np.bincount(y, minlength=classes)
     missed = np.bincount(y, weights=wrong[rows], minlength=classes)
@@ -219,14 +220,14 @@ def _curve(
 
 
 def _gain(errors: Any, slope: float, counts: Any, more: Any) -> NDArray[np.float64]:
-    """By how much the error of each class falls with more photos."""
+    """Expected reduction in the error of each class with more photos."""
     return np.asarray(errors * (1 - ((counts + more) / counts) ** -slope))
 
 
 def _shares(
     errors: NDArray[Any], counts: NDArray[Any], photos: int
 ) -> NDArray[np.int64]:
-    """Photos for each class: where they are fewest, then where errors are most."""
+    """Photos for each class: first those with the fewest, then the most errors."""
     more = np.zeros(len(errors), np.int64)
     weights = 1 + 1e-6 * errors
     step = min(_STEP, max(1, photos // len(errors)))
@@ -236,6 +237,6 @@ def _shares(
 
 
 def _spread(x: NDArray[Any], labels: NDArray[Any], classes: int) -> NDArray[Any]:
-    """How much the photos of each class differ: mean cosine distance to their mean."""
+    """Variation within each class: mean cosine distance to the class mean."""
     means = class_means(unit(x), labels, classes)
     return np.asarray(1 - np.linalg.norm(means, axis=1))

@@ -1,8 +1,8 @@
-"""`keras-apinet data --audit`: photos that a person should look at before a training.
+"""`keras-apinet data --audit`: photos to review before training.
 
-Labels that are probably wrong, photos that look the same under two labels, photos far
-from their class, and dark, blurred or tiny ones: an HTML page with the photos, and a
-table that `train --exclude` and `--relabel` read. The test split is left alone.
+Finds labels that are probably wrong, near-duplicates with different labels, outliers,
+and dark, blurred or tiny photos. Writes an HTML page with the photos and a table for
+`train --exclude` and `--relabel`. The test split is not audited.
 """
 
 import csv
@@ -30,7 +30,7 @@ from keras_apinet.runs import Run
 COLUMNS = ("path", "split", "label", "kind", "suggested", "score", "why")
 KINDS = {
     "label": "Labels that are probably wrong",
-    "conflict": "Photos that look the same, with different labels",
+    "conflict": "Near-duplicates with different labels",
     "outlier": "Photos unlike the others of their class",
     "dark": "Dark photos",
     "blurred": "Blurred photos",
@@ -39,24 +39,24 @@ KINDS = {
 }
 _DARK = 40  # mean brightness, of 255
 _BLURRED = 25.0  # variance of the Laplacian, at 256 px
-_FAR = 2.5  # times the usual distance in the class
+_FAR = 2.5  # times the median distance in the class
 _SIDE = 256
 _SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Why a photo should be looked at.
+    """A photo to review, and the reason.
 
     Attributes:
         path: The photo.
         split: `"train"` or `"val"`.
-        label: The class that it has.
+        label: Its label.
         kind: A key of `KINDS`.
-        suggested: The class that it probably is, or `""`.
+        suggested: The class that is probably right, or `""`.
         score: Larger is worse; comparable within a kind.
-        why: A sentence.
-        place: Its number in the split.
+        why: The reason, as a sentence.
+        place: Index in the split.
     """
 
     path: str
@@ -70,17 +70,17 @@ class Finding:
 
 
 def audit(run: Run | str | Path, images: ImageData) -> list[Finding]:
-    """What should be looked at in a data set, by the features of a run's model.
+    """Finds photos to review in a data set, using the features of a run's model.
 
-    The data may have other classes than the run: heads are fitted to its own labels,
-    each without the photos that it judges. A wrong label that all photos of a scene
-    share is not found so. The findings come kind by kind, the worst first.
+    The data may have other classes than the run, because heads are fitted to its own
+    labels, out of fold. This does not detect wrong labels shared by all photos of a
+    scene. Findings are sorted by kind, worst first.
     """
     run = Run.open(run)
     if len(images.class_names) < 2:
         raise APINetError(
-            f"The data set {images.name!r} has {len(images.class_names)} class; labels "
-            "can only be wrong among at least 2."
+            f"The data set {images.name!r} has {len(images.class_names)} class; an "
+            "audit of labels needs at least 2."
         )
     splits = {n: s for n, s in images.splits.items() if n in ("train", "val")}
     found: list[Finding] = []
@@ -115,19 +115,19 @@ def audit(run: Run | str | Path, images: ImageData) -> list[Finding]:
         other = images.class_names[doubts.suggested[i]]
         why = (
             f"Probability {p[i, doubts.suggested[i]]:.0%} of {other!r}, "
-            f"{p[i, y[i]]:.0%} of its label, by a head that has not seen it."
+            f"{p[i, y[i]]:.0%} of its label, by a head that was not fitted to it."
         )
         find(places[i], "label", float(doubts.margin[i]), why, other)
     far = outliers(x, y)
     for i in np.flatnonzero(far > _FAR):
-        why = f"{far[i]:.1f} times as far from its class as most of it are."
+        why = f"{far[i]:.1f} times the median distance to its class."
         find(places[i], "outlier", float(far[i]), why)
     kept = replace(images, splits=splits)
     for pair in near_duplicates(kept)["near_conflicts"]:
         for photo, (there, j) in (pair, pair[::-1]):
             twin = splits[there]
             why = (
-                f"Looks the same as {twin.reference(j)}, which is called "
+                f"Near-duplicate of {twin.reference(j)}, which is labeled "
                 f"{images.class_names[twin.labels[j]]!r}."
             )
             find(photo, "conflict", 1.0, why)
@@ -136,7 +136,7 @@ def audit(run: Run | str | Path, images: ImageData) -> list[Finding]:
 
 
 def _quality(split: Split, image_size: int) -> Iterator[tuple[int, str, float, str]]:
-    """What is wrong with the pixels of photos: number, kind, score and why."""
+    """Yields index, kind, score and reason for photos of poor quality."""
     for i in range(len(split)):
         try:
             pixels = split.read(i)
@@ -145,7 +145,7 @@ def _quality(split: Split, image_size: int) -> Iterator[tuple[int, str, float, s
             continue
         height, width = pixels.shape[:2]
         if min(height, width) < image_size / 2:
-            why = f"{width} x {height} px, for a model that sees {image_size} px."
+            why = f"{width} x {height} px, for a model input of {image_size} px."
             yield i, "tiny", image_size / min(height, width), why
             continue
         small = Image.fromarray(pixels).convert("L")
@@ -158,19 +158,19 @@ def _quality(split: Split, image_size: int) -> Iterator[tuple[int, str, float, s
             continue
         sharp = sharpness(grey)
         if sharp < _BLURRED:
-            why = f"Sharpness {sharp:.0f}, where {_BLURRED:.0f} is little."
+            why = f"Sharpness {sharp:.0f}, below the threshold of {_BLURRED:.0f}."
             yield i, "blurred", 1 / (1 + sharp), why
 
 
 def sharpness(grey: NDArray[Any]) -> float:
-    """Variance of the Laplacian of a grey picture `[h, w]`, 0..255."""
+    """Variance of the Laplacian of a grayscale image `[h, w]`, 0..255."""
     return float(laplace(np.asarray(grey, np.float64))[1:-1, 1:-1].var())
 
 
 def audit_table(findings: list[Finding]) -> str:
-    """The findings as CSV: delete the rows that you disagree with."""
+    """The findings as CSV, from which users delete rows they disagree with."""
     text = io.StringIO()
-    # Not ended by "\n" alone, where "\r" in a path would stand without quotes.
+    # The default line ending makes the writer quote "\r" in paths.
     table = csv.writer(text)
     table.writerow(COLUMNS)
     for f in findings:
@@ -181,7 +181,7 @@ def audit_table(findings: list[Finding]) -> str:
 
 
 def audit_page(findings: list[Finding], images: ImageData, table: str) -> str:
-    """The findings as one HTML page, with their photos and the name of their table."""
+    """The findings as one HTML page with photos and the name of the table."""
     sections = []
     for kind, title in KINDS.items():
         rows = [f for f in findings if f.kind == kind]

@@ -1,4 +1,4 @@
-"""Photos of new classes made features, and what a change of classes costs."""
+"""Features of photos of new classes, and the accuracy cost of changing classes."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,12 @@ from keras_apinet.errors import APINetError, did_you_mean, printable
 from keras_apinet.files.features import Features
 from keras_apinet.runs import Run
 
-# Share of new photos that may be unreadable.
+# Maximum fraction of new photos that may be unreadable.
 _MOST_BROKEN = 0.1
 
 
 def listed(photos: Mapping[str, Sequence[str]]) -> data.ImageData:
-    """Photos that were named one by one."""
+    """Image data from a mapping of classes to photos."""
     names = tuple(printable(name) for name in sorted(photos))
     for name in photos:
         if not photos[name] or not name.strip():
@@ -31,7 +31,7 @@ def listed(photos: Mapping[str, Sequence[str]]) -> data.ImageData:
 
 
 def readable(photos: data.ImageData) -> data.ImageData:
-    """The photos that can be read, if these are nearly all."""
+    """The readable photos; raises an error if too many are unreadable."""
     splits, failed = {}, []
     for name, split in photos.splits.items():
         good = []
@@ -46,13 +46,13 @@ def readable(photos: data.ImageData) -> data.ImageData:
     if len(failed) > _MOST_BROKEN * total:
         raise APINetError(
             f"{len(failed):,} of {total:,} new photos cannot be read; repair or omit "
-            f"them, the first: {failed[0]}"
+            f"them, starting with: {failed[0]}"
         )
     return replace(photos, splits=splits)
 
 
 def relabelled(had: Features, to: NDArray[Any]) -> Features:
-    """Features with other labels, without the photos of labels that become -1."""
+    """Features with mapped labels, without photos whose label maps to -1."""
     kept = to[had.labels] >= 0
     return Features(
         had.features[kept],
@@ -63,7 +63,7 @@ def relabelled(had: Features, to: NDArray[Any]) -> Features:
 
 
 def check_fresh(run: Run, images: "data.ImageData", photos: "data.ImageData") -> None:
-    """Checks that no new photo is one that the run has under another name."""
+    """Checks that no new photo is already in the run under another class."""
     has = {
         os.path.realpath(part.reference(i)): images.class_names[part.labels[i]]
         for part in images.splits.values()
@@ -74,14 +74,14 @@ def check_fresh(run: Run, images: "data.ImageData", photos: "data.ImageData") ->
         for i in range(len(part)):
             if name := has.get(os.path.realpath(part.reference(i))):
                 raise APINetError(
-                    f"The photo {part.reference(i)!r} is in the run "
-                    f"{str(run.folder)!r} already, as {name!r}; take it out of the "
-                    "new class, or remove that class first."
+                    f"The photo {part.reference(i)!r} is already in the run "
+                    f"{str(run.folder)!r}, as {name!r}; remove it from the new class, "
+                    "or remove that class first."
                 )
 
 
 def check_known(run: Run, names: Sequence[str]) -> None:
-    """Checks that a run has classes of these names."""
+    """Checks that a run has these classes."""
     for name in names:
         if name not in run.class_names:
             raise APINetError(
@@ -91,7 +91,7 @@ def check_known(run: Run, names: Sequence[str]) -> None:
 
 
 def joined(old: Features | None, new: Features, to: NDArray[Any]) -> Features:
-    """Features of a split, and after them those of new classes."""
+    """Features of a split, followed by those of new classes."""
     labels = to[new.labels]
     if old is None:
         return replace(new, labels=labels, positions=np.arange(len(new)))
@@ -106,7 +106,7 @@ def joined(old: Features | None, new: Features, to: NDArray[Any]) -> Features:
 def origins(
     sources: Sequence["data.ImageData | None"], split: str
 ) -> dict[str, Callable[[], NDArray[np.uint8]]]:
-    """What reads each photo of a split, by its name."""
+    """Functions that read each photo of a split, by name."""
     parts = [s.splits[split] for s in sources if s is not None and split in s.splits]
     return {
         part.reference(i): partial(part.read, i)
@@ -117,16 +117,16 @@ def origins(
 
 @dataclass(frozen=True)
 class Change:
-    """A new run, and what its classes cost the old ones.
+    """A new run, and the accuracy before and after the change of classes.
 
     Attributes:
         run: The new run.
-        photos: Training photos of new classes.
+        photos: Number of training photos of new classes.
         before: Validation accuracy of the kept classes in the old run, among its
             classes; `None` without validation photos.
-        after: The same of the new run, among its own.
-        new: Validation accuracy of new classes; `None` without photos of them.
-        images: Validation photos of the kept and the new classes.
+        after: The same for the new run, among its classes.
+        new: Validation accuracy of the new classes; `None` without photos of them.
+        images: Numbers of validation photos of the kept and of the new classes.
     """
 
     run: Run
@@ -138,7 +138,7 @@ class Change:
 
     @property
     def accuracy(self) -> float | None:
-        """Of the new run, on all its validation photos; `None` without any."""
+        """Accuracy of the new run on all its validation photos, or `None`."""
         parts = list(zip((self.after, self.new), self.images, strict=True))
         total = sum(self.images)
         right = sum(share * count for share, count in parts if share is not None)
@@ -154,10 +154,10 @@ def judged(
     has: Features | None,
     old_to_new: NDArray[np.int64],
 ) -> Change:
-    """Validation accuracies before and after, on features.
+    """Validation accuracy before and after a change, computed from features.
 
-    `old_to_new` is the new label of each old class, -1 for one that is gone; what is
-    one class afterwards counts as one before.
+    `old_to_new` maps each old class to its new label, or to -1 if it was removed.
+    Classes that were merged count as one class before the change, too.
     """
     if had is None or has is None or not len(has):
         return Change(run, photos, None, None, None, (0, 0))

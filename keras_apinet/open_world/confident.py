@@ -1,8 +1,8 @@
 """Labels that are probably wrong, and features far from their class.
 
-Confident learning (Northcutt et al., JAIR 2021): a head that has not seen a photo gives
-its probabilities; a photo that is likelier another class than photos of that class are
-on average is a candidate, the surest first.
+Confident learning (Northcutt et al., JAIR 2021) uses out-of-fold probabilities: a photo
+is a candidate if its probability of another class is at least the mean probability of
+that class over its own photos. Candidates are ranked by margin.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ def out_of_fold(
 ) -> NDArray[np.float32]:
     """Class probabilities `[n, C]` of each photo, by a head fitted without its group.
 
-    Groups `[n]` are equal for photos that are held out together, by default each by
-    itself. A class that the other parts lack has probability 0.
+    Photos with equal `groups` `[n]` are held out together; by default, each photo is
+    its own group. Classes that are absent from the other folds get probability 0.
     """
     x, y = np.asarray(features, np.float32), np.asarray(labels)
     count = int(y.max()) + 1 if classes is None else classes
@@ -50,7 +50,7 @@ def out_of_fold(
 def _folds(
     labels: NDArray[np.int64], groups: ArrayLike, folds: int, seed: int
 ) -> NDArray[np.int64]:
-    """The part of each photo: whole groups, each class spread over all parts."""
+    """The fold of each photo: groups stay together, classes are spread evenly."""
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     rng = np.random.default_rng(seed)
     fold = np.zeros(len(labels), np.int64)
@@ -69,13 +69,13 @@ def _folds(
 
 @dataclass(frozen=True, eq=False)
 class Doubts:
-    """What confident learning says of labels.
+    """Results of confident learning.
 
     Attributes:
-        order: `[n]`, all photos, the most doubtful first.
-        candidates: How many of these are more than a ranking: wrong, probably.
-        suggested: `[n]`, the likeliest other class of each photo.
-        margin: `[n]`, its probability less that of the given label.
+        order: `[n]`, all photos, most doubtful label first.
+        candidates: How many of the first photos are probably mislabeled.
+        suggested: `[n]`, the most probable other class of each photo.
+        margin: `[n]`, its probability minus that of the given label.
     """
 
     order: NDArray[np.int64]
@@ -85,7 +85,7 @@ class Doubts:
 
 
 def doubtful_labels(probabilities: ArrayLike, labels: ArrayLike) -> Doubts:
-    """Ranks labels by how doubtful heads are `[n, C]` that have not seen them."""
+    """Ranks labels by doubt, from out-of-fold probabilities `[n, C]`."""
     p, y = np.asarray(probabilities, np.float32), np.asarray(labels)
     rows = np.arange(len(y))
     counts = np.bincount(y, minlength=p.shape[1])
@@ -101,13 +101,13 @@ def doubtful_labels(probabilities: ArrayLike, labels: ArrayLike) -> Doubts:
 
 
 def outliers(features: ArrayLike, labels: ArrayLike) -> NDArray[np.float32]:
-    """How much farther each photo is from its class than the others of it are.
+    """Distance of each photo from its class, relative to the class's median.
 
-    The distance is the cosine one to the fifth nearest photo of the class (fewer in
-    small classes), over the median of that in the class.
+    The distance is the cosine distance to the fifth-nearest photo of the class (a
+    nearer one in small classes), divided by its median over the class.
 
     Returns:
-        `[n]`; 1 is usual, and classes of fewer than four photos have nothing else.
+        `[n]`; 1 is typical, and always 1 in classes of fewer than four photos.
     """
     x, y = unit(np.asarray(features, np.float32)), np.asarray(labels)
     found = np.ones(len(y), np.float32)
@@ -116,7 +116,7 @@ def outliers(features: ArrayLike, labels: ArrayLike) -> NDArray[np.float32]:
         if len(inside) < 4:
             continue
         away = np.sort(1 - x[inside] @ x[inside].T, axis=1)
-        # The nearest of all is the photo itself.
+        # Column 0 is the photo itself.
         kth = away[:, min(NEIGHBOURS, len(inside) - 2)]
         found[inside] = kth / max(float(np.median(kth)), 1e-6)
     return found

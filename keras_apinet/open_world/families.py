@@ -1,7 +1,7 @@
-"""Families: what a classifier answers where it cannot tell classes apart.
+"""Families: groups of classes to answer with when no single class is certain.
 
-A run keeps them in `families.json`: the family of every class, from the data set, from
-a table, or from the confusions on the validation photos.
+A run stores the family of each class in `families.json`, from the data set, a table, or
+the confusions on the validation photos.
 """
 
 import csv
@@ -23,8 +23,7 @@ FILE = "families.json"
 def read_families(path: str | Path, class_names: Sequence[str]) -> tuple[str, ...]:
     """The family of each class from a CSV file with the columns `class` and `family`.
 
-    A class that it does not name is a family of its own; a name that is no class is an
-    error.
+    A class that is not listed is its own family; an unknown class is an error.
     """
     try:
         lines = read_content(Path(path)).decode("utf-8-sig").splitlines()
@@ -48,7 +47,7 @@ def read_families(path: str | Path, class_names: Sequence[str]) -> tuple[str, ..
     for name in family_of:
         if name not in class_names:
             raise APINetError(
-                f"{str(path)!r} names the class {name!r}, which the model does not have"
+                f"{str(path)!r} lists the class {name!r}, which the model does not have"
                 + did_you_mean(str(name), class_names)
             )
     return tuple(family_of.get(name, name) for name in class_names)
@@ -57,11 +56,11 @@ def read_families(path: str | Path, class_names: Sequence[str]) -> tuple[str, ..
 def confused_families(
     labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str]
 ) -> tuple[str, ...]:
-    """Families of classes that validation photos, `[n]` labels and `[n, C]`, confuse.
+    """Clusters classes by confusion, from `[n]` labels and `[n, C]` probabilities.
 
-    Two classes are as near as the mean probability that photos of one give the other;
-    clusters by average linkage, cut where that falls below a tenth. A family is called
-    by its classes' names, joined by `/`.
+    The similarity of two classes is the mean probability of one for photos of the
+    other. Clusters use average linkage, cut at a similarity of 0.1. A family is named
+    after its classes, joined by `/`.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
@@ -83,10 +82,10 @@ def confused_families(
 def answer(
     probabilities: NDArray[Any], families: Sequence[str], confidence: float
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """What to answer at a confidence: a class, a family, or neither.
+    """Answers at a confidence level: a class, a family, or neither.
 
     Returns:
-        `best` `[n]` (the most probable class, or of the most probable family where
+        `best` `[n]` (the most probable class, within the most probable family where
         `is_family`), `is_class` and `is_family` `[n]`.
     """
     SHARE.check("confidence", confidence)
@@ -106,12 +105,12 @@ def family_figures(
     families: Sequence[str],
     confidence: float,
 ) -> dict[str, Any]:
-    """Accuracy and depth of the answers at a confidence.
+    """Accuracy and depth of the answers at a confidence level.
 
     Returns:
-        `accuracy` of the answers that were given (a family is right if it holds the
-        class), the shares answered with a `class`, a `family` and `neither`, and
-        `depth`: the mean of 1, of `1 - log(classes of the family) / log(C)`, and of 0.
+        `accuracy` of the given answers (a family is right if it contains the class),
+        the fractions answered with a `class`, a `family` and `neither`, and `depth`,
+        the mean of 1, `1 - log(classes of the family) / log(C)` and 0, respectively.
     """
     y, names = np.asarray(labels), np.asarray(families)
     best, is_class, is_family = answer(probabilities, families, confidence)
@@ -130,14 +129,14 @@ def family_figures(
 
 
 def words(family: str) -> str:
-    """How to say a family: "some apple", "conference or anjou"."""
+    """The text for a family, such as "some apple" or "conference or anjou"."""
     return family.replace("/", " or ") if "/" in family else f"some {family}"
 
 
 def families_in(
     content: Mapping[str, Any] | None, class_names: Sequence[str]
 ) -> tuple[str, ...] | None:
-    """The family of each class from a run's file; `None` if it has none."""
+    """The family of each class from a run's file, or `None` without one."""
     if content is None:
         return None
     return tuple(content["families"].get(name, name) for name in class_names)

@@ -1,4 +1,4 @@
-"""Pooled features of photos: those of a run, from its folder, and of any others."""
+"""Pooled features of a run's photos, cached in its folder, and of other photos."""
 
 import csv
 import io
@@ -34,14 +34,14 @@ def run_features(
     which: str = "best",
     splits: Sequence[str] = ("train", "val"),
 ) -> dict[str, Features]:
-    """The pooled features of a run's splits, from its folder or computed and kept.
+    """The pooled features of a run's splits, loaded from its folder or computed.
 
     Args:
         run: The run.
         model: Its model.
-        images: Its data set. Default: it is opened where the training found it.
-        which: Which model of the run that is.
-        splits: The splits; those that the data set does not have are left out.
+        images: Its data set. By default, loaded from its original location.
+        which: Which model of the run it is.
+        splits: The splits; those that the data set does not have are skipped.
     """
     images = open_data(run) if images is None else images
     path = run.folder / file_of(FEATURES, which)
@@ -63,7 +63,7 @@ def run_features(
 
 
 def photo_features(run: Run, model: APINet, split: Split) -> Features:
-    """The features of any photos, prepared as the run's own."""
+    """The features of any photos, preprocessed like the run's own."""
     seen = predict_split(model, split, **run_options(run))
     names = tuple(split.reference(int(i)) for i in seen.positions)
     return Features(seen.features, seen.labels, seen.positions, names)
@@ -84,10 +84,10 @@ def write_photo_features(
     features: NDArray[np.float32],
     force: bool = False,
 ) -> None:
-    """Writes pooled features `[n, D]` of photos, a row for each, as `.npz` or `.csv`.
+    """Writes pooled features `[n, D]` of photos, one row each, as `.npz` or `.csv`.
 
-    The file has `photos` `[n]` and `features` `[n, D]` float32, or is a table with the
-    columns `photo`, `feature_0` and on.
+    The `.npz` file has `photos` `[n]` and `features` `[n, D]` float32; the table has
+    the columns `photo`, `feature_0`, `feature_1`, and so on.
     """
     check_features_file(path, force)
     if Path(path).suffix.lower() == ".csv":

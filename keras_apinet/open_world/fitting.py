@@ -1,4 +1,4 @@
-"""What is fitted after a training: temperature, threshold for unknown, families."""
+"""Fitting after training: temperature, threshold for unknown photos, families."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,17 +35,18 @@ from keras_apinet.runs import CALIBRATION, Run
 from keras_apinet.shares import interval, percent, share_of
 
 Say = Callable[[str], None]
-# Features of training photos that are held in memory, and kept in the run, at most.
+# Maximum size of the training features held in memory and stored in the run.
 _MOST_FLOATS = 2**29
 
 
 def fit_after_training(run: Run, images: ImageData, keep: float, say: Say) -> None:
-    """Fits what predictions use, on the validation photos, and keeps it in the run.
+    """Fits temperature and unknown threshold on validation photos; stores both.
 
-    `keep` is the share of known photos that the threshold for unknown keeps; 0: none.
+    `keep` is the fraction of known photos that the threshold for unknown must accept;
+    0 fits no threshold.
     """
     count = len(images.splits["val"])
-    if few := too_few(count):  # no model has to be opened for that
+    if few := too_few(count):  # no need to load the model
         run.write(
             CALIBRATION,
             {"temperature": 1.0, "reason": few, "images": count, "model": "best"},
@@ -65,10 +66,10 @@ def fit_after_training(run: Run, images: ImageData, keep: float, say: Say) -> No
         return
     try:
         known = open_unknown(run, model)
-        if known is not None and known.keep == keep:  # of this model: nothing is new
+        if known is not None and known.keep == keep:  # already fitted for this model
             return
         fit_unknown(run, model, images, keep=keep)
-        say(f"Threshold for unknown, which keeps {keep:.0%} of the known")
+        say(f"Threshold for unknown, which accepts {keep:.0%} of known photos")
     except APINetError as error:
         say(f"No threshold for unknown was fitted: {error}")
 
@@ -81,14 +82,14 @@ def fit_unknown(
     which: str = "best",
     keep: float = 0.95,
 ) -> Unknown:
-    """Fits a model's threshold for unknown photos, and its families, in the run.
+    """Fits a model's threshold for unknown photos and its families; stores both.
 
-    `images` are by default opened where the training found them. Too few validation
-    photos, or a class of that name, are an error.
+    By default, `images` are loaded from their original location. Raises an error for
+    too few validation photos, or a class named `unknown`.
     """
     if "unknown" in run.class_names:
         raise APINetError(
-            "A class of this run is called 'unknown', which is the name for photos of "
+            "A class of this run is called 'unknown', which is reserved for photos of "
             "no class; rename it in the data."
         )
     images = open_data(run) if images is None else images
@@ -96,21 +97,21 @@ def fit_unknown(
     if held_out < FEWEST_IMAGES:
         raise APINetError(
             f"A threshold for unknown photos needs at least {FEWEST_IMAGES} validation "
-            f"photos, and {images.name!r} has {held_out}; train with --validation 0.2."
+            f"photos, but {images.name!r} has {held_out}; train with --validation 0.2."
         )
     floats = len(images.splits["train"]) * model.feature_size
     if floats > _MOST_FLOATS:
         raise APINetError(
             f"The features of {len(images.splits['train']):,} training photos would "
-            f"take {4 * floats / 1e9:.1f} GB, and {4 * _MOST_FLOATS / 1e9:.1f} is the "
-            "most; train on fewer photos."
+            f"take {4 * floats / 1e9:.1f} GB, but the limit is "
+            f"{4 * _MOST_FLOATS / 1e9:.1f} GB; train on fewer photos."
         )
     found = run_features(run, model, images, which=which)
     logits = found["val"].logits(model)
     fitted = Unknown.fit(found["train"], found["val"], logits, keep)
     fitted.save(run, which, model, len(found["val"]))
     known = run.read(FILE)
-    # Those of earlier confusions are of an earlier model.
+    # Families from confusions may be of an earlier model.
     if known is None or known.get("source") == "confusions":
         _write_families(run, model, images, found["val"], which)
     return fitted
@@ -132,7 +133,7 @@ def _write_families(
 
 
 def _probabilities(run: Run, model: APINet, seen: Features, which: str) -> Any:
-    """`[n, C]`, at the temperature of the run's model."""
+    """Probabilities `[n, C]` at the temperature of the run's model."""
     temperature = run.temperature(which, model)
     return np.exp(log_softmax(seen.logits(model), temperature))
 
@@ -149,28 +150,28 @@ def measure_open(
     confidence: float | None = None,
     families: str | Path | None = None,
 ) -> dict[str, Any]:
-    """How well a run tells foreign photos, and how it answers with families.
+    """Measures how well a run rejects foreign photos and answers with families.
 
     Args:
         run: A run, or its folder.
         split: The split of known photos.
         which: The `"best"` model (default) or the `"last"`.
-        data: Where the run's data set is now, or another set to judge it on.
-        data_dir: Where TensorFlow Datasets data is now, if it moved.
-        ignore_unknown: Leave images of classes out that the model does not know.
-        foreign: Photos of classes that the model does not know, in folders of classes.
-        confidence: The probability that an answer must have.
-        families: A CSV file with the columns `class` and `family`, kept in the run.
+        data: New location of the run's data set, or another data set to test on.
+        data_dir: New location of TensorFlow Datasets data, if moved.
+        ignore_unknown: Whether to skip images of classes that the model does not know.
+        foreign: Folder of class folders with photos that the model does not know.
+        confidence: Minimum probability of an answer.
+        families: A CSV file with columns `class` and `family`, stored in the run.
 
     Returns:
-        `foreign`: `auroc` and `rejected` (at `keep` of the known), `known_kept` and
-        `foreign_rejected` at the run's threshold, `top1` and `top1_kept` of the known;
-        `families`: see `family_figures`; `open`: both in sentences, which the run
-        keeps for its report and card. What was not asked for is left out.
+        `foreign`: `auroc` and `rejected` (when accepting `keep` of the known photos),
+        `known_kept` and `foreign_rejected` at the run's threshold, `top1` and
+        `top1_kept` of the known photos; `families`: see `family_figures`; `open`: both
+        as sentences, also stored in the run. Only the requested parts are included.
 
     Raises:
-        APINetError: If there are no held-out photos, the foreign folder holds known
-            classes or nothing that can be read, or the table does not fit.
+        APINetError: If there are no held-out photos, the foreign folder contains known
+            classes or no readable photos, or the table is invalid.
     """
     run = Run.open(run)
     names = run.class_names
@@ -182,7 +183,7 @@ def measure_open(
         content = dict(zip(names, own, strict=True))
         run.write(FILE, {"families": content, "source": str(families)})
     model = run.model(which)
-    if given:  # the run keeps the features of its own photos
+    if given:  # the run only caches features of its own photos
         known = photo_features(run, model, part)
     else:
         known = run_features(run, model, images, which=which, splits=(split,))[split]
@@ -220,9 +221,9 @@ def measure_open(
 def _keep_sentences(
     run: Run, file: str, what: dict[str, str], told: dict[str, str]
 ) -> None:
-    """Keeps what was measured, beside what was of the same weights and photos before.
+    """Stores measurements, merged with earlier ones of the same weights and photos.
 
-    With each is the file that it depends on: while that stays, it is told.
+    Each is stored with the digest of the file it depends on, to detect changes.
     """
     depends = {"foreign": file_of(UNKNOWN, what["model"]), "families": FILE}
     names = {kind: depends[kind] for kind in told}
@@ -234,7 +235,7 @@ def _keep_sentences(
 
 
 def _sentences(result: dict[str, Any]) -> dict[str, str]:
-    """What was measured, for people."""
+    """The measurements as sentences."""
 
     def share(figure: dict[str, Any]) -> str:
         if figure["value"] is None:
@@ -246,20 +247,20 @@ def _sentences(result: dict[str, Any]) -> dict[str, str]:
     if told := result.get("foreign"):
         auroc = told["auroc"]
         found["foreign"] = (
-            f"Foreign photos: {told['foreign']:,} against {told['known']:,} "
-            f"known: AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to "
-            f"{auroc['high']:.3f}); with {told['keep']:.0%} of the known kept, "
-            f"{share(told['rejected'])} of the foreign are rejected. At the run's "
-            f"threshold {share(told['known_kept'])} of the known are kept and "
-            f"{share(told['foreign_rejected'])} of the foreign rejected; top-1 "
-            f"{share(told['top1'])} of the known, of those kept "
-            f"{share(told['top1_kept'])}."
+            f"{told['foreign']:,} foreign against {told['known']:,} known photos: "
+            f"AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to "
+            f"{auroc['high']:.3f}); when {told['keep']:.0%} of known photos are kept, "
+            f"{share(told['rejected'])} of foreign photos are rejected. At the run's "
+            f"threshold, {share(told['known_kept'])} of known photos are kept and "
+            f"{share(told['foreign_rejected'])} of foreign photos rejected; top-1 "
+            f"accuracy is {share(told['top1'])} on known photos and "
+            f"{share(told['top1_kept'])} on those kept."
         )
     if families := result.get("families"):
         found["families"] = (
-            f"At a confidence of {families['confidence']:.0%}: "
-            f"{share(families['accuracy'])} of the answers are right, depth "
-            f"{families['depth']:.2f}; a class for {share(families['class'])} of the "
+            f"At a confidence of {families['confidence']:.0%}, "
+            f"{share(families['accuracy'])} of the answers are correct, with depth "
+            f"{families['depth']:.2f}: a class for {share(families['class'])} of the "
             f"photos, a family for {share(families['family'])}, neither for "
             f"{share(families['neither'])}."
         )
@@ -267,15 +268,15 @@ def _sentences(result: dict[str, Any]) -> dict[str, str]:
 
 
 def _foreign_data(folder: str | Path, class_names: list[str]) -> list[Split]:
-    """All photos of a folder of other classes, of whatever splits it has."""
+    """All photos of a folder of other classes, from all of its splits."""
     if not Path(folder).exists():
-        raise APINetError(f"There is no folder {str(folder)!r}; give --foreign FOLDER.")
+        raise APINetError(f"The folder {str(folder)!r} is missing; check --foreign.")
     others = sources.load(str(folder), validation=None)
     same = [name for name in others.class_names if name in class_names]
     if same:
         raise APINetError(
-            f"The foreign folder {str(folder)!r} holds classes that the model knows "
-            f"({', '.join(map(repr, same[:5]))}); leave them out."
+            f"The foreign folder {str(folder)!r} contains classes that the model knows "
+            f"({', '.join(map(repr, same[:5]))}); remove them from it."
         )
     return [part for part in others.splits.values() if len(part)]
 

@@ -1,4 +1,4 @@
-"""Linear heads on pooled features: imprinted from prototypes, and fitted in seconds."""
+"""Linear heads on pooled features: imprinted from prototypes or fitted in seconds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,22 +12,22 @@ from keras_apinet.errors import APINetError, distinct_names
 from keras_apinet.model.apinet import APINet
 
 Head = tuple[NDArray[np.float32], NDArray[np.float32]]
-# Chosen on validation photos, see `benchmarks/new_classes.py`.
+# Chosen on validation photos; see `benchmarks/new_classes.py`.
 PULL = 1e-3
-# Directions of the features along which a head is fitted.
+# Number of principal directions of the features to fit a head in.
 RANK = 256
 
 
 def imprint(head: Head, old: tuple[ArrayLike, ArrayLike], new: ArrayLike) -> Head:
-    """The column `[D]` and bias `[1]` of one more class, from the mean of its features.
+    """The column `[D]` and bias `[1]` of a new class, from the mean of its features.
 
-    Qi, Brown and Lowe (CVPR 2018) imprint normalised prototypes. This head is not
-    normalised, so the new column points from the mean of the old features to that of
-    the new ones, is as long as the old columns are (their median), and its bias gives
-    the new photos the logit that old photos have for their own class.
+    Qi, Brown and Lowe (CVPR 2018) imprint normalized prototypes. This head is not
+    normalized, so the new column points from the mean of the old features to that of
+    the new ones and has the median length of the old columns. The bias gives the new
+    photos the mean logit that old photos have for their own class.
 
-    The head has kernel `[D, C]` and bias `[C]`; `old` are features `[n, D]` and labels
-    `[n]` of its classes, `new` features `[m, D]` of the new one.
+    `head` has kernel `[D, C]` and bias `[C]`; `old` are features `[n, D]` and labels
+    `[n]` of its classes, `new` are features `[m, D]` of the new class.
     """
     kernel, bias = head
     features, labels = np.asarray(old[0], np.float32), np.asarray(old[1])
@@ -48,16 +48,16 @@ def fit_head(
     pull: float = PULL,
     iterations: int = 100,
 ) -> Head:
-    """A softmax head on features, all classes in balance, by SciPy's L-BFGS.
+    """Fits a class-balanced softmax head to features, using SciPy's L-BFGS.
 
     Args:
         features: `[n, D]`.
         labels: `[n]` int, below `classes`.
         classes: Number of classes C.
-        start: The head that it begins at and is pulled to. Default: zero.
-        pull: How strongly: the factor of the squared distance, on features that are
-            centred and of unit spread.
-        iterations: Of L-BFGS, at most.
+        start: Initial head, which the fit is also regularized toward. Default: zero.
+        pull: Regularization strength: factor of the squared distance from `start`, for
+            features that are centered and have unit spread.
+        iterations: Maximum number of L-BFGS iterations.
     """
     x, y = np.asarray(features, np.float32), np.asarray(labels)
     kernel, bias = start or (np.zeros((x.shape[1], classes)), np.zeros(classes))
@@ -65,7 +65,7 @@ def fit_head(
     mean = x.mean(axis=0)
     x = x - mean
     spread = max(float(np.sqrt((x**2).mean())), 1e-12)
-    # Along the other directions the photos hardly differ: the start stays there.
+    # In other directions the photos hardly differ, so `start` is kept.
     _, axes = np.linalg.eigh(x.T @ x)
     axes = axes[:, -RANK:] / spread
     x = np.hstack([x @ axes, np.ones((len(x), 1), np.float32)])
@@ -111,8 +111,7 @@ def head_for(
     """
     if len(distinct_names(wanted)) < 2:
         raise APINetError(
-            f"{len(wanted)} class would be left; telling classes apart needs at least "
-            "2."
+            f"{len(wanted)} class would remain, but a classifier needs at least 2."
         )
     kernel, bias = head
     x, y = np.asarray(features, np.float32), np.asarray(labels)
@@ -128,8 +127,7 @@ def head_for(
             continue
         if not (y == i).any() or not old.any():
             raise APINetError(
-                f"The class {wanted[i]!r} has no readable photo to learn from; give "
-                "some."
+                f"The class {wanted[i]!r} has no readable training photos; add some."
             )
         known = (x[old], first[y[old]])
         column, own = imprint(head, known, x[y == i])
@@ -148,25 +146,25 @@ def with_classes(
     merged: Mapping[str, Sequence[str]] | None = None,
     refit: bool = True,
 ) -> APINet:
-    """A model of other classes on the same backbone, which it shares weights of none.
+    """Creates a model with other classes and a copy of the same backbone.
 
     Args:
-        model: A trained model that knows its class names.
-        class_names: The new model's classes. Known ones keep their weights, others
-            are imprinted from their features, and those left out are gone.
-        features: `[n, D]` pooled features of photos of all of them, such as
+        model: A trained model with class names.
+        class_names: Classes of the new model. Known classes keep their weights, new
+            ones are imprinted from their features, and all others are removed.
+        features: `[n, D]` pooled features of photos of all classes, such as
             `model.feature_model().predict(images)`.
-        labels: `[n]` int, positions in `class_names`.
-        merged: New class -> the known classes that it is made of.
-        refit: Whether the head is then fitted to all features, in balance, which takes
-            seconds. Default True.
+        labels: `[n]` int, indices into `class_names`.
+        merged: Mapping from a new class to the known classes it merges.
+        refit: Whether to then fit the head to the class-balanced features, which takes
+            seconds. Defaults to True.
 
     Returns:
-        The new model, compiled with nothing.
+        The new model, not compiled.
 
     Raises:
-        APINetError: For a model without names, fewer than two classes, or a new class
-            without features.
+        APINetError: For a model without class names, fewer than two classes, or a new
+            class without features.
 
     Example:
     ```python
@@ -176,8 +174,8 @@ def with_classes(
     """
     if model.class_names is None:
         raise APINetError(
-            "The model has no class_names (class_names=None), so its classes cannot be "
-            "named; build it with class_names."
+            "The model has no class names (class_names=None), so its classes cannot be "
+            "changed by name; build it with class_names."
         )
     kernel, bias = head_for(
         tuple(model.classifier.get_weights()),

@@ -1,10 +1,10 @@
-"""None of these: the score and threshold that tell photos of classes never learned.
+"""Unknown photos: a score and thresholds that detect photos of none of the classes.
 
-The score is the sum of two cosine similarities to a class: of the features, to its
-prototype, and of the logits, to what they would be if it alone stood out. An exported
+The score is the sum of two cosine similarities to a class: of the features to the class
+prototype, and of the logits to those of an ideal prediction of that class. An exported
 file computes it in its graph.
-A run keeps them in `unknown.json` and `unknown.npz` (`unknown_last.*` of the last
-model); the JSON names the model and the arrays that it belongs to.
+A run stores the thresholds in `unknown.json` and `unknown.npz` (`unknown_last.*` for
+the last model); the JSON identifies the model and arrays it belongs to.
 """
 
 import zipfile
@@ -28,27 +28,26 @@ if TYPE_CHECKING:
     from keras_apinet.model.apinet import APINet
 
 UNKNOWN = "unknown.json"
-# Less shrinkage makes 8-bit files lose decisions, see benchmarks/unknown.py.
+# Less shrinkage changes decisions of 8-bit files; see benchmarks/unknown.py.
 LARGEST_RANK, SHRINKAGE = 256, 0.5
-# A layer that gives logits: a converter divides its kernel by the temperature.
+# A layer that outputs logits; exporting divides its kernel by the temperature.
 SLOPE = "unknown_slope"
-# Held-out photos, of all classes, that a threshold needs: one in twenty is below it.
+# Held-out photos, over all classes, needed to fit thresholds: 1 in 20 is below.
 FEWEST_IMAGES = 40
-# As many held-out photos of a class weigh as much as all the others.
+# Held-out photos at which a class's own quantile weighs as much as the global one.
 _CLASS_WEIGHT = 20
-# Logits that one standard deviation of the known's margin is worth.
+# Logits per standard deviation of the margins of known photos.
 _STEEPNESS = 4.0
 _ARRAYS = ("centre", "projection", "directions", "thresholds")
 
 
 @dataclass(frozen=True, eq=False)
 class Prototypes:
-    """Cosine similarity to class prototypes, in a space where classes are round.
+    """Cosine similarity to class prototypes, in a whitened feature space.
 
-    Features are centred and projected so that photos of one class vary alike in all
-    directions (the within-class covariance, shrunk towards a multiple of the identity,
-    becomes the identity), then scaled to length 1: `z = (x - m) W / |(x - m) W|`. A
-    prototype is the mean of the z of a class's training photos, scaled to length 1.
+    Features are centered and whitened with the within-class covariance, shrunk toward a
+    multiple of the identity, then scaled to length 1: `z = (x - m) W / |(x - m) W|`. A
+    prototype is the mean z of a class's training photos, scaled to length 1.
 
     Attributes:
         centre: `[D]` float32, m.
@@ -64,16 +63,16 @@ class Prototypes:
     def fit(
         cls, features: ArrayLike, labels: ArrayLike, num_classes: int | None = None
     ) -> "Prototypes":
-        """Prototypes of training features `[n, D]`, whose classes are `[n]` labels.
+        """Fits prototypes to training features `[n, D]` with labels `[n]`.
 
-        C is by default one more than the largest label.
+        By default, C is the largest label plus one.
         """
         x, y = np.asarray(features, np.float64), np.asarray(labels)
         count = int(y.max()) + 1 if num_classes is None else num_classes
         centre = x.mean(axis=0)
         x = x - centre
         rank = min(LARGEST_RANK, x.shape[1], len(x))
-        # The directions in which photos differ most.
+        # The principal directions.
         _, _, axes = np.linalg.svd(x.T @ x, hermitian=True)
         x = x @ axes[:rank].T
         within = x - class_means(x, y, count)[y]
@@ -93,14 +92,14 @@ class Prototypes:
 
 @dataclass(frozen=True, eq=False)
 class Unknown:
-    """Says which photos are of none of the classes.
+    """Detects photos that belong to none of the classes.
 
     Attributes:
-        prototypes: What a photo's features are compared with.
-        thresholds: `[C]` float32, the similarity that each class asks for.
-        slope: What the margin is worth in the logits.
-        keep: Share of known held-out photos that the thresholds keep.
-        by_logits: Whether logits are compared, too; not in runs of earlier versions.
+        prototypes: Prototypes to compare features with.
+        thresholds: `[C]` float32, minimum similarity for each class.
+        slope: Scale from margins to logits.
+        keep: Fraction of known held-out photos that the thresholds accept.
+        by_logits: Whether logits are also compared; false in runs of earlier versions.
     """
 
     prototypes: Prototypes
@@ -113,16 +112,16 @@ class Unknown:
     def fit(
         cls, train: Features, held_out: Features, logits: ArrayLike, keep: float = 0.95
     ) -> "Unknown":
-        """Prototypes of training photos, and thresholds of held-out ones.
+        """Fits prototypes to training photos, and thresholds to held-out photos.
 
         `logits` `[n, C]` are those of the held-out photos.
 
-        Each class's threshold is the similarity that `keep` of its held-out photos
-        reach, drawn towards that of all photos where there are few; then all move
-        together, so that `keep` of all held-out photos reach one.
+        The threshold of a class is the similarity that `keep` of its held-out photos
+        reach, shrunk toward that of all photos if there are few. All thresholds are
+        then shifted so that `keep` of all held-out photos are accepted.
 
         Raises:
-            APINetError: For fewer than 40 held-out photos, or another share.
+            APINetError: For fewer than 40 held-out photos, or an invalid `keep`.
         """
         KEEP.check("unknown_keep", keep)
         if len(held_out) < FEWEST_IMAGES:
@@ -141,7 +140,7 @@ class Unknown:
             weight = len(mine) / (len(mine) + _CLASS_WEIGHT)
             lowest = np.quantile(mine, 1 - keep)
             thresholds[label] = weight * lowest + (1 - weight) * whole
-        # A class without training photos has no prototype, and accepts nothing.
+        # A class without training photos has no prototype and accepts nothing.
         thresholds[~prototypes.directions.any(axis=1)] = 2
         margins = (similar - thresholds).max(axis=1)
         thresholds += np.quantile(margins, 1 - keep, method="lower") - 1e-6
@@ -149,7 +148,7 @@ class Unknown:
         return cls(prototypes, thresholds.astype(np.float32), slope, keep)
 
     def margins(self, features: ArrayLike, logits: ArrayLike) -> NDArray[np.float32]:
-        """How far photos are above the thresholds, `[n]`; unknown if below 0.
+        """Margins above the thresholds, `[n]`; photos below 0 are unknown.
 
         `features` are `[n, D]`, `logits` `[n, C]`.
         """
@@ -159,7 +158,7 @@ class Unknown:
         return np.asarray((similar - self.thresholds).max(axis=1))
 
     def save(self, run: Run, which: str, model: "APINet", images: int) -> None:
-        """Keeps it in the run, for this model."""
+        """Stores it in the run, for this model."""
         path = run.folder / file_of("unknown.npz", which)
         arrays = {name: getattr(self.prototypes, name) for name in _ARRAYS[:3]}
         with replacing(path) as temporary:
@@ -176,10 +175,10 @@ class Unknown:
 
 
 def outstanding(logits: ArrayLike) -> NDArray[np.float32]:
-    """How much each class stands out in logits `[n, C]`, whatever their scale.
+    """Scale-invariant dominance of each class in logits `[n, C]`.
 
-    Less their mean over the classes, their cosine similarity to logits in which the
-    class alone stands out: `(l_c - mean(l)) sqrt(C / (C - 1)) / |l - mean(l)|`.
+    The cosine similarity of the centered logits to those in which only that class
+    stands out: `(l_c - mean(l)) sqrt(C / (C - 1)) / |l - mean(l)|`.
     """
     x = np.asarray(logits, np.float32)
     x = unit(x - x.mean(axis=1, keepdims=True))
@@ -191,7 +190,7 @@ def _corner(classes: int) -> float:
 
 
 def open_unknown(run: Run, model: "APINet", which: str = "best") -> Unknown | None:
-    """What a run knows of unknown photos; `None` if nothing, or of another model.
+    """Loads a run's thresholds; `None` if missing or fitted to another model.
 
     Raises:
         APINetError: If the files are damaged.
@@ -202,14 +201,14 @@ def open_unknown(run: Run, model: "APINet", which: str = "best") -> Unknown | No
         return None
     try:
         if digest_of(path) != content["arrays"]:
-            raise ValueError("it is not what was written")
+            raise ValueError("its digest does not match")
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             *parts, thresholds = (file[name] for name in _ARRAYS)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise APINetError(
             f"{str(path)!r} cannot be used ({error}); remove it and "
-            f"{file_of(UNKNOWN, which)}, and `keras-apinet evaluate --foreign FOLDER` "
-            "makes them again."
+            f"{file_of(UNKNOWN, which)}, then run `keras-apinet evaluate --foreign "
+            "FOLDER` to recreate both."
         ) from error
     options = content["slope"], content["keep"], content.get("logits", False)
     return Unknown(Prototypes(*parts), thresholds, *options)
@@ -218,17 +217,17 @@ def open_unknown(run: Run, model: "APINet", which: str = "best") -> Unknown | No
 def with_unknown(
     model: "keras.Model", unknown: Unknown, temperature: float
 ) -> "keras.Model":
-    """A model from pixels to logits with one more class, the last: `unknown`.
+    """Adds a last class, `unknown`, to a model from pixels to logits.
 
-    Its logit is the largest of the others less `slope * margin`, so that it is the
-    largest of all exactly where the margin is below 0:
+    Its logit is the largest of the others minus `slope * margin`, so it is the largest
+    of all exactly if the margin is below 0:
 
     `margin = max_c (cos(z, prototype_c) + outstanding(logits)_c - threshold_c)`,
     `z = (x - m) W`.
 
-    These are three matrix products, two divisions by a length, a maximum and a
-    subtraction. The model's layer `"classifier"` takes the pooled features. Divided by
-    the temperature, as the logits are going to be, the others are those without
+    This takes three matrix products, two normalizations, a maximum and a subtraction.
+    The input of the model's layer `"classifier"` is the pooled features. The other
+    logits, which are divided by the temperature later, are the same as without
     `unknown`.
 
     Returns:
@@ -263,9 +262,9 @@ def with_unknown(
 
 
 def _unit_length(x: Any) -> Any:
-    """Rows `[N, n]` of length 1, written so that TFLite knows it as one operation.
+    """Normalizes rows `[N, n]`, written so that TFLite fuses it into one operation.
 
-    Its kernel is exact in 8 bits, where a length of its own would be coarse.
+    The fused kernel is accurate in 8 bits; a separate norm would be too coarse.
     """
     from keras import ops
 

@@ -1,4 +1,4 @@
-"""From a recipe to a run folder with a trained model."""
+"""Training: from a recipe to a run folder with a trained model."""
 
 from typing import TYPE_CHECKING
 

@@ -1,8 +1,9 @@
-"""What the frozen layers give for several views of every image, computed once.
+"""Cached outputs of the frozen layers for several views of every image.
 
-A training whose first layers stand still would compute the same again and again. With
-`cached_views=8` it draws eight augmented views of each training image, keeps what the
-frozen layers give for them in a file (float16), and trains what is left on that.
+With frozen layers, training would recompute the same activations in every epoch. With
+`cached_views=8`, eight augmented views of each training image pass through the frozen
+layers once, the outputs are stored in a file (float16), and the remaining layers train
+on them.
 """
 
 import hashlib
@@ -37,26 +38,26 @@ from keras_apinet.types import Dataset
 if TYPE_CHECKING:
     from keras_apinet.train.setup import Setup
 
-# What the file beside the arrays holds.
+# Schema of the JSON file beside the arrays.
 _SHAPE = {"sha256": str, "failed": {...: str}, "rows": [COUNT]}
-# What the stored arrays depend on; all else may differ between runs that share them.
+# Settings that the stored arrays depend on; runs that share them may differ in others.
 _SETTINGS = (
     *("backbone", "freeze_fraction", "augmentation", "cached_views"),
     *("resize", "box_crop", "dtype"),
 )
 _NOTES = re.compile(r"views-[0-9a-f]{16}\.json")
-_ADVICE = "make room, lower --cached-views, or set --cached-views 0"
+_ADVICE = "free some space, lower --cached-views, or set --cached-views 0"
 
 
 @dataclass(frozen=True)
 class StoredViews:
-    """Views that a training draws its batches from.
+    """Cached views to draw training batches from.
 
     Attributes:
-        setup: The training.
-        arrays: `[V, n, ...]` float16, in a file.
-        labels: `[n]`, the classes of the images that could be read.
-        failed: Images that could not, with the reason.
+        setup: The training setup.
+        arrays: `[V, n, ...]` float16, memory-mapped.
+        labels: `[n]`, the classes of the readable images.
+        failed: Unreadable images, with the reason.
     """
 
     setup: "Setup"
@@ -65,7 +66,7 @@ class StoredViews:
     failed: dict[str, str]
 
     def batches(self, start_step: int = 0) -> Dataset:
-        """The training batches from a step on, as `Setup.batches` gives them."""
+        """The training batches from a step on, like `Setup.batches`."""
         split = self.setup.images.splits["train"]
         report = data.ReadingReport(split, "skip")
         report.failed.update(self.failed)
@@ -76,11 +77,11 @@ class StoredViews:
 
 
 def stored_views(setup: "Setup", folder: Path) -> StoredViews:
-    """The views of a setup in a folder, computed now or by a run that needed them."""
+    """Loads the cached views of a setup from a folder, or computes them."""
     if setup.placement.processes > 1:
         raise APINetError(
-            f"cached_views={setup.recipe.cached_views} are computed by one process, "
-            f"and there are {setup.placement.processes}; set cached_views=0."
+            f"cached_views={setup.recipe.cached_views} requires a single process, but "
+            f"there are {setup.placement.processes}; set cached_views=0."
         )
     model = setup.model.frozen_model()
     path = folder / f"views-{_key(setup, model)}.npy"
@@ -89,7 +90,7 @@ def stored_views(setup: "Setup", folder: Path) -> StoredViews:
     arrays = _opened(path, found, model)
     if found is None or arrays is None:
         if notes.exists():
-            setup.say(f"The views in {path.name} are damaged; they are computed anew.")
+            setup.say(f"The views in {path.name} are damaged; recomputing them.")
         with unwritable(path, _ADVICE):
             folder.mkdir(parents=True, exist_ok=True)
             failed, rows = _compute(setup, model, path)
@@ -101,15 +102,15 @@ def stored_views(setup: "Setup", folder: Path) -> StoredViews:
 
 
 def stored_validation(setup: "Setup", batches: Any) -> Any:
-    """Validation batches with `{"frozen": x}`, computed once, in place of the images.
+    """Validation batches with cached `{"frozen": x}` in place of the images.
 
-    They are given back as they are if x would take over a GiB.
+    Returns the batches unchanged if x would take more than 1 GiB.
     """
     model, count = setup.model.frozen_model(), len(setup.images.splits["val"])
     if count * int(np.prod(model.output_shape[1:])) * 4 > 2**30:
         return batches
     frozen_of, found, done = predictor(setup, model, 64), [], 0
-    with batches.report, phase("Preparing the validation", count, "images") as shown:
+    with batches.report, phase("Preparing validation", count, "images") as shown:
         for images, labels in batches:
             found.append(({"frozen": frozen_of(images)}, np.asarray(labels)))
             done += len(labels)
@@ -130,14 +131,14 @@ class _InMemory(keras.utils.PyDataset):
 
 
 def are_stored(setup: "Setup") -> bool:
-    """Whether another run left the views of a setup in the recipe's own folder."""
+    """Whether the recipe's `cached_views_dir` already holds the views of a setup."""
     folder = setup.recipe.cached_views_dir
     name = f"views-{_key(setup, setup.model.frozen_model())}.json"
     return folder is not None and _notes(Path(folder, name)) is not None
 
 
 def remove_views(folder: Path) -> None:
-    """Removes the views that trainings left in a run folder, and nothing else."""
+    """Removes cached views from a run folder, and nothing else."""
     for notes in folder.glob("views-*.json"):
         if _NOTES.fullmatch(notes.name) and _notes(notes) is not None:
             notes.with_suffix(".npy").unlink(missing_ok=True)
@@ -145,7 +146,7 @@ def remove_views(folder: Path) -> None:
 
 
 def _notes(path: Path) -> dict[str, Any] | None:
-    """What is known about stored views; `None` if that is not what the file holds."""
+    """The description of stored views; `None` if the file is missing or invalid."""
     try:
         found: dict[str, Any] = schema.read_json(path, _SHAPE)
     except (APINetError, OSError):
@@ -156,7 +157,7 @@ def _notes(path: Path) -> dict[str, Any] | None:
 def _opened(
     path: Path, notes: dict[str, Any] | None, model: keras.Model
 ) -> NDArray[np.float16] | None:
-    """Stored views, `None` if they are not what their notes say."""
+    """Stored views; `None` if they do not match their description."""
     try:
         if notes is None or digest_of(path) != notes["sha256"]:
             return None
@@ -170,7 +171,7 @@ def _opened(
 def _compute(
     setup: "Setup", model: keras.Model, path: Path
 ) -> tuple[dict[str, str], list[int]]:
-    """Writes the file; gives the unreadable images, and the places of the others."""
+    """Writes the file; returns unreadable images and the indices of the others."""
     recipe, split = setup.recipe, setup.images.splits["train"]
     shape = (len(split), *model.output_shape[1:])
     size = recipe.cached_views * int(np.prod(shape)) * 2
@@ -183,7 +184,7 @@ def _compute(
     failed: dict[str, str] = {}
     rows = list(range(len(split)))
     with replacing(path, advice=_ADVICE) as partial:
-        # Images that cannot be read are found on the way; then it begins again.
+        # If unreadable images turn up, start over without them.
         while found := _write(setup, model, split.take(np.array(rows)), partial):
             failed.update(found)
             rows = [i for i in rows if split.reference(i) not in found]
@@ -193,7 +194,7 @@ def _compute(
 def _write(
     setup: "Setup", model: keras.Model, split: data.Split, path: Path
 ) -> dict[str, str]:
-    """Writes all views of all images, or ends early and gives the unreadable ones."""
+    """Writes all views of all images, or stops early; returns unreadable images."""
     recipe = setup.recipe
     shape = (recipe.cached_views, len(split), *model.output_shape[1:])
     batches, size = setup.in_order(
@@ -206,13 +207,13 @@ def _write(
     predict, done = predictor(setup, model, size), 0
     shown = phase("Computing views", shape[0] * shape[1], "views")
     with path.open("wb") as file, batches.report, shown as moved:
-        # Writing to a mapped file kills the program where the disk has no room.
+        # Writing to a memory map on a full disk would crash the process.
         described = {"descr": "<f2", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, described)
         start, each = file.tell(), 2 * int(np.prod(shape[2:]))
         for images, labels in batches:
             if batches.report.failed:
-                break  # what follows would lie in wrong places
+                break  # later rows would be misplaced
             for view in range(shape[0]):
                 file.seek(start + each * (view * shape[1] + done))
                 file.write(half(predict(images[:, view])).tobytes())
@@ -224,10 +225,10 @@ def _write(
 def predictor(
     setup: "Setup", model: keras.Model, size: int
 ) -> Callable[[Any], NDArray[np.float32]]:
-    """What a model gives for batches of images, as fast as the backend can.
+    """Returns a fast prediction function for batches of images.
 
-    The model's weights are taken as they are now. Devices share whole batches: a
-    shorter one is filled up to `size`.
+    It uses the current weights of the model. With several devices, shorter batches are
+    padded to `size`.
     """
     shares, run = setup.placement.shares, model.predict_on_batch
     if keras.backend.backend() == "tensorflow":
@@ -243,10 +244,10 @@ def predictor(
 
 
 def _joined(model: keras.Model, devices: Sequence[str]) -> Callable[[Any], Any]:
-    """A model with constant weights, on each device for its part of the images.
+    """A model with constant weights that splits the images over the devices.
 
-    Weights that cannot change let TensorFlow join a convolution, its normalisation and
-    its activation: a quarter of the time.
+    Constant weights let TensorFlow fuse convolution, normalization and activation,
+    which saves a quarter of the time.
     """
     lists = model.trainable_variables, model.non_trainable_variables
     weights = [[keras.ops.convert_to_numpy(v) for v in some] for some in lists]
@@ -266,29 +267,29 @@ def _joined(model: keras.Model, devices: Sequence[str]) -> Callable[[Any], Any]:
 
 
 def half(values: NDArray[Any]) -> NDArray[np.float16]:
-    """Values as they are stored; an `APINetError` if float16 does not hold them."""
+    """Converts values to float16; raises an `APINetError` on overflow."""
     with np.errstate(over="ignore"):
         half = values.astype("<f2")
     if not np.isfinite(half).all():
         raise APINetError(
-            f"The frozen layers give values up to {np.abs(values).max():.3g}, which "
-            "float16 does not hold; set --cached-views 0."
+            f"The frozen layers output values up to {np.abs(values).max():.3g}, which "
+            "overflow float16; set --cached-views 0."
         )
     return half
 
 
 def _key(setup: "Setup", model: keras.Model) -> str:
-    """16 hexadecimal digits that change with anything that the views depend on."""
+    """A hash (16 hexadecimal digits) of everything that the views depend on."""
     settings = {name: getattr(setup.recipe, name) for name in _SETTINGS}
     facts = {
         **settings,
-        "algorithm": 2,  # how views are drawn; 1 decoded each photo for every view
+        "algorithm": 2,  # version of the sampling; 1 decoded each photo per view
         "image_size": setup.image_size,
         "shape": model.output_shape[1:],
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     digest.update(setup.images.fingerprint().encode())
-    # A photo may have been replaced.
+    # Detects replaced photos.
     digest.update(setup.images.stamps().encode())
     for values in model.get_weights():
         digest.update(np.ascontiguousarray(values).tobytes())

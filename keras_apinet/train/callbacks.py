@@ -1,4 +1,4 @@
-"""What happens after steps and epochs: models and checkpoints are kept."""
+"""Callbacks that save models and checkpoints, and handle stop signals."""
 
 import contextlib
 import csv
@@ -23,27 +23,27 @@ from keras_apinet.train import checkpoints
 from keras_apinet.train.recipe import Recipe
 from keras_apinet.types import Logs
 
-# A loss is looked at this often: asking for it makes the program wait for the device.
+# Steps between checks of the loss; reading it waits for the device.
 _LOOK_EVERY = 20
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """The user asked to stop; a checkpoint was written first."""
+    """Raised when the user stops training, after a checkpoint was written."""
 
 
 class RunCheckpoint(keras.callbacks.Callback):
-    """Keeps the best and the last model, the log, and checkpoints to go on from.
+    """Saves the best and the last model, the log, and checkpoints to resume from.
 
-    The best model has the highest validation accuracy; equal ones are settled by the
-    lower validation loss. Without a validation split it is the last. A loss, a
-    validation loss or weights that are NaN or infinite end the training before anything
-    of that epoch is kept.
+    The best model has the highest validation accuracy; ties are broken by the lower
+    validation loss. Without a validation split, the best model is the last one. If the
+    loss, the validation loss or the weights become NaN or infinite, training ends
+    before anything of that epoch is saved.
 
     Args:
-        run: Where to keep them.
-        recipe: How often, how many, and when to give up.
-        progress: How far the run had come.
-        writes: Whether this process writes; of several, only the first does.
+        run: Where to save.
+        recipe: How often to save, how many checkpoints to keep, and the patience.
+        progress: Progress of the run so far.
+        writes: Whether this process writes; with several, only the first does.
     """
 
     def __init__(
@@ -63,29 +63,29 @@ class RunCheckpoint(keras.callbacks.Callback):
         self.stop_asked = False
         self.first_step = self.looked_step = 0
         self._saved = time.monotonic()
-        # Keras's own way to put the averaged weights in and out again.
+        # Swaps the averaged weights in and out.
         self.average = keras.callbacks.SwapEMAWeights() if recipe.ema_momentum else None
 
     def set_model(self, model: Any) -> None:
-        """Takes the model to keep."""
+        """Sets the model to save."""
         super().set_model(model)
         if self.average is not None:
             self.average.set_model(model)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Goes on with the figures of an epoch that had been begun."""
+        """Restores the metrics of a partially completed epoch."""
         self.first_step = self.looked_step = self.progress.step
         if self.partial is not None:
             checkpoints.restore(self.partial, self.model)
             self.partial = None
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Stops if asked to, looks at the loss, and saves when it is time."""
+        """Checks the loss, saves a checkpoint when due, and stops if requested."""
         done = self.first_step + batch + 1
         if batch + 1 == self.params["steps"]:
-            return  # the epoch's end looks, saves and stops
+            return  # on_epoch_end checks, saves and stops
         late = time.monotonic() - self._saved > 60 * self.recipe.checkpoint_minutes
-        # Several steps may have been executed at a time.
+        # Several steps may run per execution.
         if done - self.looked_step >= _LOOK_EVERY or late or self.stop_asked:
             self.look(done, logs)
             self.looked_step = done
@@ -109,22 +109,22 @@ class RunCheckpoint(keras.callbacks.Callback):
         return f"epoch {self.progress.epoch + 1}" if self.values else "the head phase"
 
     def note(self, report: ReadingReport) -> None:
-        """Lists the images that could not be read, and says how many there are."""
+        """Records the unreadable images and logs their number."""
         self.progress.failed.update(report.failed)
         report.tell()
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        """Validates the averaged weights, if there are any."""
+        """Swaps in the averaged weights, if any, for validation."""
         if self.average is not None:
             self.average.on_test_begin()
 
     def on_test_end(self, logs: Logs = None) -> None:
-        """Puts the weights that are being trained back."""
+        """Restores the weights that are being trained."""
         if self.average is not None:
             self.average.on_test_end()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Keeps what an epoch brought."""
+        """Saves the results of an epoch."""
         logs = {k: float(v) for k, v in (logs or {}).items()}
         self.look((self.params or {}).get("steps") or 0, logs)
         self._check_weights(logs)
@@ -146,7 +146,7 @@ class RunCheckpoint(keras.callbacks.Callback):
     def _check_weights(self, scores: dict[str, float]) -> None:
         """Raises an `APINetError` unless validation loss and weights are finite.
 
-        The weights that are trained and their averages, which were validated.
+        Checks both the trained weights and their averages, which were validated.
         """
         loss = scores.get("val_loss", 0.0)
         if not math.isfinite(loss):
@@ -156,7 +156,7 @@ class RunCheckpoint(keras.callbacks.Callback):
             raise _diverged(f"Weights became NaN or infinite in {self._phase}")
 
     def keep(self, scores: dict[str, float]) -> None:
-        """Saves the model as the last, and as the best if it is."""
+        """Saves the last model, and also as the best if it improved."""
         score = (scores.get("val_accuracy", 0.0), -scores.get("val_loss", 0.0))
         best = self.progress.best
         better = best is None or score > best or "val_accuracy" not in scores
@@ -165,14 +165,14 @@ class RunCheckpoint(keras.callbacks.Callback):
             self.progress.best_epoch = self.progress.epoch
         folder = self.run.folder
         advice = (
-            "what was saved before is whole: make room, then go on with --resume "
+            "earlier files are intact: free some space, then continue with --resume "
             f"{folder}"
         )
         self.on_test_begin()
         try:
             with contextlib.ExitStack() as stack:
                 if not self.writes:
-                    # Saving a model that lies on several hosts takes all of them.
+                    # Saving a model that spans several hosts involves all of them.
                     folder = Path(stack.enter_context(TemporaryDirectory()))
                 save_atomically(self.model, folder / "last.keras", advice)
                 if better:
@@ -199,15 +199,15 @@ class RunCheckpoint(keras.callbacks.Callback):
 
 def _diverged(what: str) -> APINetError:
     return APINetError(
-        f"{what}: most often the learning rate is too high (lower --learning-rate), or "
-        "float16 overflowed (take --dtype mixed_bfloat16); the models and checkpoints "
-        "saved before are kept."
+        f"{what}: usually the learning rate is too high (lower --learning-rate), or "
+        "float16 overflowed (use --dtype mixed_bfloat16); models and checkpoints saved "
+        "earlier are kept."
     )
 
 
 def _table(rows: list[dict[str, float]]) -> str:
     text = io.StringIO()
-    # Of the head phase, only the last epoch is validated.
+    # Only the last epoch of the head phase is validated.
     names = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, list(names))
     writer.writeheader()
@@ -216,11 +216,11 @@ def _table(rows: list[dict[str, float]]) -> str:
 
 
 class StopSignals:
-    """Ctrl-C, SIGTERM as a scheduler sends it, and SIGHUP of a terminal that closes.
+    """Handles Ctrl-C, SIGTERM (schedulers) and SIGHUP (closed terminals).
 
-    They stop the training after the step; a second one stops it at once. One that the
-    program was started to ignore, as under `nohup`, stays ignored. Signals reach the
-    main thread only; elsewhere this does nothing.
+    The first signal stops training after the current step, the second immediately.
+    Signals that were ignored at startup, as under `nohup`, stay ignored. Signals reach
+    the main thread only; in other threads this does nothing.
     """
 
     def __init__(self, run_checkpoint: RunCheckpoint) -> None:
@@ -236,7 +236,7 @@ class StopSignals:
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():
-            if handler is not None:  # None: it was not installed from Python
+            if handler is not None:  # None: not installed from Python
                 signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -244,4 +244,4 @@ class StopSignals:
             raise KeyboardInterrupt
         self.run_checkpoint.stop_asked = True
         with contextlib.suppress(OSError):  # the terminal may be gone
-            print("\nStopping after this step (once more: at once) ...", flush=True)
+            print("\nStopping after this step (again: immediately) ...", flush=True)

@@ -1,9 +1,9 @@
-"""Checkpoints: everything that a training needs to go on as if nothing had happened.
+"""Checkpoints: the complete state needed to resume training exactly.
 
-One `.npz` file each, in the run's `checkpoints/`: all variables of the model (weights,
-statistics, random state, metrics) and of the optimizer (moments, averages, step), and
-how far the run had come. Written whole or not at all, and sealed with a digest that is
-verified before anything is read; nothing is unpickled.
+Each checkpoint is one `.npz` file in the run's `checkpoints/`, with all variables of
+the model (weights, statistics, random state, metrics) and of the optimizer (moments,
+averages, step), and the progress of the run. Files are written atomically and sealed
+with a digest, which is verified before anything is read; nothing is unpickled.
 """
 
 import io
@@ -30,16 +30,16 @@ _NAME = re.compile(r"\d{5,}-\d{7,}\.npz")
 
 @dataclass
 class Progress:
-    """How far a training has come.
+    """Progress of a training run.
 
     Attributes:
-        epoch: Epochs that are complete.
-        step: Steps of the next epoch that are done.
+        epoch: Number of completed epochs.
+        step: Number of completed steps in the next epoch.
         best: Validation accuracy and negative loss of the best model; `None` before
             the first validation.
-        best_epoch: After which epoch that was; 0 is the head phase.
-        rows: What `log.csv` says: one dictionary for each complete epoch.
-        ended: Whether nothing is left to do.
+        best_epoch: Epoch of the best model; 0 is the head phase.
+        rows: Rows of `log.csv`: one dictionary per completed epoch.
+        ended: Whether training is finished.
         failed: Unreadable images seen so far, with the reason.
     """
 
@@ -53,7 +53,7 @@ class Progress:
 
     @classmethod
     def of(cls, content: Any) -> "Progress":
-        """Progress from JSON; what is none is a `ValueError` or `TypeError`."""
+        """Parses JSON; raises `ValueError` or `TypeError` if it is invalid."""
         made = cls(**content)
         if made.best is not None:
             made.best = (made.best[0], made.best[1])
@@ -66,22 +66,22 @@ class Progress:
             and type(made.ended) is bool
             and all(type(v) is str for v in made.failed.values())
         ):
-            raise ValueError("its progress cannot be")
+            raise ValueError("its progress is invalid")
         return made
 
 
-# A checkpoint that was read: how far it is, and the values of all variables.
+# A loaded checkpoint: its progress and the values of all variables.
 Stored = tuple[Progress, list[NDArray[Any]]]
 
 
 def variables_of(model: Any) -> list[Any]:
-    """All variables of a compiled model and its optimizer, always in one order."""
+    """All variables of a compiled model and its optimizer, in a fixed order."""
     found = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     return list({id(v): v for v in found}.values())
 
 
 def values_of(model: Any) -> list[NDArray[Any]]:
-    """What those variables hold now."""
+    """The current values of those variables."""
     return [
         _plain(np.array(keras.ops.convert_to_numpy(v))) for v in variables_of(model)
     ]
@@ -95,19 +95,19 @@ def finite(values: NDArray[Any]) -> bool:
 def save(
     folder: Path, values: list[NDArray[Any]], progress: Progress, keep: int
 ) -> None:
-    """Writes a checkpoint of a compiled model's `values_of`, and keeps `keep` of them.
+    """Writes a checkpoint of a compiled model's `values_of`; keeps the `keep` newest.
 
-    If it cannot be written, the ones before are whole.
+    If writing fails, earlier checkpoints stay intact.
     """
     described = np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8)
     path = folder / FOLDER / f"{progress.epoch:05d}-{progress.step:07d}.npz"
-    advice = f"the ones before are whole: make room, then go on with --resume {folder}"
+    advice = f"earlier ones are intact: free some space, then use --resume {folder}"
     with unwritable(path, advice):
         path.parent.mkdir(exist_ok=True)
         with replacing(path, advice=advice) as temporary:
             np.savez(temporary, described, *values)
             seal(temporary)
-        # Later ones could not be read, or are of a longer plan.
+        # Later ones were unreadable, or are from a longer schedule.
         found = everything(folder)
         done = found.index(path) + 1
         for old in [*found[: max(0, done - keep)], *found[done:]]:
@@ -115,7 +115,7 @@ def save(
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
-    # NumPy has no bfloat16 of its own; float32 holds it exactly.
+    # NumPy has no bfloat16; float32 represents it exactly.
     return array if array.dtype.kind in "biuf" else array.astype(np.float32)
 
 
@@ -128,9 +128,12 @@ def everything(folder: Path) -> list[Path]:
 def readable(
     folder: Path, say: Callable[[str], None] = lambda text: None
 ) -> Iterator[Stored]:
-    """The checkpoints that are whole, newest first.
+    """Yields the intact checkpoints, newest first.
 
-    `say` is told which ones are passed over, and why; some and none whole is an error.
+    `say` is called for each damaged one that is skipped, with the reason.
+
+    Raises:
+        APINetError: If there are checkpoints but none is intact.
     """
     paths = everything(folder)
     whole, reason = 0, ""
@@ -140,12 +143,12 @@ def readable(
             whole += 1
         except _DAMAGES as error:
             reason = str(error) or type(error).__name__
-            say(f"The checkpoint {path.name} is damaged ({reason}) and passed over.")
+            say(f"Skipping the checkpoint {path.name}, which is damaged ({reason}).")
     if paths and not whole:
         raise APINetError(
             f"None of the {len(paths)} checkpoints in {str(folder / FOLDER)!r} can be "
-            f"read ({reason}); start a new run, or remove them all to train this one "
-            "from its beginning."
+            f"read ({reason}); start a new run, or remove them all to restart this "
+            "one."
         )
 
 
@@ -160,10 +163,10 @@ def read(path: Path) -> Stored:
     """The progress and the arrays of one checkpoint.
 
     Raises:
-        Exception: One of `_DAMAGES`, if it is not exactly as it was written.
+        Exception: One of `_DAMAGES`, if the file is not exactly as written.
     """
     if not path.is_file():
-        raise ValueError("it is no file")
+        raise ValueError("it is not a file")
     content = path.read_bytes()
     if not check_seal(io.BytesIO(content)):
         raise ValueError("it has no digest")
@@ -174,28 +177,28 @@ def read(path: Path) -> Stored:
             raise ValueError("its arrays are not in order")
         described, *arrays = (_array(archive.read(name)) for name in members)
     if not all(map(finite, arrays)):
-        # What is trained from here stays NaN.
-        raise ValueError("the training diverged: it holds NaN or infinite values")
+        # Training would continue with NaN.
+        raise ValueError("training diverged: it contains NaN or infinite values")
     return Progress.of(json.loads(described.tobytes())), arrays
 
 
 def _array(content: bytes) -> NDArray[Any]:
-    """The array in a `.npy` file, of which exactly as much is there as it says."""
+    """The array in a `.npy` file, whose size must match its header exactly."""
     file = io.BytesIO(content)
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("its arrays are of another version")
+        raise ValueError("its arrays have another format version")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     start = file.tell()
     if dtype.kind not in "biuf" or dtype.itemsize > 8 or min(shape, default=0) < 0:
-        raise ValueError(f"it holds values of type {dtype}")
+        raise ValueError(f"it contains values of type {dtype}")
     if math.prod(shape) * dtype.itemsize != len(content) - start:
-        raise ValueError("an array is not as large as it says")
+        raise ValueError("the size of an array does not match its header")
     values = np.frombuffer(content, dtype, offset=start)
     return values.reshape(shape, order="F" if fortran else "C")
 
 
 def restore(arrays: list[NDArray[Any]], model: Any) -> None:
-    """Puts the arrays of a checkpoint into a compiled model with a built optimizer."""
+    """Loads a checkpoint's arrays into a compiled model with a built optimizer."""
     variables = variables_of(model)
     shapes = [(tuple(v.shape), _stored_type(v.dtype)) for v in variables]
     stored = [(array.shape, array.dtype.name) for array in arrays]
@@ -204,21 +207,21 @@ def restore(arrays: list[NDArray[Any]], model: Any) -> None:
         raise APINetError(
             f"The checkpoint has {len(stored)} variables and the model {len(shapes)}, "
             f"of which {differing} differ in shape or type: the recipe or the code has "
-            "changed; go on with the ones that the run began with."
+            "changed; resume with those that the run started with."
         )
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 
 
 def _stored_type(dtype: str) -> str:
-    """The type in which the values of a variable are stored, see `_plain`."""
+    """The dtype in which a variable is stored; see `_plain`."""
     return "float32" if dtype.startswith(("bfloat", "float8")) else str(dtype)
 
 
 def restore_newest(
     model: Any, stored: Stored, others: Iterator[Stored], say: Callable[[str], None]
 ) -> Progress:
-    """Puts the newest checkpoint that fits into the model; gives its progress."""
+    """Restores the newest checkpoint that fits the model; returns its progress."""
     while True:
         try:
             restore(stored[1], model)
@@ -227,5 +230,5 @@ def restore_newest(
             before = next(others, None)
             if before is None:
                 raise
-            say(f"{error} Looking at the one before.")
+            say(f"{error} Trying the previous checkpoint.")
             stored = before

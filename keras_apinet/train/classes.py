@@ -1,8 +1,8 @@
-"""Runs with other classes than an earlier run: more, fewer, or some made one.
+"""Adds, removes or merges the classes of a run, as a new run.
 
-The features of the earlier run's photos are in its folder, so that a class costs
-seconds. The new run has its own table of photos, `photos.csv`, and a checkpoint: it
-evaluates, exports and resumes like any other.
+The original run stores the features of its photos, so a change takes seconds. The new
+run has its own table of photos, `photos.csv`, and a checkpoint, so it can be evaluated,
+exported and resumed like any other.
 """
 
 import csv
@@ -53,7 +53,7 @@ from keras_apinet.train.recipe import BEFORE, Recipe
 from keras_apinet.train.setup import Setup
 
 TABLE = "photos.csv"
-# Settings of the old data that its photos do not need in a table.
+# Data settings that no longer apply once the photos are in a table.
 _SOURCE = ("level", "data_dir", "exclude", "relabel")
 
 
@@ -66,24 +66,24 @@ def add_classes(
     data_dir: str | None = None,
     moved: str | None = None,
 ) -> Change:
-    """Adds classes to a run, from a few photos each, without training the backbone.
+    """Adds classes to a run from a few photos each, without training the backbone.
 
     Args:
-        run: The run, or its folder; it stays as it is.
-        photos: Class -> its photos, or a folder of class folders. Where the run holds
-            photos out, as many of these are.
-        out: The folder of the new run, which must be new or empty.
-        refit: Whether the head is fitted to all photos' features, in balance, after
-            the new weights were imprinted. Default True.
-        data_dir: Where TensorFlow Datasets data is now, if it moved.
-        moved: Where the run's data is now, if it moved.
+        run: The run, or its folder; it is not changed.
+        photos: A mapping from class to photos, or a folder with one subfolder per
+            class. If the run has a validation split, the same fraction is held out.
+        out: Folder of the new run, which must be new or empty.
+        refit: Whether to fit the head to the class-balanced features of all photos
+            after imprinting the new weights. Defaults to True.
+        data_dir: New location of TensorFlow Datasets data, if moved.
+        moved: New location of the run's data, if moved.
 
     Returns:
-        The new run, and what the addition cost.
+        The new run, with the accuracy before and after the change.
 
     Raises:
-        APINetError: For a class that the run knows already, photos that cannot be
-            read, or an `out` that holds anything.
+        APINetError: For a class that the run already has, unreadable photos, or an
+            `out` that is not empty.
     """
     run = Run.open(run)
     check_new(out)
@@ -95,12 +95,12 @@ def add_classes(
     known = [name for name in photos.class_names if name in run.class_names]
     if known:
         raise APINetError(
-            f"The run {str(run.folder)!r} has a class {known[0]!r} already; give the "
-            "new class another name, or remove the old one first."
+            f"The run {str(run.folder)!r} already has a class {known[0]!r}; give the "
+            "new class another name, or remove the existing one first."
         )
     images = open_data(run, moved, data_dir)
     if "train" not in photos.splits:
-        raise APINetError(f"{photos.name!r} has no training photos; give some.")
+        raise APINetError(f"{photos.name!r} has no training photos; add some.")
     check_fresh(run, images, photos)
     if "val" in images.splits:
         share = run.settings.get("validation") or 0.1
@@ -137,16 +137,16 @@ def merge_classes(
     data_dir: str | None = None,
     moved: str | None = None,
 ) -> Change:
-    """Makes one class of several of a run, called `into`; see `add_classes`."""
+    """Merges several classes of a run into one, `into`; see `add_classes`."""
     run = Run.open(run)
     check_new(out)
     check_known(run, names)
     if len(set(names)) < 2:
-        raise APINetError(f"There is nothing to merge with {names[0]!r}; give two.")
+        raise APINetError(f"Only one class to merge, {names[0]!r}; give at least two.")
     into = printable(cell(into))
     if into in run.class_names and into not in names:
         raise APINetError(
-            f"The run {str(run.folder)!r} has a class {into!r} already; give another "
+            f"The run {str(run.folder)!r} already has a class {into!r}; give another "
             "name, or merge it too."
         )
     wanted: dict[str, tuple[str, ...]] = {
@@ -164,24 +164,24 @@ def _changed(
     out: str | Path,
     refit: bool,
 ) -> Change:
-    """Writes the new run: `wanted` classes of what they are made of, and more."""
+    """Writes the new run: classes `wanted` from existing ones, and those of `more`."""
     if run.settings.get("box_crop"):
         raise APINetError(
-            "box_crop=True: the run crops to boxes, which a table of photos does not "
-            "hold; train without --box-crop."
+            "box_crop=True: the run crops to boxes, which a table of photos cannot "
+            "store; train without --box-crop."
         )
     out, model = Path(out).absolute(), run.model()
     stored = run_features(run, model, images, splits=("train", "val", "test"))
     parts = {} if more is None else more.splits
     new = {name: photo_features(run, model, part) for name, part in parts.items()}
-    # As the table of these photos will name and order them.
+    # Names and order as in the new table of photos.
     kept, added = (
         [printable(cell(name)) for name in group]
         for group in (wanted, more.class_names if more else ())
     )
     if "" in (*kept, *added):
         raise APINetError(
-            "A class name of quotes and spaces alone is none to a table of photos; "
+            "A class name with only quotes and spaces cannot be stored in a table; "
             "give the class another name."
         )
     names = in_order(distinct_names([*kept, *added]))
@@ -208,13 +208,13 @@ def _changed(
             folder = room / "run"
             folder.mkdir()
             _write(run, images, more, changed, splits, folder, out, names, change)
-            check_new(out)  # that took a while
+            check_new(out)  # it may exist by now
             hand_over(folder, out)
     return replace(change, run=Run.open(out))
 
 
 def _is_plain(path: str) -> bool:
-    """Whether a table gives a path back as it is."""
+    """Whether a path survives a round trip through a table."""
     text = path.encode("utf-8", "replace").decode()
     return cell(path) == path == text == " ".join(path.splitlines())
 
@@ -230,7 +230,7 @@ def _write(
     names: Sequence[str],
     change: Change,
 ) -> None:
-    """Everything that a run folder holds."""
+    """Writes all files of the new run folder."""
     text = io.StringIO()
     table = csv.writer(text)
     table.writerow(("path", "label", "split"))
@@ -238,7 +238,7 @@ def _write(
         found = origins((images, more), split)
         for i, name in enumerate(part.names):
             path = os.path.abspath(name)
-            # Drawn, packed, or of a name that no table holds: the run keeps a copy.
+            # Copy photos that are not files, or whose path a table cannot hold.
             if not os.path.isfile(name) or not _is_plain(path):
                 (folder / "photos").mkdir(exist_ok=True)
                 path = f"photos/{split}-{i}.png"
@@ -258,8 +258,8 @@ def _write(
     if list(there.class_names) != list(names):
         lost = sorted({*names} - {*there.class_names})
         raise APINetError(
-            f"The new run's table of photos cannot hold the classes {lost}: they have "
-            "no photos, or names that a table does not keep; rename or remove them."
+            f"The new run's table of photos cannot store the classes {lost}: they have "
+            "no photos, or names that a table cannot hold; rename or remove them."
         )
     load["name"] = str(out / TABLE)
     with place(Devices()) as placement:

@@ -1,8 +1,8 @@
-"""Many devices and hosts, by the engines that exist: `keras.distribution` on JAX,
+"""Training on several devices and hosts, with `keras.distribution` on JAX and
 `tf.distribute` on TensorFlow.
 
-The batch of the recipe is the global one: devices share it, and pairs are mined over
-all of it, so that a run on many devices is the run on one.
+The recipe's batch is the global batch. Devices share it and pairs are mined over all of
+it, so training on several devices gives the same result as on one.
 """
 
 import contextlib
@@ -21,19 +21,19 @@ from keras_apinet.types import Dataset, Tensor
 
 @dataclass(frozen=True)
 class Devices:
-    """Where to train.
+    """Devices and processes to train on.
 
     Attributes:
-        count: Devices of this process that share each batch. Default: 1; all that
-            there are where there are several processes.
-        model: Devices over which the classifier's classes are spread, a divisor of
-            `count`; for JAX and very many classes. Default 1.
-        coordinator: `host:port` of process 0, where there are several processes.
-        processes: Processes in all. Default 1.
-        process_index: Which of them this is, from 0.
+        count: Number of devices of this process that share each batch. Defaults to 1,
+            or to all devices if there are several processes.
+        model: Number of devices that share the classes of the classifier, a divisor of
+            `count`; JAX only, for very many classes. Defaults to 1.
+        coordinator: `host:port` of process 0, if there are several processes.
+        processes: Total number of processes. Defaults to 1.
+        process_index: Index of this process, from 0.
 
     Raises:
-        APINetError: For numbers that do not fit each other or the backend.
+        APINetError: For numbers that are inconsistent or not supported by the backend.
     """
 
     count: int | None = None
@@ -50,14 +50,14 @@ class Devices:
         PROCESS_INDEX.check("process_index", self.process_index)
         if self.process_index >= self.processes:
             raise APINetError(
-                f"process_index={self.process_index} must lie in 0 to "
+                f"process_index={self.process_index} must be in 0 to "
                 f"{self.processes - 1} for processes={self.processes}."
             )
         if (self.processes > 1) != (self.coordinator is not None):
             raise APINetError(
-                f"processes={self.processes} and coordinator={self.coordinator!r} do "
-                "not fit: several processes need the HOST:PORT of the first, one needs "
-                "none."
+                f"processes={self.processes} and coordinator={self.coordinator!r} are "
+                "inconsistent: several processes need the HOST:PORT of the first, one "
+                "process needs none."
             )
         if self.model > 1 and ((self.count or 1) % self.model or self.processes > 1):
             raise APINetError(
@@ -67,17 +67,17 @@ class Devices:
 
     @property
     def several(self) -> bool:
-        """Whether there is anything to share."""
+        """Whether there are several devices or processes."""
         return (self.count or 1) > 1 or self.processes > 1
 
 
 class Placement:
-    """How batches and variables lie on the devices; made by `place`.
+    """Placement of batches and variables on the devices; created by `place`.
 
     Attributes:
-        shares: Parts into which a global batch is cut.
-        processes: Processes in all.
-        process_index: Which of them this is.
+        shares: Number of parts that a global batch is split into.
+        processes: Total number of processes.
+        process_index: Index of this process.
     """
 
     def __init__(self, devices: Devices, shares: int, strategy: Any = None) -> None:
@@ -93,37 +93,38 @@ class Placement:
 
     @property
     def replicas(self) -> Sequence[str]:
-        """TensorFlow's names of its devices, where it trains on several."""
+        """TensorFlow device names, if it trains on several devices."""
         return () if self._strategy is None else self._strategy.extended.worker_devices
 
     def scope(self) -> AbstractContextManager[Any]:
-        """Where the model and its optimizer are made."""
+        """Scope in which to create the model and its optimizer."""
         if self._strategy is None:
             return contextlib.nullcontext()
         scope: AbstractContextManager[Any] = self._strategy.scope()
         return scope
 
     def check_batch(self, size: int) -> None:
-        """Checks that a global batch can be shared."""
+        """Checks that a global batch can be split evenly."""
         if size % self.shares:
             raise APINetError(
                 f"A batch of {size} images cannot be shared by {self.shares} devices; "
-                "choose --classes-per-batch and --images-per-class so that it divides."
+                "choose --classes-per-batch and --images-per-class with a product that "
+                "is a multiple of that."
             )
 
     def filled(self, batches: Dataset, batch_size: int, images: int) -> Dataset:
-        """Evaluation batches that every device gets an equal part of.
+        """Evaluation batches that can be split evenly over the devices.
 
-        The last batch is filled up with copies of weight 0. Of several processes, each
+        The last batch is padded with copies of weight 0. With several processes, each
         gets its own rows.
 
         Args:
-            batches: `(images, labels)`, all of `batch_size` but the last.
+            batches: `(images, labels)`, all of `batch_size` except the last.
             batch_size: A multiple of `shares`.
-            images: Images in all.
+            images: Total number of images.
 
         Returns:
-            `(images, labels, weights)`; or `batches` where nothing is shared.
+            `(images, labels, weights)`, or `batches` if nothing is shared.
         """
         import tensorflow as tf
 
@@ -131,7 +132,7 @@ class Placement:
             return batches
         part = batch_size // self.processes
         mine = slice(self.process_index * part, (self.process_index + 1) * part)
-        # Keras divides by all rows; this makes it a mean over the real ones again.
+        # Keras divides by all rows; this restores the mean over the real ones.
         weight = -(-images // batch_size) * batch_size / images
 
         def fill(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,15 +147,15 @@ class Placement:
                 tf.ensure_shape(weights, [part]),
             )
 
-        # Over several replicas TensorFlow would end a set of unknown length with an
-        # empty batch, and Keras count its loss of 0.
+        # With several replicas, TensorFlow ends a data set of unknown length with an
+        # empty batch, whose loss of 0 Keras would count.
         length = tf.data.experimental.assert_cardinality(-(-images // batch_size))
         return batches.map(fill).apply(length)
 
 
 @contextlib.contextmanager
 def place(devices: Devices) -> Iterator[Placement]:
-    """Spreads what is built inside over the devices, if the backend has them."""
+    """Distributes what is built inside over the devices, if the backend supports it."""
     backend = keras.backend.backend()
     if not devices.several:
         yield Placement(devices, 1)
@@ -174,7 +175,7 @@ def place(devices: Devices) -> Iterator[Placement]:
 
 
 def start_processes(devices: Devices) -> None:
-    """Connects the processes of a training; before anything else uses the backend."""
+    """Connects the training processes; call it before any use of the backend."""
     if devices.processes == 1:
         return
     if keras.backend.backend() != "jax":
@@ -193,7 +194,7 @@ def start_processes(devices: Devices) -> None:
 
 
 def _no_engine(devices: Devices) -> APINetError:
-    """The error where a backend cannot spread a training over what was asked for."""
+    """The error for a backend that does not support the requested devices."""
     what = f"{devices.count} devices"
     if devices.processes > 1:
         what = f"{devices.processes} processes"
@@ -209,7 +210,7 @@ def _on_jax(devices: Devices) -> Any:
     if devices.count is not None and devices.processes == 1:
         found = _enough(found, devices.count)
     if devices.model == 1:
-        # Every process draws its own rows already.
+        # Every process already samples its own rows.
         return keras.distribution.DataParallel(devices=found, auto_shard_dataset=False)
     mesh = keras.distribution.DeviceMesh(
         (len(found) // devices.model, devices.model), ("batch", "classes"), found
@@ -227,8 +228,8 @@ def _on_tensorflow(devices: Devices) -> Any:
 
     if devices.model > 1:
         raise APINetError(
-            f"model={devices.model}: only JAX spreads the classifier over devices; set "
-            "KERAS_BACKEND=jax, or leave it out."
+            f"model={devices.model}: only JAX can distribute the classifier; set "
+            "KERAS_BACKEND=jax, or omit it."
         )
     found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices(
         "CPU"
@@ -240,14 +241,14 @@ def _on_tensorflow(devices: Devices) -> Any:
 def _enough(found: list[str], wanted: int) -> list[str]:
     if len(found) < wanted:
         raise APINetError(
-            f"{wanted} devices were asked for, and there are {len(found)} "
-            f"({', '.join(found[:4])}); ask for fewer with --devices."
+            f"{wanted} devices were requested, but there are {len(found)} "
+            f"({', '.join(found[:4])}); request fewer with --devices."
         )
     return found[:wanted]
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of a backend says that memory ran out."""
+    """Whether a backend error means that memory ran out."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return (
         bool(names & {"MemoryError", "OutOfMemoryError", "ResourceExhaustedError"})
@@ -257,7 +258,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def peak_memory() -> int | None:
-    """Bytes that the first GPU has held at most; `None` without one."""
+    """Peak memory of the first GPU in bytes; `None` without a GPU."""
     backend = keras.backend.backend()
     if backend == "jax":
         import jax

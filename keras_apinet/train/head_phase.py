@@ -1,4 +1,4 @@
-"""The head phase: interaction and classifier learn while the backbone stands still."""
+"""The head phase: trains interaction and classifier while the backbone is frozen."""
 
 import contextlib
 from typing import TYPE_CHECKING, Any
@@ -26,30 +26,30 @@ def train_head(
 ) -> None:
     """Trains interaction and classifier on a frozen backbone.
 
-    The backbone runs in inference mode and gets no gradient. If the recipe allows it,
-    its features of the un-augmented images are computed once, so that an epoch costs
-    what the head costs.
+    The backbone runs in inference mode without gradients. If the recipe allows it, the
+    features of the un-augmented images are computed once, so an epoch costs only as
+    much as the head.
 
     Args:
-        setup: What to train.
-        epochs: Passes over the training images.
-        run_checkpoint: Asked whether to stop, and told about unreadable images and each
-            epoch's figures; nothing is kept before the end.
-        batches: `FeatureBatches` to learn from. Default: computed, if the recipe wants
-            them.
+        setup: The training setup.
+        epochs: Number of passes over the training images.
+        run_checkpoint: Receives stop requests, unreadable images and the metrics of
+            each epoch; nothing is saved before the end.
+        batches: `FeatureBatches` to train on. By default they are computed, if the
+            recipe uses them.
     """
     model, recipe = setup.model, setup.recipe
-    # Features cannot be collected from other processes' devices.
+    # Features cannot be gathered from the devices of other processes.
     cached = recipe.cached_head_features and setup.placement.processes == 1
     if batches is None:
         batches = _cached(setup, epochs, run_checkpoint) if cached else setup.batches()
     report = contextlib.nullcontext() if cached else batches.report
-    # Statistics that other data will move are not what the head should learn from.
+    # The head should not train on statistics that are about to change.
     policy, model.batch_norm = model.batch_norm, "inference"
     model.train_backbone(False)
     try:
         steps, most = batches.plan.epoch_steps, recipe.steps_per_execution
-        # Keras runs whole groups of steps.
+        # Keras only runs whole groups of steps.
         each = max(n for n in range(1, most + 1) if steps % n == 0)
         rate = keras.optimizers.schedules.CosineDecay(
             recipe.head_learning_rate, epochs * steps
@@ -74,7 +74,7 @@ def train_head(
 
 
 class _Watch(keras.callbacks.Callback):
-    """Notes each epoch; ends the head phase if asked to, or if its loss diverges."""
+    """Records each epoch; stops on request, or if the loss is NaN or infinite."""
 
     def __init__(
         self, run_checkpoint: "RunCheckpoint", shown: Phase, batch_size: int
@@ -96,7 +96,7 @@ class _Watch(keras.callbacks.Callback):
         self.run_checkpoint.look(done, logs)
         self.shown(done * self.batch_size, lambda: running(logs))
         if self.run_checkpoint.stop_asked:
-            # Nothing to keep yet: a run that goes on begins with the head phase.
+            # Nothing to save yet: a resumed run starts with the head phase.
             raise KeyboardInterrupt
 
 
@@ -120,7 +120,7 @@ def _cached(
 
 
 class FeatureBatches(keras.utils.PyDataset):
-    """Balanced batches of features that lie in memory, of all epochs in a row."""
+    """Balanced batches of in-memory features, for all epochs in sequence."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A training from start to end: the head alone, then all layers; and resuming one."""
+"""The training loop: the head phase, then all layers; and resuming a run."""
 
 import contextlib
 import warnings
@@ -32,25 +32,24 @@ def train(
     devices: Devices = Devices(),  # noqa: B008  frozen
     budget: Budget | None = None,
 ) -> Run:
-    """Trains a model and leaves it in a new run folder.
+    """Trains a model and saves it in a new run folder.
 
     Args:
-        recipe: What to train, and how.
-        out: The run folder to make; a folder that holds anything is refused.
-        verbose: `"plain"`: a line for each epoch; `"bar"`: above a line that moves;
-            `"quiet"`: nothing; `"auto"`: a bar on a terminal, else plain.
-        devices: Where to train. Default: one device.
-        budget: The time that it may take, which chooses the recipe's `epochs`, and
-            fewer `cached_views` and `head_epochs` if need be. Default: as the recipe
-            says.
+        recipe: All settings of the run.
+        out: Run folder to create; it must be new or empty.
+        verbose: `"plain"`: one line per epoch; `"bar"`: the same with a progress bar;
+            `"quiet"`: no output; `"auto"`: a bar on a terminal, otherwise plain.
+        devices: Devices to train on. Defaults to one device.
+        budget: Time limit, which sets the recipe's `epochs` and, if necessary, reduces
+            `cached_views` and `head_epochs`. By default, the recipe decides.
 
     Returns:
         The finished run.
 
     Raises:
-        APINetError: For data, backbones or settings that do not fit, a loss that is no
-            number, memory that ran out, or a time that is too short.
-        TrainingStopped: If the user asked to stop; the run can be resumed.
+        APINetError: For invalid data, backbones or settings, a loss that is NaN or
+            infinite, insufficient memory, or a time limit that is too short.
+        TrainingStopped: If the user stopped training; the run can be resumed.
 
     Example:
     ```python
@@ -83,22 +82,22 @@ def resume(
     devices: Devices = Devices(),  # noqa: B008
     force: bool = False,
 ) -> Run:
-    """Goes on with a training that was stopped or killed, as if it had not been.
+    """Resumes a run that was interrupted, with the same result as without.
 
     Args:
         folder: The run folder.
-        changes: Settings that are to differ from the run's.
+        changes: Settings to override.
         verbose: See `train`.
         devices: See `train`.
-        force: Go on although settings, data or versions differ from those that the run
-            began with.
+        force: Whether to resume even if settings, data or versions differ from those
+            at the start of the run.
 
     Returns:
         The finished run.
 
     Raises:
-        APINetError: As `train`, for differences without `force`, each listed, and if
-            another process trains there or no checkpoint can be read.
+        APINetError: As for `train`; for differences without `force`, listing each; or
+            if another process is training there or no checkpoint can be read.
     """
     run = Run.open(folder)
     settings = {**BEFORE, **run.settings, **(changes or {})}
@@ -118,8 +117,9 @@ def resume(
         changed = differences(run.description, description)
         if changed and not force:
             raise APINetError(
-                f"The run in {str(folder)!r} began differently ({'; '.join(changed)}): "
-                "go on all the same with --force, or start a new run."
+                f"The run in {str(folder)!r} started differently "
+                f"({'; '.join(changed)}): resume anyway with --force, or start a new "
+                "run."
             )
         readable = checkpoints.readable(run.folder, setup.say)
         stored = next(readable, None)
@@ -129,15 +129,15 @@ def resume(
             run = Run(run.folder, description)
             if placement.is_first and other:
                 run.keep_data(setup.images)
-            if stored:  # more epochs, or fewer, may have been asked for
+            if stored:  # the number of epochs may have changed
                 stored[0].ended = stored[0].epoch >= recipe.epochs
         _fit(setup, run, stored, readable)
     return _calibrated(setup, run)
 
 
 def _calibrated(setup: Setup, run: Run) -> Run:
-    """Fits what predictions use, such as the temperature, on one device."""
-    # Evaluation is not needed before the training has ended.
+    """Fits the temperature and other prediction parameters, on one device."""
+    # Only needed once training has ended.
     from keras_apinet.open_world.fitting import fit_after_training
 
     if setup.placement.is_first and "val" in setup.images.splits:
@@ -148,36 +148,35 @@ def _calibrated(setup: Setup, run: Run) -> Run:
 
 
 def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) -> None:
-    """Runs the phases that are left; `rest` are the checkpoints before `stored`."""
+    """Runs the remaining phases; `rest` are the checkpoints before `stored`."""
     recipe, model, say = setup.recipe, setup.model, setup.say
     progress = stored[0] if stored else checkpoints.Progress()
     if progress.ended:
-        say(f"This training has ended already, after epoch {progress.epoch}.")
-        if run.read(FIGURES) is None:  # it was killed before it could tell
+        say(f"This run already finished, after epoch {progress.epoch}.")
+        if run.read(FIGURES) is None:  # killed before writing it
             _finish(setup, run, progress)
         return
     validation = setup.validation()
     if recipe.patience and validation is None:
         raise APINetError(
-            f"patience={recipe.patience} waits for a better validation, and "
-            f"{recipe.data!r} has no validation split; set --validation 0.1, or "
-            "--patience 0."
+            f"patience={recipe.patience} requires a validation split, which "
+            f"{recipe.data!r} does not have; set --validation 0.1, or --patience 0."
         )
     if validation is not None:
         count = len(setup.images.splits["val"])
-        say(f"Validation: {count:,} images, {spread_points(count)} at most")
+        say(f"Validation: {count:,} images, accurate to {spread_points(count)}")
     source: Setup | StoredViews = setup
     if recipe.cached_views:
         source = stored_views(setup, Path(recipe.cached_views_dir or run.folder))
     steps = source.batches().plan.epoch_steps
     check_steps(recipe, steps)
     if setup.placement.is_first:
-        drop_figures(run)  # of an end before --force
+        drop_figures(run)  # stale after --force
     run_checkpoint = RunCheckpoint(run, recipe, progress, setup.placement.is_first)
     run_checkpoint.reports = [] if validation is None else [validation.report]
     head_epochs = recipe.head_phase_epochs
     with StopSignals(run_checkpoint), _explained(recipe), warnings.catch_warnings():
-        # Images that are left out may make the validation a batch shorter.
+        # Skipped images may make validation one batch shorter.
         warnings.filterwarnings("ignore", "Your input ran out of data")
         if not stored and head_epochs:
             say(f"Training the head: {head_epochs} epochs")
@@ -202,11 +201,11 @@ def _fit(setup: Setup, run: Run, stored: Stored | None, rest: Iterator[Stored]) 
             run_checkpoint.progress = progress = checkpoints.restore_newest(
                 model, stored, rest, say
             )
-            # With --force, epochs may have become shorter, and executions longer.
+            # With --force, epochs may be shorter and executions longer.
             progress.step -= progress.step % recipe.steps_per_execution
             if progress.step >= steps:
                 progress.step = 0
-            say(f"Going on after epoch {progress.epoch}, step {progress.step}")
+            say(f"Resuming after epoch {progress.epoch}, step {progress.step}")
         _run_epochs(setup, source, validation, run_checkpoint)
     _finish(setup, run, progress)
 
@@ -217,7 +216,7 @@ def _run_epochs(
     validation: Any,
     run_checkpoint: RunCheckpoint,
 ) -> None:
-    """Trains all layers, from where the run is to its end."""
+    """Trains all layers, from the current position to the end."""
     recipe, model, progress = setup.recipe, setup.model, run_checkpoint.progress
     judged, plan = run_checkpoint.reports, source.batches().plan
     steps, size = plan.epoch_steps, plan.batch_size
@@ -238,7 +237,7 @@ def _run_epochs(
                     batches,
                     validation_data=validation,
                     initial_epoch=progress.epoch,
-                    # An epoch that was begun is ended first, by itself.
+                    # A partial epoch is completed first, by itself.
                     epochs=progress.epoch + 1 if partial else recipe.epochs,
                     steps_per_epoch=steps - progress.step,
                     verbose=0,
@@ -254,14 +253,14 @@ def _run_epochs(
 
 
 def _finish(setup: Setup, run: Run, progress: checkpoints.Progress) -> None:
-    """Writes what the training came to."""
+    """Writes the results of the run."""
     say = setup.say
     best = progress.best if "val" in setup.images.splits else None
     if setup.placement.is_first:
         if not draw_curves(run.folder, progress.best_epoch):
-            say("For pictures of the curves: pip install 'keras-apinet[report]'")
+            say("To plot the learning curves: pip install 'keras-apinet[report]'")
         remove_views(run.folder)
-        # Last: a run without it is finished when it goes on.
+        # Last: a run without this file is finished on resume.
         run.write(
             FIGURES,
             {
@@ -277,22 +276,22 @@ def _finish(setup: Setup, run: Run, progress: checkpoints.Progress) -> None:
         count = len(setup.images.splits["val"])
         ends = interval(*wilson(round(best[0] * count), count))
         say(
-            f"Best validation accuracy {percent(best[0])} of {count:,} images "
+            f"Best validation accuracy {percent(best[0])} on {count:,} images "
             f"({ends}), after {where}"
         )
 
 
 @contextlib.contextmanager
 def _explained(recipe: Recipe) -> Iterator[None]:
-    """Turns an exhausted memory into advice."""
+    """Turns out-of-memory errors into advice."""
     try:
         yield
     except BaseException as error:
         if not out_of_memory(error):
             raise
         raise APINetError(
-            "The memory of the device ran out; lower --images-per-class (now "
+            "The device ran out of memory; lower --images-per-class (now "
             f"{recipe.images_per_class}), --classes-per-batch (now "
-            f"{recipe.classes_per_batch}) or --image-size, or take --dtype "
+            f"{recipe.classes_per_batch}) or --image-size, or use --dtype "
             "mixed_bfloat16."
         ) from error

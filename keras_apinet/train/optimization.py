@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule of a recipe."""
+"""The optimizer and learning-rate schedule of a recipe."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,11 @@ Values = NDArray[np.float64]
 
 
 def peak_rate(recipe: Recipe, model: APINet) -> float:
-    """The highest learning rate of a run.
+    """The peak learning rate of a run.
 
-    Unless asked for, 1e-4 for backbones without layers that normalise, 3e-4 for other
-    pretrained ones, 2e-3 for other random weights. A VGG16 with random weights does not
-    learn at 2e-3, and late at 3e-4.
+    The default is 1e-4 for backbones without normalization layers, 3e-4 for other
+    pretrained ones and 2e-3 for other random weights. VGG16 with random weights does
+    not learn at 2e-3, and only slowly at 3e-4.
     """
     if recipe.learning_rate is not None:
         return recipe.learning_rate
@@ -43,10 +43,10 @@ def peak_rate(recipe: Recipe, model: APINet) -> float:
 def schedule(
     recipe: Recipe, peak: float, steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate of every step of a run of so many batches.
+    """The learning-rate schedule of a run of `steps` batches.
 
-    Keras asks for the rate of a batch, also where only every third one changes the
-    weights.
+    Keras evaluates it for every batch, even if gradient accumulation updates the
+    weights less often.
     """
     rising = round(recipe.warmup_fraction * steps)
     falling = max(1, steps - rising)
@@ -69,8 +69,8 @@ def optimizer(
 ) -> keras.optimizers.Optimizer:
     """The optimizer of a phase, with a learning rate or schedule.
 
-    That of the head phase is AdamW, one rate for all layers, no accumulation and no
-    averages.
+    The head phase uses AdamW with one rate for all layers, without gradient
+    accumulation or weight averaging.
     """
     options: dict[str, Any] = {
         "learning_rate": rate,
@@ -93,11 +93,11 @@ def optimizer(
 
 
 def try_rates(setup: "Setup", steps: int = 100) -> tuple[Values, Values]:
-    """Trains with a rate that rises at every step, and tells the loss at each.
+    """Runs a learning-rate range test (Smith 2017).
 
-    The range test of Smith (2017); the weights are of no use afterwards. It ends
-    earlier where the loss is four times its lowest. Returns rates, from 1e-6 towards 1,
-    and losses, smoothed over about ten batches.
+    The rate rises from 1e-6 toward 1, and the test stops early when the loss exceeds
+    four times its minimum. The weights are useless afterwards. Returns the rates and
+    the losses, smoothed over about ten batches.
     """
     rates = np.geomspace(1e-6, 1, steps)
     with setup.placement.scope():
@@ -112,14 +112,14 @@ def try_rates(setup: "Setup", steps: int = 100) -> tuple[Values, Values]:
             )
     if not rising.smooth:
         raise APINetError(
-            f"The loss is no number even at a learning rate of {rates[0]:.0e}; look at "
-            "the weights and the images, or train with --dtype float32."
+            f"The loss is NaN or infinite even at a learning rate of {rates[0]:.0e}; "
+            "check the weights and the images, or train with --dtype float32."
         )
     return rates[: len(rising.smooth)], np.array(rising.smooth)
 
 
 def suggested_rate(rates: ArrayLike, losses: ArrayLike) -> float:
-    """A tenth of the rate at which the loss is lowest: where it still falls steeply.
+    """A tenth of the rate with the lowest loss, where the loss still falls steeply.
 
     >>> suggested_rate([1e-4, 1e-3, 1e-2, 1e-1], [3.0, 2.0, 1.0, 9.0])
     0.001
@@ -138,7 +138,7 @@ class _RisingRate(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = float(self.rates[batch])
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        # Keras tells the mean of all batches so far.
+        # Keras reports the mean of all batches so far.
         total = float((logs or {})["loss"]) * (batch + 1)
         loss, self.total = total - self.total, total
         self.average = 0.9 * self.average + 0.1 * loss
@@ -152,11 +152,10 @@ class _RisingRate(keras.callbacks.Callback):
 
 
 def layer_shares(model: APINet, first: float) -> dict[str, float]:
-    """For each variable of the backbone, its share of the head's learning rate.
+    """The learning rate of each backbone variable relative to the head's.
 
-    The backbone's layers that have weights lie on a geometric line from `first`, in
-    their order, to the head's 1 (Howard and Ruder 2018 call that discriminative
-    fine-tuning).
+    It grows geometrically over the backbone's layers with weights, in order, from
+    `first` to the head's 1 (discriminative fine-tuning, Howard and Ruder 2018).
     """
     layers = [
         layer
@@ -171,19 +170,19 @@ def layer_shares(model: APINet, first: float) -> dict[str, float]:
 
 
 def check_steps(recipe: Recipe, steps: int) -> None:
-    """Checks that the batches of an epoch and of the run can be grouped as asked."""
+    """Checks that the batches of an epoch and of the run can be grouped."""
     each, total = recipe.steps_per_execution, recipe.epochs * steps
     if recipe.epochs and steps % each:
-        # Keras would run whole groups, and so more batches than an epoch has.
+        # Keras would run whole groups, hence more batches than an epoch has.
         fits = max(n for n in range(1, each) if steps % n == 0)
         raise APINetError(
             f"steps_per_execution={each} does not divide the {steps} batches of an "
-            f"epoch; set --steps-per-execution {fits}, or a --steps-per-epoch that it "
-            "divides."
+            f"epoch; set --steps-per-execution {fits}, or change "
+            "--steps-per-epoch."
         )
     if 0 < total < recipe.gradient_accumulation_steps:
         raise APINetError(
             f"gradient_accumulation_steps={recipe.gradient_accumulation_steps}: the "
-            f"whole run has {total} batches, and no weight would ever change; lower "
-            "--gradient-accumulation-steps, or raise --epochs."
+            f"whole run has only {total} batches, so the weights would never be "
+            "updated; lower --gradient-accumulation-steps, or raise --epochs."
         )

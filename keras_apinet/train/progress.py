@@ -1,4 +1,4 @@
-"""What a person sees of a training: lines, a bar, TensorBoard, pictures of curves."""
+"""Training output: console lines, progress bar, loggers and plots of the curves."""
 
 import importlib.util
 import sys
@@ -21,7 +21,7 @@ from keras_apinet.types import Logs
 
 
 class Console:
-    """What a person sees of a training: lines, and on a terminal a bar; or nothing."""
+    """Console output of training: lines and, on a terminal, a progress bar."""
 
     def __init__(self, verbose: str, speaks: bool = True) -> None:
         auto = verbose == "auto" and sys.stderr.isatty()
@@ -29,13 +29,13 @@ class Console:
         self.lines = verbose != "quiet" and speaks
 
     def __call__(self, text: str) -> None:
-        """Prints a line, unless it is quiet."""
+        """Prints a line, unless in quiet mode."""
         if self.lines:
             print(printable(text, keep="\n"), flush=True)
 
 
 class EpochLine(keras.callbacks.Callback):
-    """Moves the bar, and prints one line for each epoch that has ended."""
+    """Updates the progress bar, and prints one line per completed epoch."""
 
     def __init__(
         self, say: Console, shown: Phase, epochs: int, steps: int, batch_size: int
@@ -48,15 +48,15 @@ class EpochLine(keras.callbacks.Callback):
         self.validated = ""
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Starts the clocks."""
+        """Starts the timers."""
         self.epoch_started = time.monotonic()
         self.started = self.started or self.epoch_started
         self.epoch, self.training_s, self.steps_done = epoch, 0.0, 0
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Counts the steps, of which a resumed epoch has fewer, and moves the bar."""
+        """Counts the steps and updates the bar."""
         self.steps_done = batch + 1
-        # A resumed epoch begins in its middle, and ends where all do.
+        # A resumed epoch has fewer steps: it starts in the middle.
         ahead = self.epoch * self.steps + self.steps - self.params["steps"]
         self.shown(
             (ahead + self.steps_done) * self.batch_size,
@@ -65,11 +65,11 @@ class EpochLine(keras.callbacks.Callback):
         )
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        """Training of this epoch is over; what follows is validation."""
+        """Records the training time of the epoch, before validation."""
         self.training_s = time.monotonic() - self.epoch_started
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Prints the line."""
+        """Prints the line of the epoch."""
         logs = logs or {}
         now = time.monotonic()
         took = self.training_s or now - self.epoch_started
@@ -83,30 +83,29 @@ class EpochLine(keras.callbacks.Callback):
         memory = peak_memory()
         if memory is not None:
             figures.append(f"{memory / 2**30:.1f} GiB on the GPU")
-        # After the last epoch more is to come: what predictions are judged by.
+        # After the last epoch, calibration still follows.
         if epoch + 1 < self.epochs:
             left = (now - self.started) / max(self.seen, 1)
             left *= (self.epochs - epoch - 1) * self.steps
             figures.append(f"{clock(left)} left")
-        # One space: with hours left of 100 epochs the line still fits 80 columns.
+        # Single spaces, so that 100 epochs with hours left fit in 80 columns.
         self.say(f"Epoch {epoch + 1}/{self.epochs} {' '.join(figures)}")
 
 
 def running(logs: Logs) -> str:
-    """Loss and accuracy so far, for the bar."""
+    """Running loss and accuracy, for the progress bar."""
     logs = logs or {}
     return f"loss {float(logs['loss']):.2f} accuracy {float(logs['accuracy']):.0%}"
 
 
 def loggers(recipe: Recipe, folder: Path) -> list[keras.callbacks.Callback]:
-    """Callbacks that tell others of the figures: TensorBoard's, where it is installed.
+    """Callbacks for TensorBoard, if installed, and for the recipe's `tracker`.
 
-    And that of the service that a recipe names in `tracker`. Its run is called as the
-    run's folder and bears the recipe; who may write where is what the service's own
-    login and variables say.
+    The tracker's run has the name of the run folder and contains the recipe. The
+    service's own login and environment variables provide the credentials.
     """
     found: list[keras.callbacks.Callback] = []
-    # TensorFlow's summaries are written by the tensorboard package, an extra.
+    # TensorFlow writes summaries with the tensorboard package, an extra.
     if importlib.util.find_spec("tensorboard") is not None:
         logs = folder / "tensorboard"
         found.append(keras.callbacks.TensorBoard(logs, write_graph=False))
@@ -115,7 +114,7 @@ def loggers(recipe: Recipe, folder: Path) -> list[keras.callbacks.Callback]:
             import wandb
             from wandb.integration.keras import WandbMetricsLogger
 
-            if wandb.run is None:  # a training that goes on calls `fit` twice
+            if wandb.run is None:  # a resumed run calls `fit` twice
                 wandb.init(name=folder.name, config=recipe.asdict())
             found.append(WandbMetricsLogger())
         elif recipe.tracker == "mlflow":
@@ -128,14 +127,14 @@ def loggers(recipe: Recipe, folder: Path) -> list[keras.callbacks.Callback]:
             found.append(MlflowCallback())
     except ImportError as error:
         raise APINetError(
-            f"tracker={recipe.tracker!r} needs a package that is not installed "
-            f"({reason(error)}): pip install {recipe.tracker}, or leave tracker out."
+            f"tracker={recipe.tracker!r} requires a package that is not installed "
+            f"({reason(error)}): pip install {recipe.tracker}, or omit tracker."
         ) from error
     return found
 
 
 def draw_curves(folder: Path, best: int) -> bool:
-    """Draws a run's logs into `curves.png` and `curves.svg`, if it can."""
+    """Plots a run's logs as `curves.png` and `curves.svg`; false without matplotlib."""
     log, head = plots.read_log(folder)
 
     def draw(figure: Any) -> None:
@@ -152,7 +151,7 @@ def draw_curves(folder: Path, best: int) -> bool:
 
 
 def draw_rates(rates: ArrayLike, losses: ArrayLike, chosen: float, path: Path) -> bytes:
-    """A picture of the loss at each learning rate, as the path ends."""
+    """A plot of the loss at each learning rate, in the format of the path."""
     need("matplotlib")
     from matplotlib.figure import Figure
 

@@ -18,12 +18,12 @@ _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings in a recipe file."""
+    """Reads the settings of a recipe file."""
     return read_toml(Path(path))
 
 
 def to_toml(recipe: Recipe) -> str:
-    """A recipe as TOML, every setting with what it means; read back it is equal."""
+    """Writes a recipe as TOML, with a description of each setting."""
     lines = []
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
@@ -31,7 +31,7 @@ def to_toml(recipe: Recipe) -> str:
         if field.metadata["choices"]:
             words += f" ({', '.join(field.metadata['choices'])})"
         lines.append(f"# {words}")
-        # TOML has no null: what is left open is shown as a comment.
+        # TOML has no null: unset values become comments.
         lines.append(
             f"# {field.name} =" if value is None else f"{field.name} = {_toml(value)}"
         )
@@ -39,7 +39,7 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _toml(value: Any) -> str:
-    # TOML's strings, numbers and booleans are written as JSON's, but for `1e-05`.
+    # TOML writes strings, numbers and booleans like JSON, except for `1e-05`.
     if isinstance(value, float):
         return repr(value)
     text = json.dumps(value, ensure_ascii=False)
@@ -51,7 +51,7 @@ def _toml(value: Any) -> str:
 
 
 def parse_value(name: str, text: str) -> Any:
-    """A setting's value from text, as the command line gives it."""
+    """Parses the value of a setting from the command line."""
     kind, optional = kind_of(name)
     if optional and text.lower() in ("", "default"):
         return None
@@ -65,13 +65,13 @@ def parse_value(name: str, text: str) -> Any:
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """Settings from `name=value` texts."""
+    """Parses settings from `name=value` strings."""
     texts = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise APINetError(
-                f"--set {assignment!r} is no assignment; write --set name=value."
+                f"--set {assignment!r} is not an assignment; use --set name=value."
             )
         texts[name.strip().replace("-", "_")] = text.strip()
     check_names(texts, "--set")
@@ -79,8 +79,8 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what a training runs on."""
-    import keras  # to print a recipe, no backend has to start
+    """Versions of Python, Keras, the backend and NumPy."""
+    import keras  # not needed to print a recipe
 
     versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
     for package in ("keras-apinet", "keras", keras.backend.backend(), "numpy"):
@@ -92,7 +92,7 @@ def versions() -> dict[str, str]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two descriptions of a run, in words."""
+    """Describes the differences between two descriptions of a run."""
     found = []
     defaults = {**Recipe().asdict(), **BEFORE}
     for what, old, new in (

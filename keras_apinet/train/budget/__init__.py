@@ -1,1 +1,1 @@
-"""How a training is fitted into a time: what is measured, and what is chosen."""
+"""Fits training into a time budget: measures costs and chooses settings."""

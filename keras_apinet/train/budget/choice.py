@@ -1,7 +1,7 @@
-"""A training in a given time: what its parts take is measured, then numbers are chosen.
+"""Fits training into a time budget: measures its parts, then chooses settings.
 
-The numbers are settings of the recipe, so the rate falls over exactly those epochs, and
-a run that goes on has the same plan.
+The choices become settings of the recipe, so the schedule covers exactly those epochs,
+and a resumed run has the same plan.
 """
 
 import dataclasses
@@ -17,22 +17,22 @@ from keras_apinet.train.budget.trial import Costs, measured
 from keras_apinet.train.recipe import MOST_EPOCHS, Recipe
 from keras_apinet.train.setup import Setup
 
-# The smallest training that is worth its time.
+# The smallest useful training.
 _FEWEST_EPOCHS, _FEWEST_HEAD_EPOCHS, _FEWEST_VIEWS = 3, 5, 2
-# Where an epoch takes long, a shorter one more fills the rest of the time.
+# If more than this is left over, shorten all epochs to fit one more.
 _LEFT_OVER = 0.04
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The time that a training may take, from its start to its end.
+    """Time budget for a whole training run.
 
     Attributes:
-        minutes: How long.
-        started: What `time.monotonic()` was when it began. Default: now.
+        minutes: Total time in minutes.
+        started: Start time, from `time.monotonic()`. Defaults to now.
 
     Raises:
-        APINetError: If `minutes` is no number above 0.
+        APINetError: If `minutes` is not a number above 0.
     """
 
     minutes: float
@@ -43,25 +43,25 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Seconds from now to its end."""
+        """Remaining seconds."""
         return self.started + 60 * self.minutes - time.monotonic()
 
 
 def fitted(setup: Setup, budget: Budget) -> Setup:
-    """A training whose epochs, and if need be views and head epochs, fit into a time.
+    """Chooses epochs, and if necessary fewer views and head epochs, for a budget.
 
     Args:
-        setup: The training; its model is left as it is.
-        budget: The time.
+        setup: The training setup; its model is not changed.
+        budget: The time budget.
 
     Raises:
-        APINetError: If there is no time for the smallest training, or there are
-            several processes, which would each choose for themselves.
+        APINetError: If the budget is too short for the smallest training, or there are
+            several processes, which would each choose independently.
     """
     if setup.placement.processes > 1:
         raise APINetError(
-            f"minutes={budget.minutes:g} is measured by one process, and there are "
-            f"{setup.placement.processes}; give --epochs."
+            f"minutes={budget.minutes:g} requires a single process, but there are "
+            f"{setup.placement.processes}; give --epochs instead."
         )
     limit = min(20.0, max(0.5, 0.02 * 60 * budget.minutes))
     costs = measured(setup, limit)
@@ -73,19 +73,19 @@ def fitted(setup: Setup, budget: Budget) -> Setup:
 def chosen(
     recipe: Recipe, costs: Costs, left: float, minutes: float
 ) -> tuple[Recipe, str]:
-    """The recipe that fits into the seconds that are left, and what to say of it.
+    """The recipe that fits into the remaining time, and a message about it.
 
-    As many epochs as there is time for; if those are too few, fewer views and then
-    fewer epochs of the head.
+    Chooses as many epochs as fit; if these are too few, reduces first the views, then
+    the head epochs.
 
     Args:
-        recipe: What was asked for.
-        costs: What its parts take.
-        left: Seconds from now.
-        minutes: The whole time, for the words.
+        recipe: The requested recipe.
+        costs: Measured times of its parts.
+        left: Remaining seconds.
+        minutes: The total budget, for messages.
 
     Raises:
-        APINetError: If there is no time for the smallest training.
+        APINetError: If the budget is too short for the smallest training.
 
     >>> costs = Costs(once=10, step=0.1, steps=50, epoch_end=1)
     >>> chosen(Recipe(), costs, left=130, minutes=3)[1]
@@ -99,12 +99,12 @@ def chosen(
         elif head > _FEWEST_HEAD_EPOCHS:
             head = max(_FEWEST_HEAD_EPOCHS, head // 2)
         else:
-            # Next time it may take a little longer.
+            # Add a margin, as times vary.
             enough = math.ceil(10.5 * (minutes + (need - left) / 60)) / 10
             raise APINetError(
-                f"minutes={minutes:g}: {_FEWEST_EPOCHS} epochs on these images, the "
-                f"fewest that make sense, need about {enough:g} minutes here; give at "
-                "least so many, fewer images, a smaller --image-size or a larger "
+                f"minutes={minutes:g} is too short: {_FEWEST_EPOCHS} epochs on these "
+                f"images, the minimum, take about {enough:g} minutes here; give at "
+                "least that many, fewer images, a smaller --image-size or a larger "
                 "--freeze-fraction."
             )
     left -= costs.before_epochs(views, head)
@@ -113,7 +113,7 @@ def chosen(
     if over > _LEFT_OVER * 60 * minutes and steps is None and epochs < MOST_EPOCHS:
         fewer = int((left / (epochs + 1) - costs.epoch_end) / costs.step)
         fewer -= fewer % recipe.steps_per_execution
-        # One more costs one more validation, which may be more than the rest holds.
+        # One more epoch costs one more validation, which may not fit.
         if (epochs + 1) * fewer > epochs * costs.steps:
             epochs, steps = epochs + 1, fewer
     changes: dict[str, Any] = {"epochs": epochs, "steps_per_epoch": steps}

@@ -1,4 +1,4 @@
-"""How fast batches and epochs go by."""
+"""Measures the time of batches and epochs."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -8,18 +8,18 @@ import keras
 
 from keras_apinet.types import Logs
 
-# Batches that wait when the first step ends; they say nothing about the time they took.
+# Batches prefetched during the first step; their times are not representative.
 _WAITING = 4
 
 
 class Pace(keras.callbacks.Callback):
-    """How long the first of many batches takes, and how long each after that.
+    """Measures the time of the first batch, and of each batch after it.
 
-    As a callback of `fit` it ends it when that is known.
+    As a callback, it stops `fit` after enough measurements.
 
     Args:
-        limit: Seconds to look at, after the first batch.
-        clock: Tells the seconds.
+        limit: Seconds to measure, after the first batch.
+        clock: Function that returns the time in seconds.
     """
 
     def __init__(
@@ -31,15 +31,15 @@ class Pace(keras.callbacks.Callback):
         self.stop_asked = False
 
     def reached(self, count: int) -> bool:
-        """Notes that so many batches are done; tells whether that is enough."""
+        """Records that `count` batches are done; returns whether that is enough."""
         self.marks.append((self.clock(), count))
         enough = self.marks[-1][0] - self.marks[1][0] >= self.limit
         return enough and len(self.marks) > 3
 
     @property
     def each(self) -> float:
-        """Seconds for a batch."""
-        # Of the first one alone, all that it took.
+        """Seconds per batch."""
+        # With only one batch, its total time.
         begin = min(len(self.marks) - 2, 1)
         if len(self.marks) > 2 * _WAITING + 1:
             begin = _WAITING
@@ -48,12 +48,12 @@ class Pace(keras.callbacks.Callback):
 
     @property
     def first(self) -> float:
-        """Seconds that the first batch took beyond what each takes."""
+        """Extra seconds of the first batch."""
         (start, _), (end, count) = self.marks[:2]
         return max(0.0, end - start - count * self.each)
 
     def over(self, batches: Iterable[Any]) -> Iterable[Any]:
-        """Hands out batches, each after the one before was used, until it is enough."""
+        """Yields batches one by one until there are enough measurements."""
         for done, batch in enumerate(batches):
             if done and self.reached(done):
                 return
@@ -61,14 +61,14 @@ class Pace(keras.callbacks.Callback):
         self.reached(done + 1)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Waits for the step, and notes it."""
+        """Waits for the step and records its time."""
         float((logs or {})["loss"])
         if self.reached(batch + 1):
             self.model.stop_training = True
 
 
 class EpochEnds(keras.callbacks.Callback):
-    """How long whole epochs take, and the batches of their validations."""
+    """Measures whole epochs, and the batches of their validation."""
 
     def __init__(self, limit: float) -> None:
         super().__init__()
@@ -78,26 +78,26 @@ class EpochEnds(keras.callbacks.Callback):
         self.began = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Starts the clock."""
+        """Starts the timer."""
         self.began = time.monotonic()
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        """Begins to look at a validation."""
+        """Starts measuring a validation."""
         self.tests.append(Pace(self.limit))
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Waits for the batch, notes it, and ends the validation when it is enough."""
+        """Waits for the batch, records its time, and stops after enough batches."""
         float((logs or {})["loss"])
         if self.tests[-1].reached(batch + 1):
             self.model.stop_evaluating = True
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Notes how long all of it took."""
+        """Records the time of the epoch."""
         self.took.append(time.monotonic() - self.began)
 
 
 class HeadPace(Pace):
-    """Stands in for the `RunCheckpoint` of a head phase, which it ends."""
+    """Replaces the `RunCheckpoint` of a head phase, and stops the phase early."""
 
     def __init__(self, limit: float, group: int) -> None:
         super().__init__(limit)
@@ -105,11 +105,11 @@ class HeadPace(Pace):
         self.head_rows: list[dict[str, float]] = []
 
     def look(self, step: int, logs: Logs) -> None:
-        """Waits for the step, notes it, and ends the phase when it is enough."""
+        """Waits for the step, records its time, and stops after enough steps."""
         float((logs or {})["loss"])
         if self.reached(self.marks[-1][1] + self.group):
             raise EnoughError
 
 
 class EnoughError(Exception):
-    """The head phase has been looked at for long enough."""
+    """Raised when the head phase has been measured for long enough."""

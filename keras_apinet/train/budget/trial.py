@@ -1,7 +1,7 @@
-"""What the parts of a training take, measured.
+"""Measures the time of each part of training.
 
-Each part runs for a moment with the data and the model of the training, whose weights
-are put back afterwards.
+Each part runs briefly with the actual data and model, whose weights are restored
+afterwards.
 """
 
 import contextlib
@@ -29,26 +29,26 @@ from keras_apinet.train.optimization import schedule
 from keras_apinet.train.progress import loggers
 from keras_apinet.train.setup import Setup, own_globals
 
-# Reading the best model's figures, fitting what predictions use, drawing the curves.
+# Reading the best model's metrics, calibration, plotting the curves.
 _FINISHING_S = 3.0
-# Of the validation, or of those to train on.
+# Maximum number of photos per split to measure on.
 _PHOTOS = 256
-# More than any part is looked at for.
+# More than any measurement runs for.
 _EPOCHS = 10_000
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What the parts of a training take, in seconds.
+    """Time of each part of training, in seconds.
 
     Attributes:
-        once: What is there whatever is chosen: compiling, and what follows the epochs.
-        step: A batch, when all layers learn.
-        steps: Batches of an epoch; a number.
-        epoch_end: Validating and saving after an epoch.
-        head_start: What comes before the first epoch of the head, and after the last.
-        head_epoch: An epoch of the head.
-        view: One stored view of every image.
+        once: Fixed costs: compilation, and everything after the last epoch.
+        step: One batch when training all layers.
+        steps: Number of batches per epoch.
+        epoch_end: Validation and saving after an epoch.
+        head_start: Work before the first and after the last epoch of the head phase.
+        head_epoch: One epoch of the head phase.
+        view: One cached view of every image.
     """
 
     once: float
@@ -61,27 +61,27 @@ class Costs:
 
     @property
     def epoch(self) -> float:
-        """An epoch in which all layers learn."""
+        """One epoch of training all layers."""
         return self.steps * self.step + self.epoch_end
 
     def before_epochs(self, views: int, head_epochs: int) -> float:
-        """What there is besides the epochs in which all layers learn."""
+        """Everything except the epochs that train all layers."""
         head = self.head_start + head_epochs * self.head_epoch if head_epochs else 0.0
         return self.once + views * self.view + head
 
 
 def measured(setup: Setup, limit: float) -> Costs:
-    """What the parts of a training take; its model is left as it was.
+    """Measures the parts of training; the model is not changed.
 
     Args:
-        setup: The training.
-        limit: Seconds for each part, after its first batch.
+        setup: The training setup.
+        limit: Seconds per part, after its first batch.
     """
     model, recipe = setup.model, setup.recipe
     values = [keras.ops.convert_to_numpy(v) for v in model.variables]
     plain = dataclasses.replace(recipe, epochs=2, patience=0, tracker=None)
     trial = dataclasses.replace(setup, recipe=plain)
-    with own_globals(), phase("Measuring what a step takes"):
+    with own_globals(), phase("Measuring the time per step"):
         try:
             return Trial(trial, limit).all()
         finally:
@@ -90,17 +90,17 @@ def measured(setup: Setup, limit: float) -> Costs:
 
 
 class Trial:
-    """Runs every part of a training for a moment."""
+    """Runs each part of training briefly."""
 
     def __init__(self, setup: Setup, limit: float) -> None:
         self.setup, self.limit = setup, limit
         self.train = setup.images.splits["train"]
-        # The first photos may be unlike the others: of one class, or smaller.
+        # The first photos may not be representative: one class, or smaller.
         order = np.random.default_rng(0).permutation(len(self.train))
         self.mixed = self.train.take(order)
 
     def all(self) -> Costs:
-        """Of the parts that the recipe has."""
+        """Costs of all parts that the recipe uses."""
         source, begun, view = self._views()
         measured_on = source
         if source is self.setup:
@@ -109,12 +109,12 @@ class Trial:
         found: dict[str, Any] = {"once": costs.once + begun, "view": view}
         if self.setup.recipe.head_phase_epochs:
             start, found["head_epoch"] = self._head()
-            # The model is validated and saved after the head phase, too.
+            # The head phase also ends with validation and saving.
             found["head_start"] = start + costs.epoch_end
         return dataclasses.replace(costs, **found)
 
     def _views(self) -> tuple[Any, float, float]:
-        """Where batches come from, seconds before the first view, and for a view."""
+        """The source of batches, seconds before the first view, and per view."""
         setup, count = self.setup, self.setup.recipe.cached_views
         if not count:
             return setup, 0.0, 0.0
@@ -130,7 +130,7 @@ class Trial:
         with batches.report:
             for images, _ in pace.over(batches):
                 views = [cached_views.half(predict(images[:, i])) for i in range(count)]
-        # Every image looks like the last one: for the time it makes no difference.
+        # Repeat one image: the content does not affect the time.
         shape = (1, len(self.train), *views[0].shape[1:])
         stored = np.broadcast_to(views[0][:1], shape)
         source = cached_views.StoredViews(setup, stored, self.train.labels, {})
@@ -139,9 +139,9 @@ class Trial:
         return source, pace.first, pace.each / size / count * len(self.train)
 
     def read_before(self) -> tuple[Setup, float]:
-        """A training on some photos that have been read, and what reading all adds.
+        """A setup with some photos already read, and the extra time to read all.
 
-        A first reading comes from the disk, or draws the photo; epochs repeat others.
+        The first read comes from disk, or generates the photo; epochs repeat reads.
         """
         setup, images = self.setup, self.setup.images
         each_class = np.unique(self.train.labels, return_index=True)[1]
@@ -155,14 +155,14 @@ class Trial:
                     pass
         added = max(0.0, first.each - again.each) / size * len(self.train)
         if setup.recipe.head_phase_epochs and setup.recipe.cached_head_features:
-            added = 0.0  # the head's features are what reads them first
+            added = 0.0  # the head phase reads them first
         known = dataclasses.replace(images, splits={**images.splits, "train": some})
         return dataclasses.replace(setup, images=known), added
 
     def _epochs(self, source: Any, steps: int) -> Costs:
-        """What there is once, and in each epoch, of `steps`, of all layers."""
+        """Costs of training all layers, with `steps` batches per epoch."""
         setup, recipe, model = self.setup, self.setup.recipe, self.setup.model
-        # A rate at which the weights stay what they are, and finite.
+        # A rate low enough to keep the weights unchanged and finite.
         setup.compile(schedule(recipe, 1e-9, 1000))
         batches, pace = source.batches(), Pace(self.limit)
         group = recipe.steps_per_execution
@@ -171,13 +171,13 @@ class Trial:
                 batches, steps_per_epoch=1000 * group, verbose=0, callbacks=[pace]
             )
         if recipe.ema_momentum:
-            # A fit ends with the average in the model's own variables, and JAX does not
-            # give away an array that two of them share.
+            # `fit` ends with the averages in the model's own variables, and JAX cannot
+            # donate an array that two variables share.
             setup.compile(schedule(recipe, 1e-9, 1000))
         ends, held_out = EpochEnds(self.limit), self._held_out()
         began = time.monotonic()
         validation = dataclasses.replace(setup, images=held_out).validation()
-        # Where frozen layers have seen the photos first, that is most of it.
+        # With cached frozen outputs, this is most of the validation.
         preparing = time.monotonic() - began
         with TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Your input ran out of data")
@@ -206,14 +206,14 @@ class Trial:
             epoch_end += (-(-whole // size) - test.marks[-1][1]) * test.each
             once += first.first + preparing / part * whole
             if not too_few(whole):
-                # The temperature, and the threshold for unknown, see `open_world`.
+                # The temperature, and the threshold for unknown; see `open_world`.
                 photos = 2 * whole + len(self.train) * bool(recipe.unknown_keep)
                 photo = test.each / size + preparing / part
                 once += loading + 2 * first.first + photos * photo
         return Costs(once, pace.each, steps, max(0.0, epoch_end))
 
     def _held_out(self) -> ImageData:
-        """The data with some of the validation photos."""
+        """The data with a subset of the validation photos."""
         images = self.setup.images
         if "val" not in images.splits:
             return images
@@ -224,7 +224,7 @@ class Trial:
         )
 
     def _head(self) -> tuple[float, float]:
-        """Seconds before the first epoch of the head, and for an epoch."""
+        """Seconds before the first epoch of the head phase, and per epoch."""
         setup, labels, start = self.setup, self.train.labels, 0.0
         plan, batches = setup.plan(labels), None
         if setup.recipe.cached_head_features:
