@@ -177,7 +177,7 @@ def test_a_temperature_that_raised_the_error_is_said_to_have():
     result = told(70, 100, 0.7, temperature=0.4)
     assert len(raised_errors(result)) == 2
     before, after = calibration_words(result)[:2]
-    assert "cannot tell" in before
+    assert "does not show" in before
     assert "over-confident" in after
     assert raised_errors(told(70, 100, 0.95, temperature=2.0)) == []
     assert raised_errors(told(70, 100, 0.95, temperature=1.0)) == []

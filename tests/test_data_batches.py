@@ -78,7 +78,7 @@ def test_a_start_within_an_epoch_ends_with_it(pair):
     assert len(batches) == 4
     collect(batches.take(1))  # a look does not count
     assert len(collect(batches)) == 4
-    with pytest.raises(APINetError, match="start_step=12 for"), batches.report:
+    with pytest.raises(APINetError, match="start_step=12 to"), batches.report:
         collect(batches)
 
 

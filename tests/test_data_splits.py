@@ -362,7 +362,7 @@ def test_a_share_that_groups_do_not_allow_is_said(tmp_path, capsys, monkeypatch)
     )
     options = ["--validation", "0.9", "--group-by", r"(\d+)\.png"]
     assert main(["data", str(tmp_path), *options]) == 0
-    assert "90% of each class asked for" in " ".join(capsys.readouterr().out.split())
+    assert "90% of each class requested" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_table_that_moved_is_held_out_as_it_was(tmp_path):

@@ -307,13 +307,13 @@ def test_pages_of_a_temperature_written_by_hand(run, report, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / "calibration.json").write_text('{"temperature": 0.5}')
     html = write_report(copy, bootstrap=5).read_text("utf-8")
-    assert "At its temperature, 0.50, it says" in html
+    assert "At its temperature, 0.50, it has" in html
     titles = re.findall(r'alt="([^"]*): accuracy against confidence"', html)
     assert titles == ["Before calibration", "After calibration"]
     plain = report.read_text("utf-8")  # its few photos tell no temperature
     titles = re.findall(r'alt="([^"]*): accuracy against confidence"', plain)
     assert titles == ["Accuracy by confidence"]
-    assert "At its temperature, 0.50, it says" in write_card(copy).read_text("utf-8")
+    assert "At its temperature, 0.50, it has" in write_card(copy).read_text("utf-8")
     file = copy / "evaluation_test.json"
     result = json.loads(file.read_text("utf-8"))
     del result["warnings"]

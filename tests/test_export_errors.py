@@ -77,7 +77,7 @@ def test_wrong_class_counts_temperatures_and_sizes(model, tmp_path):
     refuses("2 class names for a model of 5", model, path, class_names=["a", "b"])
     refuses("1 and 3 are both called 'b'", model, path, class_names=list("abcbe"))
     refuses("temperature=0", model, path, temperature=0.0)
-    refuses("image_size=64 does not fit", model, path, image_size=64)
+    refuses("image_size=64 does not match", model, path, image_size=64)
     refuses("A dict cannot be exported", {}, path)
 
 

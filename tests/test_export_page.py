@@ -133,7 +133,9 @@ def test_several_photos_are_listed_and_looked_at_again(pages, browser, tmp_path)
 
 def test_a_page_opened_as_a_file_says_how_to_serve_it(pages, browser):
     browser.open((pages / "float32" / "index.html").as_uri())
-    browser.until("document.querySelector('#status')?.textContent.includes('served')")
+    browser.until(
+        "document.querySelector('#status')?.textContent.includes('a web server')"
+    )
     said = browser.run("document.querySelector('#status').textContent")
     assert "python -m http.server -d" in said
 

@@ -150,7 +150,7 @@ def test_no_photo_sets_int8_ranges_and_proves_them(counts, proof, ranges, number
 
 def test_one_photo_cannot_set_ranges_and_prove_them(numbered):
     model = two_classes()
-    with pytest.raises(APINetError, match=r"there is 1; give more .* 'dynamic'"):
+    with pytest.raises(APINetError, match=r"but got 1; pass more .* 'dynamic'"):
         representative_photos(open_source(model), numbered(train=1), apart=True)
 
 

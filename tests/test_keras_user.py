@@ -107,7 +107,7 @@ def on_logits(y, z):
 
 def test_other_losses_are_refused_unless_they_take_logits():
     for loss in (on_probabilities, "mse", "binary_crossentropy", "kl_divergence"):
-        with pytest.raises(APINetError, match="wants probabilities"):
+        with pytest.raises(APINetError, match="expects probabilities"):
             compiled(loss=loss)
     with pytest.raises(APINetError, match="2 losses"):
         compiled(loss=["ce", "ce"])

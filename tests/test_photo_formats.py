@@ -257,7 +257,7 @@ def test_scans_without_end_are_refused(tmp_path):
     scan = content.index(b"\xff\xda")
     path = tmp_path / "scans.jpg"
     path.write_bytes(content[:scan] + content[scan:-2] * 40 + content[-2:])
-    with pytest.raises(APINetError, match="scans, and 100 is the most"):
+    with pytest.raises(APINetError, match="scans, but 100 is the most"):
         read_photo(path)
     assert "scans" in of_training(path)
 

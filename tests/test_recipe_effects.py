@@ -262,7 +262,7 @@ CHECKPOINTS = ("00001-0000000", "00001-0000002", "00002-0000000")
         ),
         (
             {"steps_per_epoch": 1, "gradient_accumulation_steps": 5},
-            "gradient_accumulation_steps=5: .* has 4 batches",
+            "gradient_accumulation_steps=5: .* has only 4 batches",
         ),
         ({"patience": 2}, "patience=2 requires a validation split"),
     ],

@@ -468,7 +468,7 @@ def test_one_of_many_creates_a_run(tmp_path):
 def test_a_folder_of_somebody_else_is_no_place_for_a_run(tmp_path, capsys):
     (tmp_path / "best.keras").write_bytes(b"precious")
     assert main(["train", "--out", str(tmp_path)]) == 2
-    assert "'best.keras' is in it" in capsys.readouterr().err
+    assert "it contains 'best.keras'" in capsys.readouterr().err
     with pytest.raises(APINetError, match="is not empty"):
         train(Recipe(), tmp_path, "quiet")
     with pytest.raises(APINetError, match="cannot be written"):

@@ -104,8 +104,8 @@ def _answering(path: Path, runtime: Runtime) -> Answer:
             )
         if not np.isfinite(found).all():
             raise APINetError(
-                f"{str(path)!r} returns values that are NaN or infinite, because its "
-                "weights are damaged or the training diverged; export it again."
+                f"{str(path)!r} returns values that are NaN or infinite: its weights "
+                "are damaged, or the training diverged; train or export it again."
             )
         return found.astype(np.float32, copy=False)
 
