@@ -217,7 +217,7 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
             where = f"{machine['accelerator']}; {where}"
         names = ", ".join(f"{name} {number}" for name, number in versions.items())
         made = f"{one['date']}; {where}; {names}.\n"
-        parts.append(f"{one['notes']}\n{made}" if one["notes"] else made)
+        parts.append(f"{one['notes']} {made}".lstrip())
     if others:
         parts.append("\n".join(["## Also recorded in `results/`\n", *others]) + "\n")
     return "\n".join(parts)

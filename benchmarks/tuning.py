@@ -55,8 +55,8 @@ SCREENED: list[tuple[str, dict[str, Any], str]] = [
 ]
 NOTE = (
     " More layers: 40% frozen, 10 views, 12 epochs. Six epochs: the best trials with "
-    "eight (5 and 4), one idea added. Mixup and CutMix mix the cached outputs of the "
-    "frozen layers. Trial 9 did not help, so it was not run for the baseline."
+    "eight (3 and 2), one idea added. Mixup and CutMix mix the cached outputs of the "
+    "frozen layers. Trial 5 did not help, so it was not run for the baseline."
 )
 # The trials, each for pairs and for the baseline, in order.
 TRIALS: list[tuple[Arm, ...]] = [
@@ -95,18 +95,20 @@ def main() -> None:
     (seed,) = args.seeds
     rows = []
     for trial in TRIALS:
+        found: list[str] = []
         for method, arm in zip(("pairs", "baseline"), trial, strict=False):
             folder = out / f"{method}_{arm.name.replace(' ', '_')}"
             settings = {**recipe.asdict(), **arm.changes, "seed": seed}
             validated = figures_of(folder, settings, arm.variant, "untested")
             best = json.loads((folder / "training.json").read_text())["best_epoch"]
-            top1 = f"{100 * validated['val_top1']:.1f}"
-            rows.append([str(len(rows) + 1), method, arm.name, top1, str(best)])
-            print("  ".join(rows[-1]), flush=True)
+            found.append(f"{100 * validated['val_top1']:.1f} (epoch {best})")
+        what = " / ".join(dict.fromkeys(arm.name for arm in trial))
+        rows.append([str(len(rows) + 1), what, *[*found, "-"][:2]])
+        print("  ".join(rows[-1]), flush=True)
     record(
         "tuning",
-        "Tuning trials on validation, in order of execution",
-        ["trial", "method", "settings", "validation top-1, %", "best epoch"],
+        "Tuning trials on validation, in order of execution: top-1, %",
+        ["trial", "settings", "pairs", "baseline"],
         rows,
         protocol(recipe, args.seeds, "untested") + NOTE,
         variant=variant_of(recipe),

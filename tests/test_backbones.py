@@ -337,9 +337,7 @@ def test_a_file_of_another_width(tiny_file):
         kernel = file["layers/conv2d/vars/0"][...]
         del file["layers/conv2d/vars/0"]
         file["layers/conv2d/vars/0"] = kernel[..., :8]
-    with pytest.raises(
-        APINetError, match=r"weights\.h5' does not match .*'tiny'"
-    ):
+    with pytest.raises(APINetError, match=r"weights\.h5' does not match .*'tiny'"):
         backbones.create("tiny", 32, weights=tiny_file)
 
 
