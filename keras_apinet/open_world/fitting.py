@@ -47,8 +47,8 @@ def fit_after_training(run: Run, images: ImageData, keep: float, say: Say) -> No
     """
     count = len(images.splits["val"])
     if few := too_few(count):  # no need to load the model
-        told = {"temperature": 1.0, "reason": few, "images": count, "model": "best"}
-        run.write(CALIBRATION, told)
+        none = {"temperature": 1.0, "reason": few, "images": count, "model": "best"}
+        run.write(CALIBRATION, none)
         say(few)
         return
     try:
