@@ -105,7 +105,17 @@ def test_an_unknown_option_is_told_its_nearest(given, near, capsys):
         main(["train", f"--{given}", "x", "--out", "run"])
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert f"no argument '--{given}'; did you mean '--{near}'?" in said
+    assert f"no argument '--{given}'; did you mean '--{near}'? See keras-" in said
+
+
+def test_an_unknown_command_is_told_its_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["trian", "--epochs", "3"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "keras-apinet: error: there is no command 'trian'; did you mean 'train'? See "
+        "keras-apinet --help.\n"
+    )
 
 
 @pytest.mark.slow

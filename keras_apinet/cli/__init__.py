@@ -53,7 +53,8 @@ _HOMES = {"list": "listing", **dict.fromkeys(("add", "remove", "merge"), "classe
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints a one-sentence error and exits with code 2."""
-        self.exit(_failed(f"{message}; see {self.prog} --help"))
+        end = "" if message.endswith(("?", ".")) else "."
+        self.exit(_failed(f"{message}{end} See {self.prog} --help."))
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse ignores write errors, such as a full disk.
@@ -86,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
             action="store_true",
             help="show tracebacks and all messages from libraries",
         )
-        command.set_defaults(module=module, options=command.format_help)
+        command.set_defaults(module=module, parser=command)
     return root
 
 
@@ -96,16 +97,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["compare-runs"]:  # argparse drops `--`
         words = ["--against" if word == "--" else word for word in words]
+    for word in words[:1]:
+        if word not in COMMANDS and not word.startswith("-"):
+            hint = did_you_mean(word, COMMANDS)
+            root.error(f"there is no command {shown(word)}{hint}")
     args, unknown = root.parse_known_args(words)
     if unknown:
         old = unknown[0].split("=")[0].removeprefix("--").replace("-", "_")
         if args.command == "train" and old in NEW_NAMES:
             new = NEW_NAMES[old].replace("_", "-")
-            root.error(f"{shown(unknown[0])} is now called '--{new}'")
-        known = re.findall(r"--[a-z][a-z0-9-]*", args.options())
-        root.error(
+            args.parser.error(f"{shown(unknown[0])} is now called '--{new}'")
+        known = re.findall(r"--[a-z][a-z0-9-]*", args.parser.format_help())
+        args.parser.error(
             f"{args.command} has no argument {shown(unknown[0])}"
-            + did_you_mean(unknown[0].split("=")[0], known).removesuffix(".")
+            + did_you_mean(unknown[0].split("=")[0], known)
         )
     return args
 
