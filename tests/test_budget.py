@@ -293,6 +293,6 @@ def test_a_time_that_is_too_short_leaves_nothing(settings, tmp_path, capsys):
     command = ["train", *options, "--out", str(out), "--quiet", "--minutes", "0.001"]
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert said.startswith("keras-apinet: error: --minutes 0.001: 3 epochs on these")
+    assert said.startswith("keras-apinet: error: --minutes 0.001 is too short: ")
     assert said.count("\n") == 1
     assert not out.exists()

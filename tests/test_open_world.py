@@ -312,7 +312,7 @@ def test_one_measurement_leaves_the_other_in_the_run(made, tmp_path):
     given = shutil.copytree(root / "data" / "test", tmp_path / "given")
     save(next((given / "ant").iterdir()), np.full((40, 40, 3), 7, "uint8"))
     told = copy.read("open_test.json")["sentences"]
-    assert told["foreign"].startswith("Foreign photos: 120 against 80 known")
+    assert told["foreign"].startswith("120 foreign against 80 known photos")
     assert told["families"].startswith("At a confidence of 80%")
     # What is measured on other photos takes its place, and is told of those alone.
     measure_open(copy, data=str(given), confidence=0.6)

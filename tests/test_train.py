@@ -67,7 +67,7 @@ def test_a_run_tells_everything(photos, tmp_path, capsys):
     assert printed.count("images/s") == 2
     # Wilson's interval of 1 of 3 is 6.1 % to 79.2 %.
     assert printed.count("Validation: 3 images, accurate to ±37 points") == 1
-    assert "of 3 images (" in printed
+    assert "on 3 images (" in printed
     assert "3 validation images are too few to fit a temperature" in printed
     again = Run.open(tmp_path / "run")
     assert again.settings == run.settings
