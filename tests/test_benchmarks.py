@@ -467,6 +467,7 @@ def test_families_are_judged_among_themselves(tmp_path):
     assert gain == a - b
 
 
+@pytest.mark.slow
 def test_the_head_and_the_mining_are_measured(tmp_path, monkeypatch, capsys):
     from benchmarks import head, mining
 

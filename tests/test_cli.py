@@ -295,6 +295,7 @@ def test_a_tracker_is_told_each_epoch_and_the_recipe(tracker, tmp_path, monkeypa
     assert told[0][1] >= {"loss", "accuracy"}
 
 
+@pytest.mark.slow
 def test_a_start_imports_no_more_than_it_needs():
     """Keras and TensorFlow import these where they find them; later they are there."""
     code = (
@@ -315,6 +316,7 @@ def test_a_start_imports_no_more_than_it_needs():
     assert "loaded []" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_backend_of_the_settings_file_is_found(tmp_path):
     (tmp_path / "keras.json").write_text('{"backend": "jax"}')
     code = (

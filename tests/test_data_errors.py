@@ -39,6 +39,7 @@ def broken_files(folder):
     return files
 
 
+@pytest.mark.slow
 def test_broken_files_are_named_with_a_reason(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")

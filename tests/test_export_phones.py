@@ -108,6 +108,7 @@ def test_the_browser_answers_as_python_does(
                 assert given == pytest.approx(wanted, abs=limit)
 
 
+@pytest.mark.slow
 def test_int8_is_small_and_close(classifier):
     *_, (whole, _, small) = classifier
     assert small.size <= 0.30 * whole.size

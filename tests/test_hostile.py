@@ -114,6 +114,7 @@ def test_pages_and_cards_show_no_control_codes(tmp_path):
     assert "<script>" not in text
 
 
+@pytest.mark.slow
 def test_a_label_file_inside_an_export_has_a_line_for_each_class(tmp_path):
     names = [f"{name}{i}" for i, name in enumerate(hostile.NAMES.values())][:20]
     images = (

@@ -457,6 +457,7 @@ def test_loaded_classifiers_refuse_scaled_pixels(images, tmp_path):
             entry(images / 255)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_quantized_in_part_is_not_written(tmp_path):
     model = untrained()
     with warnings.catch_warnings(action="ignore"):  # of layers that have no 8 bits

@@ -305,6 +305,7 @@ def test_a_run_that_keeps_no_features_is_added_to(place, tmp_path):
     assert "sky" in added.run.class_names
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 def test_a_class_that_came_beside_the_others_is_added(tmp_path):
     """Its photos are in the run's folder of data, and not in the run."""

@@ -204,6 +204,7 @@ def test_a_full_disk_leaves_nothing_half_written(name, place, tmp_path, capsys):
     assert found == before
 
 
+@pytest.mark.slow
 def test_a_folder_with_files_of_others_stays_whole(place, tmp_path, capsys):
     assert call("folder", place, tmp_path) == 0
     notes = tmp_path / "m" / "assets" / "notes.txt"

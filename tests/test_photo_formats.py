@@ -197,6 +197,7 @@ def test_the_same_answer_or_one_sentence(answers):
     assert not wrong, "\n".join(map(str, wrong))
 
 
+@pytest.mark.slow
 def test_the_page_has_the_table(answers):
     head = f"| file | {' | '.join(ENTRIES)} |"
     lines = [head, "|---|" + ":-:|" * len(ENTRIES)]
